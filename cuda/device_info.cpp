@@ -1,0 +1,42 @@
+// octavo_abi_version and octavo_device_info of the CPU build.
+#include <sys/sysinfo.h>
+
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "arch/cpu.h"
+#include "arch/error.h"
+
+namespace {
+
+// Value of "key : value" in a file of such lines, or "".
+std::string lookup(const char* path, const std::string& key) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (line.compare(0, key.size(), key) != 0) continue;
+    const size_t value = line.find_first_not_of(" \t", line.find(':') + 1);
+    return value == std::string::npos ? "" : line.substr(value);
+  }
+  return "";
+}
+
+}  // namespace
+
+extern "C" int32_t octavo_abi_version(void) { return OCTAVO_ABI_VERSION; }
+
+extern "C" int32_t octavo_device_info(octavo_device_info_t* info) {
+  return octavo::guard([&] {
+    if (info == nullptr) octavo::fail(OCTAVO_INVALID_ARGUMENT, "info must not be NULL");
+    std::memset(info, 0, sizeof *info);
+    info->abi_version = OCTAVO_ABI_VERSION;
+    info->num_cores = octavo::physical_cores();
+    std::snprintf(info->backend, sizeof info->backend, "cpu");
+    std::snprintf(info->name, sizeof info->name, "%s", lookup("/proc/cpuinfo", "model name").c_str());
+    std::snprintf(info->isa, sizeof info->isa, "%s", octavo::isa_name(octavo::isa()));
+    struct sysinfo system;
+    if (sysinfo(&system) == 0) info->memory_bytes = static_cast<double>(system.totalram) * system.mem_unit;
+    info->memory_free_bytes = std::atof(lookup("/proc/meminfo", "MemAvailable").c_str()) * 1024;
+  });
+}

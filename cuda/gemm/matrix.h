@@ -1,0 +1,44 @@
+// Weight matrices: kept quantised as their file has them, repacked once at load for the kernels of this processor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "arch/aligned_buffer.h"
+#include "arch/thread_pool.h"
+#include "octavo.h"
+
+namespace octavo {
+
+// Bytes of rows x cols elements of dtype as they lie in a file, or 0 when dtype is unknown or cols is not a multiple of
+// its block length. Computed without overflow for any int32 rows and cols.
+uint64_t tensor_bytes(int32_t dtype, int32_t rows, int32_t cols);
+
+class Matrix {
+ public:
+  Matrix() = default;
+
+  // source: rows x cols in dtype's file layout. row_order: source row of each row, or nullptr for 0, 1, 2 ...
+  // Throws Error for a dtype that is not offered.
+  static Matrix pack(int32_t dtype, const uint8_t* source, int32_t rows, int32_t cols, const int32_t* row_order,
+                     ThreadPool& threads);
+
+  int32_t rows() const { return rows_; }
+  int32_t cols() const { return cols_; }
+  size_t size_bytes() const { return data_.size_bytes(); }
+
+  // out[cols] = row as f32, exactly as its format defines it (used for token embeddings).
+  void dequantize_row(int32_t row, float* out) const;
+
+  // y[m][y_stride] = x[m][x_stride] W^T (y_stride >= rows, x_stride >= cols), f32 in and out. A row of y depends, bit
+  // for bit, only on its row of x: not on m, nor on the number of threads.
+  void multiply(const float* x, int64_t x_stride, int32_t m, float* y, int64_t y_stride, ThreadPool& threads) const;
+
+ private:
+  int32_t dtype_ = 0;
+  int32_t rows_ = 0;
+  int32_t cols_ = 0;
+  AlignedBuffer data_;
+};
+
+}  // namespace octavo

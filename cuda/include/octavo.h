@@ -1,0 +1,391 @@
+/*
+ * octavo.h: the C ABI of Octavo's native library. This file is its only definition: ffi/symbols.ts is checked
+ * against it by tests/ffi/abi_test.ts (names, order, types, struct sizes and offsets).
+ *
+ * One header, three builds (liboctavo-cpu, liboctavo-cuda, liboctavo-hip) with the same symbols and meaning.
+ *
+ * Conventions
+ *  - Every function but the plain queries returns an octavo_status (0 = OCTAVO_OK) or, where it creates a handle,
+ *    a pointer that is NULL on failure. octavo_last_error() then gives one sentence that names the value found.
+ *    After a failure the handle passed in is unchanged and usable, unless a function says otherwise.
+ *  - No C++ exception and no abort crosses this boundary. Every size, offset and index is checked.
+ *  - Memory passed in belongs to the caller and is not kept after the call, unless a function says otherwise.
+ *  - Threads: a handle may be used by one thread at a time. Functions without a handle may be called from any thread.
+ *    octavo_last_error() is per thread.
+ *  - Parameters are only: `const uint8_t *`/`uint8_t *`-like buffers, int32_t, uint32_t, float, double, and opaque
+ *    handles: the types Deno calls fastest, and those that need no bare --allow-ffi.
+ *  - Structs hold only 4- and 8-byte fields and fixed char arrays, naturally aligned, without implicit padding.
+ *  - "host or device pointer": host memory for the CPU build, device memory for the CUDA and HIP builds.
+ */
+#ifndef OCTAVO_H
+#define OCTAVO_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define OCTAVO_API __declspec(dllexport)
+#else
+#define OCTAVO_API __attribute__((visibility("default")))
+#endif
+
+/* Raised with every change of a symbol, a struct or a meaning. */
+#define OCTAVO_ABI_VERSION 1
+
+typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
+typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
+
+typedef enum octavo_status {
+  OCTAVO_OK = 0,
+  OCTAVO_INVALID_ARGUMENT = 1, /* a value out of its range; nothing was changed */
+  OCTAVO_OUT_OF_MEMORY = 2,
+  OCTAVO_IO = 3,          /* a file could not be opened, mapped or is too short */
+  OCTAVO_UNSUPPORTED = 4, /* valid, but not offered by this build or machine */
+  OCTAVO_DEVICE = 5,      /* the device failed; the handle must be freed */
+  OCTAVO_INTERNAL = 6     /* a fault of ours; the handle must be freed */
+} octavo_status;
+
+/* Element types of tensors in model files. Block formats are those of GGML (GGUF files), numbered as there. */
+typedef enum octavo_dtype {
+  OCTAVO_F32 = 0,
+  OCTAVO_F16 = 1,
+  OCTAVO_Q4_0 = 2,
+  OCTAVO_Q4_1 = 3,
+  OCTAVO_Q5_0 = 6,
+  OCTAVO_Q5_1 = 7,
+  OCTAVO_Q8_0 = 8,
+  OCTAVO_Q2_K = 10,
+  OCTAVO_Q3_K = 11,
+  OCTAVO_Q4_K = 12,
+  OCTAVO_Q5_K = 13,
+  OCTAVO_Q6_K = 14,
+  OCTAVO_IQ4_NL = 20,
+  OCTAVO_IQ4_XS = 23,
+  OCTAVO_BF16 = 30
+} octavo_dtype;
+
+/* How K and V are stored. Names in the configuration: float32, float16, bfloat16, fp8_e4m3 (fp8), fp8_e5m2. */
+typedef enum octavo_kv_dtype {
+  OCTAVO_KV_FLOAT32 = 0,
+  OCTAVO_KV_FLOAT16 = 1,
+  OCTAVO_KV_BFLOAT16 = 2,
+  OCTAVO_KV_FP8_E4M3 = 3, /* OCP E4M3FN: max 448, no infinity, NaN 0x7F/0xFF; writes saturate, NaN stays NaN */
+  OCTAVO_KV_FP8_E5M2 = 4  /* OCP E5M2: max 57344; writes saturate (infinity too), NaN stays NaN */
+} octavo_kv_dtype;
+
+typedef enum octavo_activation {
+  OCTAVO_SILU = 0,     /* x * sigmoid(x) */
+  OCTAVO_GELU_TANH = 1 /* tanh approximation of GELU */
+} octavo_activation;
+
+/* What a tensor is for. "rows x cols" is the matrix as used: y[rows] = W x[cols]. */
+typedef enum octavo_role {
+  OCTAVO_ROLE_TOKEN_EMBEDDING = 0, /* vocab_size x hidden_size */
+  OCTAVO_ROLE_OUTPUT_NORM = 1,     /* hidden_size */
+  OCTAVO_ROLE_LM_HEAD = 2,         /* vocab_size x hidden_size; absent: the token embedding is used */
+  OCTAVO_ROLE_ROPE_FACTORS = 3,    /* head_dim / 2; divides inv_freq table 0; optional */
+  OCTAVO_ROLE_ATTN_NORM = 16,      /* hidden_size; roles from here on are per layer */
+  OCTAVO_ROLE_Q_PROJ = 17,         /* num_q_heads*head_dim x hidden_size */
+  OCTAVO_ROLE_K_PROJ = 18,         /* num_kv_heads*head_dim x hidden_size */
+  OCTAVO_ROLE_V_PROJ = 19,         /* num_kv_heads*head_dim x hidden_size */
+  OCTAVO_ROLE_O_PROJ = 20,         /* hidden_size x num_q_heads*head_dim */
+  OCTAVO_ROLE_Q_BIAS = 21,         /* num_q_heads*head_dim */
+  OCTAVO_ROLE_K_BIAS = 22,         /* num_kv_heads*head_dim */
+  OCTAVO_ROLE_V_BIAS = 23,         /* num_kv_heads*head_dim */
+  OCTAVO_ROLE_O_BIAS = 24,         /* hidden_size */
+  OCTAVO_ROLE_Q_NORM = 25,         /* head_dim; RMSNorm of each q head before RoPE */
+  OCTAVO_ROLE_K_NORM = 26,         /* head_dim */
+  OCTAVO_ROLE_ATTN_POST_NORM = 27, /* hidden_size; Gemma 2/3: norm of the attention output before the residual add */
+  OCTAVO_ROLE_FFN_NORM = 28,       /* hidden_size */
+  OCTAVO_ROLE_GATE_PROJ = 29,      /* intermediate_size x hidden_size */
+  OCTAVO_ROLE_UP_PROJ = 30,        /* intermediate_size x hidden_size */
+  OCTAVO_ROLE_DOWN_PROJ = 31,      /* hidden_size x intermediate_size */
+  OCTAVO_ROLE_FFN_POST_NORM = 32,  /* hidden_size; Gemma 2/3 */
+  OCTAVO_ROLE_ATTN_SINKS = 33      /* num_q_heads; gpt-oss: one extra logit per head in the softmax's denominator */
+} octavo_role;
+
+typedef struct octavo_device_info_t {
+  int32_t abi_version; /* OCTAVO_ABI_VERSION of the library */
+  int32_t num_cores;   /* physical cores usable by this process (CPU), multiprocessors (GPU) */
+  double memory_bytes; /* memory of the device in all */
+  double memory_free_bytes;
+  char backend[16];    /* "cpu", "cuda", "hip"; NUL-terminated UTF-8, as all char arrays here */
+  char name[128];      /* the processor or card */
+  char isa[64];        /* code path in use: "portable", "avx2", "avx512", "avx512_vnni"; GPU: "sm_90" ... */
+} octavo_device_info_t;
+
+/* A decoder-only transformer. All counts > 0 unless said. */
+typedef struct octavo_model_config {
+  int32_t vocab_size;
+  int32_t hidden_size;
+  int32_t intermediate_size;
+  int32_t num_layers;
+  int32_t num_q_heads;  /* a multiple of num_kv_heads */
+  int32_t num_kv_heads;
+  int32_t head_dim;     /* a multiple of 8, at most 256 */
+  int32_t max_model_len; /* positions 0 .. max_model_len-1 may be used */
+  int32_t activation;   /* octavo_activation */
+  int32_t num_threads;  /* CPU: threads used to load and repack; 0 = physical cores. Ignored by GPU builds. */
+  float rms_norm_eps;
+  float norm_weight_offset;  /* added to every RMSNorm weight: 1 for Gemma safetensors, else 0 */
+  float embedding_scale;     /* multiplies token embeddings: sqrt(hidden_size) for Gemma, else 1 */
+  float attn_softmax_scale;  /* multiplies q.k, e.g. 1/sqrt(head_dim) */
+  float attn_logit_softcap;  /* c > 0: c * tanh(logit / c); 0 = none */
+  float final_logit_softcap; /* the same for the output logits */
+  float rope_attn_factor[2]; /* multiplies cos and sin of RoPE table 0 and 1 (YaRN's mscale), else 1 */
+} octavo_model_config;
+
+typedef struct octavo_layer_config {
+  int32_t sliding_window; /* keys visible to a query incl. itself: j > i - sliding_window; 0 = all */
+  int32_t rope_table;     /* 0 or 1: which row of inv_freq */
+} octavo_layer_config;
+
+/* Where one tensor lies in a file. */
+typedef struct octavo_tensor {
+  int32_t role;  /* octavo_role */
+  int32_t layer; /* 0 .. num_layers-1; -1 for roles below 16 */
+  int32_t dtype; /* octavo_dtype */
+  int32_t file;  /* index returned by octavo_model_add_file */
+  int64_t offset_bytes; /* from the start of the file */
+  int64_t size_bytes;   /* must be exactly what rows, cols and dtype need */
+  int32_t rows;  /* 1 for vectors */
+  int32_t cols;
+  int32_t interleaved_heads; /* > 0: rows are this many heads whose RoPE pairs lie side by side (GGUF's llama
+                                architecture); they are reordered to halves (pair i = rows i, i + head_dim/2) */
+  int32_t reserved;          /* 0 */
+} octavo_tensor;
+
+typedef struct octavo_engine_config {
+  int32_t kv_dtype;               /* octavo_kv_dtype */
+  int32_t page_size;              /* tokens of a page: 16, 32 or 64 */
+  int32_t num_pages;
+  int32_t max_num_seqs;           /* sequences of one step */
+  int32_t max_num_batched_tokens; /* tokens of one step */
+  int32_t max_pages_per_seq;      /* >= ceil(max_model_len / page_size) */
+  int32_t max_logprobs;           /* top log-probabilities a sequence may ask for, 0 .. 64 */
+  int32_t max_logit_edits;        /* entries of the logit edit tables of one step, >= 0 */
+  int32_t num_threads;            /* CPU: 0 = physical cores. Ignored by GPU builds. */
+  int32_t reserved;               /* 0 */
+} octavo_engine_config;
+
+/*
+ * The step buffer: one flat block of host memory, allocated by the caller, octavo_step_layout.total_bytes long, 64-byte
+ * aligned. Input tables are written and output tables read in place, through typed-array views at the offsets
+ * that octavo_step_layout_get() gives (each a multiple of 64). S = max_num_seqs, T = max_num_batched_tokens,
+ * P = max_pages_per_seq, L = max_logprobs, E = max_logit_edits.
+ *
+ *  1. header              int32[16]  [0] num_seqs  [1] num_tokens  [2] num_logit_edits  [3..15] 0
+ *  2. tokens              int32[T]   token ids of all sequences, one after another
+ *  3. query_len           int32[S]   tokens of this step, >= 1; they add up to num_tokens
+ *  4. seq_len             int32[S]   tokens incl. this step's: positions seq_len-query_len .. seq_len-1
+ *  5. page_table          int32[S*P] row s: ids of the pages of sequence s in order; ceil(seq_len/page_size) are read
+ *  6. sample              int32[S]   1: sample a token after the last one of this sequence; 0: fill the cache only
+ *  7. temperature         float[S]   0 = greedy (ties: the lowest id)
+ *  8. top_k               int32[S]   0 = all
+ *  9. top_p               float[S]   (0, 1]
+ * 10. min_p               float[S]   [0, 1]
+ * 11. repetition_penalty  float[S]   > 0; 1 = none
+ * 12. presence_penalty    float[S]
+ * 13. frequency_penalty   float[S]
+ * 14. seed                uint32[S*2] low and high word
+ * 15. sample_index        int32[S]   tokens sampled before in this sequence: the random number depends only on
+ *                                    (seed, sample_index)
+ * 16. num_logprobs        int32[S]   -1 none; n >= 0: the sampled token's and the n most likely ones', n <= L
+ * 17. edit_begin          int32[S+1] logit edits of sequence s: entries edit_begin[s] .. edit_begin[s+1]-1
+ * 18. edit_token          int32[E]   token id, at most once a sequence
+ * 19. edit_count          int32[E]   times generated so far (presence and frequency penalty)
+ * 20. edit_flags          int32[E]   bit 0: in prompt or output (repetition penalty); bit 1: banned (-infinity)
+ * 21. edit_bias           float[E]   added to the logit
+ *  out:
+ * 22. sampled             int32[S]   the token, or -1 where sample is 0
+ * 23. sampled_logprob     float[S]   natural log-probability, after penalties and edits, before temperature and filters
+ * 24. top_token           int32[S*L] most likely tokens, best first; -1 fills up
+ * 25. top_logprob         float[S*L]
+ *
+ * Order of logit processing: repetition penalty (logit > 0 ? logit / r : logit * r), then frequency and presence
+ * penalty, bias, ban; log-probabilities; temperature; top-k; top-p; min-p; draw.
+ */
+typedef struct octavo_step_layout {
+  double total_bytes;
+  int32_t header;
+  int32_t tokens;
+  int32_t query_len;
+  int32_t seq_len;
+  int32_t page_table;
+  int32_t sample;
+  int32_t temperature;
+  int32_t top_k;
+  int32_t top_p;
+  int32_t min_p;
+  int32_t repetition_penalty;
+  int32_t presence_penalty;
+  int32_t frequency_penalty;
+  int32_t seed;
+  int32_t sample_index;
+  int32_t num_logprobs;
+  int32_t edit_begin;
+  int32_t edit_token;
+  int32_t edit_count;
+  int32_t edit_flags;
+  int32_t edit_bias;
+  int32_t sampled;
+  int32_t sampled_logprob;
+  int32_t top_token;
+  int32_t top_logprob;
+  int32_t reserved;
+} octavo_step_layout;
+
+/* --- The library ------------------------------------------------------------------------------------------ */
+
+/* OCTAVO_ABI_VERSION of the library. */
+OCTAVO_API int32_t octavo_abi_version(void);
+
+/* Copies the calling thread's last error as UTF-8 (cut to capacity, NUL-terminated) and returns its full length in
+ * bytes without the NUL; 0 if there was none. message may be NULL when capacity is 0. */
+OCTAVO_API int32_t octavo_last_error(char *message, int32_t capacity);
+
+/* Fills *info. Errors: OCTAVO_UNSUPPORTED when no usable device is found. */
+OCTAVO_API int32_t octavo_device_info(octavo_device_info_t *info);
+
+/* --- Models ----------------------------------------------------------------------------------------------- */
+
+/* Starts a model. layers: octavo_layer_config[num_layers]. inv_freq: float[2][head_dim/2], RoPE's inverse frequencies
+ * in radians per position (angle = position * inv_freq), table 0 and 1. Returns NULL on failure. */
+OCTAVO_API octavo_model *octavo_model_create(const octavo_model_config *config, const octavo_layer_config *layers,
+                                             const float *inv_freq);
+
+/* Maps a file read-only until octavo_model_finish. path: NUL-terminated UTF-8. Returns its index (>= 0), or -1 with
+ * octavo_last_error() set (OCTAVO_IO). */
+OCTAVO_API int32_t octavo_model_add_file(octavo_model *model, const char *path);
+
+/* Reads one tensor and repacks it. Errors: OCTAVO_INVALID_ARGUMENT (shape does not fit the config, size does not fit
+ * the shape, range outside the file, given twice), OCTAVO_UNSUPPORTED (dtype), OCTAVO_OUT_OF_MEMORY. */
+OCTAVO_API int32_t octavo_model_load_tensor(octavo_model *model, const octavo_tensor *tensor);
+
+/* Checks that every needed tensor is there and unmaps the files. No engine can be opened before.
+ * Errors: OCTAVO_INVALID_ARGUMENT naming the first missing tensor. */
+OCTAVO_API int32_t octavo_model_finish(octavo_model *model);
+
+/* Bytes that the weights take in memory. */
+OCTAVO_API double octavo_model_weight_bytes(const octavo_model *model);
+
+/* Frees the model; its engines must be closed before. NULL is allowed. */
+OCTAVO_API void octavo_model_close(octavo_model *model);
+
+/* --- Engines ---------------------------------------------------------------------------------------------- */
+
+/* Bytes of one page over all layers, K and V; 0 with octavo_last_error() set when an argument is out of range. */
+OCTAVO_API double octavo_kv_page_bytes(const octavo_model *model, int32_t kv_dtype, int32_t page_size);
+
+/* Fills *layout for this config. Errors: OCTAVO_INVALID_ARGUMENT. */
+OCTAVO_API int32_t octavo_step_layout_get(const octavo_engine_config *config, octavo_step_layout *layout);
+
+/* Opens an engine on a finished model, which must outlive it. kv_scales: float[num_layers][2][num_kv_heads], K then V,
+ * all finite and > 0 (real = stored x scale); NULL = 1. Returns NULL on failure. */
+OCTAVO_API octavo_engine *octavo_engine_create(const octavo_model *model, const octavo_engine_config *config,
+                                               const float *kv_scales);
+
+/* Runs one step on a step buffer of size_bytes. Checks all of its input first: with OCTAVO_INVALID_ARGUMENT nothing
+ * was run and no page was written. */
+OCTAVO_API int32_t octavo_step(octavo_engine *engine, uint8_t *step_buffer, double size_bytes);
+
+/* Copies the raw logits (before penalties and edits, after final soft-cap) that the last step computed for sequence
+ * seq_index of its buffer; logits: float[vocab_size]. Errors: OCTAVO_INVALID_ARGUMENT where that row did not sample. */
+OCTAVO_API int32_t octavo_engine_logits(const octavo_engine *engine, int32_t seq_index, float *logits);
+
+/* Frees the engine. NULL is allowed. */
+OCTAVO_API void octavo_engine_close(octavo_engine *engine);
+
+/* --- Single kernels (tests, benches, other programs) ------------------------------------------------------ */
+
+/*
+ * KV pages of one layer, granule layout:
+ *   [page][kv_head][page_size/16 granules][K|V][column block][16 tokens][block bytes]
+ * A row (one token's K or V of one head) has row_bytes = head_dim * element size, rounded up to 16. It is cut into
+ * column blocks of 128 bytes; the last one has what is left (all of it if row_bytes < 128). Inside a block of 128 bytes the 16-byte chunk
+ * c of token t lies at chunk c ^ (t & 7); in a block of 64 bytes at c ^ ((t >> 1) & 3); other widths are not swizzled.
+ * So a granule has 2 * 16 * row_bytes bytes and is contiguous.
+ */
+typedef struct octavo_kv_shape {
+  int32_t kv_dtype; /* octavo_kv_dtype */
+  int32_t page_size;
+  int32_t num_pages;
+  int32_t num_kv_heads;
+  int32_t head_dim; /* a multiple of 8, 8 .. 256 */
+  int32_t reserved; /* 0 */
+} octavo_kv_shape;
+
+typedef struct octavo_attention_config {
+  int32_t num_seqs;
+  int32_t num_tokens;  /* sum of query_len */
+  int32_t num_q_heads;
+  int32_t max_pages_per_seq; /* columns of page_table */
+  int32_t sliding_window; /* as octavo_layer_config */
+  int32_t num_threads;    /* CPU */
+  float softmax_scale;
+  float logit_softcap;
+} octavo_attention_config;
+
+/* Bytes of one page of one layer; 0 with octavo_last_error() set when the shape is out of range. */
+OCTAVO_API double octavo_kv_layer_page_bytes(const octavo_kv_shape *shape);
+
+/* stored = round-to-nearest-even, saturating, of x / scale (f32 division). x: float[n]; stored: n elements of kv_dtype. */
+OCTAVO_API int32_t octavo_quantize(int32_t kv_dtype, const float *x, int32_t n, float scale, uint8_t *stored);
+
+/* x = stored * scale. */
+OCTAVO_API int32_t octavo_dequantize(int32_t kv_dtype, const uint8_t *stored, int32_t n, float scale, float *x);
+
+/* Writes K and V of num_tokens tokens. k, v: float[num_tokens][num_kv_heads][head_dim] (K after RoPE). slot_mapping:
+ * int32[num_tokens], page * page_size + offset, or -1 to skip the token. scales: float[2][num_kv_heads] or NULL = 1. */
+OCTAVO_API int32_t octavo_kv_append(const octavo_kv_shape *shape, uint8_t *pages, const float *k, const float *v,
+                                    const int32_t *slot_mapping, int32_t num_tokens, const float *scales);
+
+/* Attention of new tokens over the pages, in which their own K and V are already stored; causal. q and out:
+ * float[num_tokens][num_q_heads][head_dim]; query_len, seq_len: int32[num_seqs]; page_table:
+ * int32[num_seqs][max_pages_per_seq]; scales as in octavo_kv_append; sinks: float[num_q_heads] or NULL.
+ * lse: float[num_tokens][num_q_heads] (natural log of the sum of exp of the scaled logits, sinks included) or NULL. */
+OCTAVO_API int32_t octavo_paged_attention(const octavo_kv_shape *shape, const octavo_attention_config *config,
+                                          const uint8_t *pages, const float *q, const int32_t *query_len,
+                                          const int32_t *seq_len, const int32_t *page_table, const float *scales,
+                                          const float *sinks, float *out, float *lse);
+
+/* Copies stored elements between rows and pages, bit for bit. k, v: num_tokens x num_kv_heads x head_dim elements of
+ * kv_dtype. */
+OCTAVO_API int32_t octavo_kv_pack(const octavo_kv_shape *shape, uint8_t *pages, const uint8_t *k, const uint8_t *v,
+                                  const int32_t *slot_mapping, int32_t num_tokens);
+OCTAVO_API int32_t octavo_kv_unpack(const octavo_kv_shape *shape, const uint8_t *pages, uint8_t *k, uint8_t *v,
+                                    const int32_t *slot_mapping, int32_t num_tokens);
+
+/* y[m][rows] = x[m][cols] W^T with W of any octavo_dtype as it lies in a file (rows x cols, row-major blocks).
+ * Packs W as octavo_model_load_tensor does. weight_bytes: size of w. */
+OCTAVO_API int32_t octavo_matmul(int32_t dtype, const uint8_t *w, double weight_bytes, int32_t rows, int32_t cols,
+                                 const float *x, int32_t m, float *y, int32_t num_threads);
+
+typedef struct octavo_sampling {
+  float temperature;
+  float top_p;
+  float min_p;
+  float repetition_penalty;
+  float presence_penalty;
+  float frequency_penalty;
+  int32_t top_k;
+  int32_t sample_index; /* of the first draw */
+  uint32_t seed_low;
+  uint32_t seed_high;
+  int32_t num_edits;
+  int32_t num_draws;    /* >= 1: sample_index, sample_index + 1, ... */
+} octavo_sampling;
+
+/* The sampler by itself, with the meaning of the step buffer's columns. logits: float[vocab_size];
+ * edit_*: [num_edits]; sampled: int32[num_draws]; sampled_logprob: float[num_draws] or NULL. */
+OCTAVO_API int32_t octavo_sample(const octavo_sampling *sampling, const float *logits, int32_t vocab_size,
+                                 const int32_t *edit_token, const int32_t *edit_count, const int32_t *edit_flags,
+                                 const float *edit_bias, int32_t *sampled, float *sampled_logprob);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* OCTAVO_H */

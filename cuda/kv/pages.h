@@ -1,0 +1,23 @@
+// The granule layout of KV pages (octavo.h, octavo_kv_shape): sizes, addresses, append.
+#pragma once
+
+#include <cstdint>
+
+#include "arch/thread_pool.h"
+#include "octavo.h"
+
+namespace octavo {
+
+// Throws Error naming the first field of shape that is out of its range.
+void check_kv_shape(const octavo_kv_shape& shape);
+
+// Bytes of one page of one layer. shape must be valid.
+int64_t kv_layer_page_bytes(const octavo_kv_shape& shape);
+
+// Writes K and V (f32, [num_tokens][num_kv_heads][head_dim]; rows k_stride and v_stride floats apart) of tokens into
+// their slots; slot -1 skips a token. scales: [2][num_kv_heads] or nullptr = 1. Slots must be valid and distinct.
+void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int64_t k_stride, const float* v,
+               int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
+               ThreadPool& threads);
+
+}  // namespace octavo

@@ -1,0 +1,20 @@
+// Conversions between f32 and the stored KV formats: one rounding, to nearest even, saturating.
+#pragma once
+
+#include <cstdint>
+
+#include "octavo.h"
+
+namespace octavo {
+
+// Bytes of one element of an octavo_kv_dtype; throws Error for an unknown one.
+int32_t kv_element_bytes(int32_t kv_dtype);
+
+// stored[i] = round(x[i] / scale), a true f32 division. NaN stays NaN. Beyond the largest finite value, infinity
+// included, every format but float32 saturates.
+void quantize(int32_t kv_dtype, const float* x, int64_t n, float scale, uint8_t* stored);
+
+// x[i] = stored[i] * scale.
+void dequantize(int32_t kv_dtype, const uint8_t* stored, int64_t n, float scale, float* x);
+
+}  // namespace octavo

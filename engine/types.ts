@@ -1,0 +1,147 @@
+/**
+ * The engine as the HTTP thread sees it: requests in, deltas out. The engine itself runs in a Worker of its own
+ * (`engine_worker.ts`); {@linkcode Engine} is its face on this side.
+ *
+ * @module
+ */
+
+/** Names accepted for the KV cache's dtype; `fp8` is `fp8_e4m3`. */
+export type KvCacheDtype = "float32" | "float16" | "bfloat16" | "fp8_e4m3" | "fp8_e5m2";
+
+/** How tokens are chosen. Complete: defaults are filled in by `samplingParams()` in `sampling_params.ts`. */
+export interface SamplingParams {
+  /** Sequences to make from one prompt, >= 1. */
+  readonly n: number;
+  /** >= 1. */
+  readonly maxTokens: number;
+  /** Tokens before an end-of-sequence or stop token is allowed. */
+  readonly minTokens: number;
+  /** 0 = greedy. */
+  readonly temperature: number;
+  /** 0 = all. */
+  readonly topK: number;
+  /** (0, 1]. */
+  readonly topP: number;
+  /** [0, 1]. */
+  readonly minP: number;
+  /** > 0; 1 = none. */
+  readonly repetitionPenalty: number;
+  readonly presencePenalty: number;
+  readonly frequencyPenalty: number;
+  /** Token id to the value added to its logit; -100 bans in practice. */
+  readonly logitBias: ReadonlyMap<number, number>;
+  /** 64 bits; sequence i of a request uses seed + i. Drawn at random when the request gives none. */
+  readonly seed: bigint;
+  /** Texts that end a sequence; not part of the output unless `includeStopStrInOutput`. */
+  readonly stop: readonly string[];
+  readonly stopTokenIds: readonly number[];
+  readonly includeStopStrInOutput: boolean;
+  readonly ignoreEos: boolean;
+  /** Null: none; n >= 0: the sampled token's log-probability and the n most likely ones'. */
+  readonly logprobs: number | null;
+  readonly skipSpecialTokens: boolean;
+}
+
+export type FinishReason = "stop" | "length" | "abort";
+
+/** One token's log-probabilities; tokens are ids, texts come from the tokenizer. */
+export interface TokenLogprob {
+  readonly tokenId: number;
+  readonly logprob: number;
+  readonly top: readonly { readonly tokenId: number; readonly logprob: number }[];
+}
+
+/** What one step added to one sequence. */
+export interface Delta {
+  /** Which of the request's n sequences. */
+  readonly index: number;
+  /** Text that is certain now: whole characters, nothing that may still become a stop string. May be "". */
+  readonly text: string;
+  /** The step's tokens, incl. special ones and the stop token. */
+  readonly tokenIds: readonly number[];
+  /** One entry a token when log-probabilities were asked for. */
+  readonly logprobs: readonly TokenLogprob[] | null;
+  /** Set in a sequence's last delta only. */
+  readonly finishReason: FinishReason | null;
+  /** The stop string or stop token id that ended it; null for end-of-sequence, length and abort. */
+  readonly stopReason: string | number | null;
+}
+
+export interface Usage {
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  /** Prompt tokens found in the prefix cache. */
+  readonly cachedTokens: number;
+}
+
+/**
+ * Receives a request's output on the HTTP thread. Exactly one of `end` and `error` is called, last; after
+ * `abort()` it is `end`. Methods must not throw.
+ */
+export interface Sink {
+  deltas(deltas: readonly Delta[]): void;
+  end(usage: Usage): void;
+  /** The engine failed; the request did nothing wrong. */
+  error(error: Error): void;
+}
+
+export interface GenerationRequest {
+  /** Unique among live requests; also in the log. */
+  readonly id: string;
+  readonly promptTokenIds: readonly number[];
+  readonly sampling: SamplingParams;
+}
+
+/** Fixed facts, known once the engine is ready. */
+export interface EngineInfo {
+  readonly kvCacheDtype: KvCacheDtype;
+  /** Why that dtype, for the log: for example "given by --kv-cache-dtype". */
+  readonly kvCacheDtypeReason: string;
+  readonly pageSize: number;
+  readonly numPages: number;
+  /** Tokens the cache holds: numPages x pageSize. */
+  readonly numKvTokens: number;
+  readonly kvBytesPerToken: number;
+  readonly weightBytes: number;
+  readonly maxModelLen: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  /** Largest `logprobs` a request may ask for. */
+  readonly maxLogprobs: number;
+  readonly numThreads: number;
+  readonly device: { readonly backend: string; readonly name: string; readonly isa: string };
+}
+
+/** Counters and gauges, read from shared memory: never waits for the engine. */
+export interface EngineStats {
+  readonly numRequestsRunning: number;
+  readonly numRequestsWaiting: number;
+  /** 0..1 of the pages. */
+  readonly kvCacheUsage: number;
+  readonly promptTokensTotal: number;
+  readonly generationTokensTotal: number;
+  readonly preemptionsTotal: number;
+  readonly stepsTotal: number;
+  readonly requestsFinishedTotal: Readonly<Record<FinishReason | "error", number>>;
+  /** Milliseconds since the last step ended; null before the first. */
+  readonly lastStepAgeMs: number | null;
+  /** False once the engine has failed or closed. */
+  readonly alive: boolean;
+}
+
+/** A running engine. */
+export interface Engine {
+  readonly info: EngineInfo;
+  stats(): EngineStats;
+  /**
+   * Queues a request.
+   *
+   * @throws {RequestError} At once and with nothing queued: the request can never run (too long for the model or the
+   * cache, token ids out of range, too many logprobs), or the queue is full (`OverloadedError`).
+   * @returns A function that aborts the request; idempotent, without effect once it has ended.
+   */
+  submit(request: GenerationRequest, sink: Sink): () => void;
+  /** Ends all requests, then the Worker and the native library. */
+  close(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
