@@ -172,7 +172,7 @@ typedef struct octavo_engine_config {
 } octavo_engine_config;
 
 /*
- * The step buffer: one flat block of host memory, allocated by the caller, octavo_step_layout.total_bytes long, 64-byte
+ * The step buffer: one flat block of host memory, allocated by the caller, octavo_step_layout.total_bytes long, 8-byte
  * aligned. Input tables are written and output tables read in place, through typed-array views at the offsets
  * that octavo_step_layout_get() gives (each a multiple of 64). S = max_num_seqs, T = max_num_batched_tokens,
  * P = max_pages_per_seq, L = max_logprobs, E = max_logit_edits.
