@@ -1,0 +1,126 @@
+/**
+ * Finds and opens the native library: `OCTAVO_LIB`, then the local build folder, then an installed prebuilt
+ * package. This and `symbols.ts` are the only places that know `Deno.dlopen`.
+ *
+ * @module
+ */
+
+import { STATUS } from "./enums.ts";
+import { ABI_VERSION, BACKENDS, type Device, findLibrary } from "./library_search.ts";
+import { DEVICE_INFO } from "./structs.ts";
+import { SYMBOLS } from "./symbols.ts";
+
+/** The native library failed; `status` is its `octavo_status`. */
+export class NativeError extends Error {
+  override readonly name = "NativeError";
+  constructor(message: string, readonly status: number) {
+    super(message);
+  }
+}
+
+/** No usable library was found, or it does not fit this version of Octavo. */
+export class LibraryError extends Error {
+  override readonly name = "LibraryError";
+}
+
+/** What `octavo_device_info` says. */
+export interface DeviceInfo {
+  readonly backend: string;
+  readonly name: string;
+  /** The code path in use, for example "avx512_vnni" or "sm_90". */
+  readonly isa: string;
+  readonly numCores: number;
+  readonly memoryBytes: number;
+  readonly memoryFreeBytes: number;
+}
+
+type Symbols = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
+
+/** An open native library. Close every handle made from it first: `close()` unmaps its code. */
+export class Library implements Disposable {
+  readonly path: string;
+  readonly symbols: Symbols;
+  #dylib: Deno.DynamicLibrary<typeof SYMBOLS> | null;
+
+  constructor(path: string) {
+    this.path = path;
+    this.#dylib = dlopen(path);
+    this.symbols = this.#dylib.symbols;
+  }
+
+  /** The calling thread's last error. */
+  lastError(): string {
+    const buffer = new Uint8Array(1024);
+    const length = this.symbols.octavo_last_error(buffer, buffer.length);
+    return new TextDecoder().decode(buffer.subarray(0, Math.min(length, buffer.length - 1)));
+  }
+
+  /** @throws {NativeError} Unless status is `OCTAVO_OK`. */
+  check(status: number): void {
+    if (status !== STATUS.OK) throw new NativeError(this.lastError(), status);
+  }
+
+  /** @throws {NativeError} When no usable device is found. */
+  deviceInfo(): DeviceInfo {
+    const bytes = new Uint8Array(DEVICE_INFO.sizeBytes);
+    this.check(this.symbols.octavo_device_info(bytes));
+    const info = DEVICE_INFO.decode(bytes);
+    return {
+      backend: info.backend,
+      name: info.name,
+      isa: info.isa,
+      numCores: info.num_cores,
+      memoryBytes: info.memory_bytes,
+      memoryFreeBytes: info.memory_free_bytes,
+    };
+  }
+
+  close(): void {
+    this.#dylib?.close();
+    this.#dylib = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/**
+ * Opens the library for a device.
+ *
+ * @param options.device "auto" takes the first backend for which a library is found.
+ * @throws {LibraryError} One message that names every place searched and the command that builds it.
+ */
+export async function openLibrary(options: { device?: Device } = {}): Promise<Library> {
+  const device = options.device ?? "auto";
+  const { path, searched } = await findLibrary(device);
+  if (path === null) {
+    const backend = device === "auto" ? BACKENDS.at(-1) : device;
+    throw new LibraryError(
+      `Cannot find the native library for device "${device}". Searched:\n${
+        searched.map((line) => `  - ${line}`).join("\n")
+      }\nBuild it with: deno task build --backend ${backend}`,
+    );
+  }
+  return new Library(path);
+}
+
+/** Checks the ABI version before it asks for symbols that another version may lack. */
+function dlopen(path: string): Deno.DynamicLibrary<typeof SYMBOLS> {
+  let version: number;
+  try {
+    const probe = Deno.dlopen(path, { octavo_abi_version: SYMBOLS.octavo_abi_version });
+    version = probe.symbols.octavo_abi_version();
+    probe.close();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
+    throw new LibraryError(`Cannot open the native library "${path}": ${(error as Error).message}`);
+  }
+  if (version !== ABI_VERSION) {
+    throw new LibraryError(
+      `Cannot use the native library "${path}": its ABI version is ${version}, this Octavo needs ${ABI_VERSION}; ` +
+        `build it again with: deno task build`,
+    );
+  }
+  return Deno.dlopen(path, SYMBOLS);
+}

@@ -1,0 +1,74 @@
+/**
+ * `octavo_engine`: KV pages and the forward pass, run step by step on a {@linkcode StepBuffer}.
+ *
+ * @module
+ */
+
+import { Handle } from "./_handle.ts";
+import { KV_DTYPE, STATUS } from "./enums.ts";
+import { NativeError } from "./library.ts";
+import type { NativeModel } from "./native_model.ts";
+import { StepBuffer } from "./step_buffer.ts";
+import { ENGINE_CONFIG } from "./structs.ts";
+
+/** `octavo_engine_config` */
+export interface NativeEngineConfig {
+  readonly kvDtype: keyof typeof KV_DTYPE;
+  /** Tokens of a page: 16, 32 or 64. */
+  readonly pageSize: number;
+  readonly numPages: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly maxPagesPerSeq: number;
+  readonly maxLogprobs: number;
+  readonly maxLogitEdits: number;
+  /** 0 = physical cores. */
+  readonly numThreads: number;
+}
+
+/** An engine on a finished model. */
+export class NativeEngine extends Handle {
+  /** Written before and read after every {@linkcode step}. */
+  readonly buffer: StepBuffer;
+  readonly #bytes: Uint8Array<ArrayBuffer>;
+  readonly #vocabSize: number;
+
+  /**
+   * @param kvScales `[numLayers][2][numKvHeads]`, real = stored x scale; null = 1.
+   * @throws {NativeError} A setting is out of its range, or there is not enough memory.
+   */
+  constructor(model: NativeModel, config: NativeEngineConfig, vocabSize: number, kvScales: Float32Array | null = null) {
+    const { library } = model;
+    const encoded = ENGINE_CONFIG.encode({
+      kv_dtype: KV_DTYPE[config.kvDtype],
+      page_size: config.pageSize,
+      num_pages: config.numPages,
+      max_num_seqs: config.maxNumSeqs,
+      max_num_batched_tokens: config.maxNumBatchedTokens,
+      max_pages_per_seq: config.maxPagesPerSeq,
+      max_logprobs: config.maxLogprobs,
+      max_logit_edits: config.maxLogitEdits,
+      num_threads: config.numThreads,
+      reserved: 0,
+    });
+    const buffer = new StepBuffer(library, encoded, config);
+    const pointer = library.symbols.octavo_engine_create(model.nativePointer, encoded, kvScales as BufferSource | null);
+    if (pointer === null) throw new NativeError(library.lastError(), STATUS.INVALID_ARGUMENT);
+    super(library, "engine", pointer, (p) => library.symbols.octavo_engine_close(p));
+    this.buffer = buffer;
+    this.#bytes = buffer.bytes;
+    this.#vocabSize = vocabSize;
+  }
+
+  /** Runs one step on {@linkcode buffer}. @throws {NativeError} The buffer is not valid, or the device failed. */
+  step(): void {
+    this.library.check(this.library.symbols.octavo_step(this.pointer, this.#bytes, this.#bytes.length));
+  }
+
+  /** Raw logits of a sequence that sampled in the last step, for tests and accuracy reports: `[vocabSize]`. */
+  logits(seqIndex: number): Float32Array<ArrayBuffer> {
+    const logits = new Float32Array(this.#vocabSize);
+    this.library.check(this.library.symbols.octavo_engine_logits(this.pointer, seqIndex, logits));
+    return logits;
+  }
+}

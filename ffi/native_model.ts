@@ -1,0 +1,139 @@
+/**
+ * `octavo_model`: weights in the native library.
+ *
+ * @module
+ */
+
+import { Handle } from "./_handle.ts";
+import { ACTIVATION, DTYPE, KV_DTYPE, ROLE } from "./enums.ts";
+import { type Library, NativeError } from "./library.ts";
+import { STATUS } from "./enums.ts";
+import { LAYER_CONFIG, MODEL_CONFIG, TENSOR } from "./structs.ts";
+
+/** What the library needs to know of a model; `ModelConfig` of models/types.ts has this shape. */
+export interface NativeModelConfig {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numLayers: number;
+  readonly numQHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly maxModelLen: number;
+  readonly activation: keyof typeof ACTIVATION;
+  readonly rmsNormEps: number;
+  readonly normWeightOffset: number;
+  readonly embeddingScale: number;
+  readonly attnSoftmaxScale: number;
+  readonly attnLogitSoftcap: number;
+  readonly finalLogitSoftcap: number;
+  readonly layers: readonly { readonly slidingWindow: number; readonly ropeTable: 0 | 1 }[];
+  /** `[2][headDim / 2]` */
+  readonly invFreq: Float32Array;
+  readonly ropeAttnFactor: readonly [number, number];
+}
+
+/** One tensor's place; `TensorSource` of models/types.ts has this shape. */
+export interface NativeTensor {
+  readonly role: keyof typeof ROLE;
+  readonly layer: number;
+  readonly dtype: keyof typeof DTYPE;
+  readonly file: number;
+  readonly offsetBytes: number;
+  readonly sizeBytes: number;
+  readonly rows: number;
+  readonly cols: number;
+  readonly interleavedHeads: number;
+}
+
+/** A model's weights. Load files and tensors, then `finish()`, then open engines; close those first. */
+export class NativeModel extends Handle {
+  /**
+   * @param numThreads Threads for loading; 0 = physical cores.
+   * @throws {NativeError} A setting is out of its range.
+   */
+  constructor(library: Library, config: NativeModelConfig, numThreads = 0) {
+    if (config.layers.length !== config.numLayers || config.invFreq.length !== config.headDim) {
+      throw new RangeError(
+        `Cannot create a model: expected ${config.numLayers} layers and ${config.headDim} inverse frequencies, ` +
+          `received ${config.layers.length} and ${config.invFreq.length}`,
+      );
+    }
+    const pointer = library.symbols.octavo_model_create(
+      MODEL_CONFIG.encode({
+        vocab_size: config.vocabSize,
+        hidden_size: config.hiddenSize,
+        intermediate_size: config.intermediateSize,
+        num_layers: config.numLayers,
+        num_q_heads: config.numQHeads,
+        num_kv_heads: config.numKvHeads,
+        head_dim: config.headDim,
+        max_model_len: config.maxModelLen,
+        activation: ACTIVATION[config.activation],
+        num_threads: numThreads,
+        rms_norm_eps: config.rmsNormEps,
+        norm_weight_offset: config.normWeightOffset,
+        embedding_scale: config.embeddingScale,
+        attn_softmax_scale: config.attnSoftmaxScale,
+        attn_logit_softcap: config.attnLogitSoftcap,
+        final_logit_softcap: config.finalLogitSoftcap,
+        rope_attn_factor: config.ropeAttnFactor,
+      }),
+      LAYER_CONFIG.encodeAll(
+        config.layers.map((layer) => ({ sliding_window: layer.slidingWindow, rope_table: layer.ropeTable })),
+      ),
+      // A copy: the caller's may be a view of shared memory.
+      new Float32Array(config.invFreq),
+    );
+    if (pointer === null) throw new NativeError(library.lastError(), STATUS.INVALID_ARGUMENT);
+    super(library, "model", pointer, (p) => library.symbols.octavo_model_close(p));
+  }
+
+  /** Maps a file. @returns Its index for {@linkcode NativeTensor.file}. */
+  addFile(path: string): number {
+    const index = this.library.symbols.octavo_model_add_file(this.pointer, new TextEncoder().encode(path + "\0"));
+    if (index < 0) throw new NativeError(this.library.lastError(), STATUS.IO);
+    return index;
+  }
+
+  /** Reads and repacks one tensor. @throws {NativeError} It does not fit the config or its file. */
+  loadTensor(tensor: NativeTensor): void {
+    this.library.check(this.library.symbols.octavo_model_load_tensor(
+      this.pointer,
+      TENSOR.encode({
+        role: ROLE[tensor.role],
+        layer: tensor.layer,
+        dtype: DTYPE[tensor.dtype],
+        file: tensor.file,
+        offset_bytes: tensor.offsetBytes,
+        size_bytes: tensor.sizeBytes,
+        rows: tensor.rows,
+        cols: tensor.cols,
+        interleaved_heads: tensor.interleavedHeads,
+        reserved: 0,
+      }),
+    ));
+  }
+
+  /** Checks that all tensors are there and unmaps the files. @throws {NativeError} Naming the first missing one. */
+  finish(): void {
+    this.library.check(this.library.symbols.octavo_model_finish(this.pointer));
+  }
+
+  /** Bytes the weights take in memory. */
+  get weightBytes(): number {
+    return this.library.symbols.octavo_model_weight_bytes(this.pointer);
+  }
+
+  /** Bytes of one KV page over all layers. @throws {NativeError} pageSize is not 16, 32 or 64. */
+  kvPageBytes(kvDtype: keyof typeof KV_DTYPE, pageSize: number): number {
+    const bytes = this.library.symbols.octavo_kv_page_bytes(this.pointer, KV_DTYPE[kvDtype], pageSize);
+    if (bytes === 0) throw new NativeError(this.library.lastError(), STATUS.INVALID_ARGUMENT);
+    return bytes;
+  }
+
+  /** For {@linkcode NativeEngine}. */
+  get nativePointer(): Deno.PointerObject {
+    return this.pointer;
+  }
+}
