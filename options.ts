@@ -1,0 +1,200 @@
+/**
+ * The server's options: one table from which flags, environment variables, `--help` and the documentation come.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli";
+
+/** A command line that cannot be understood; the message names the option and the value found. */
+export class OptionError extends RangeError {
+  override readonly name = "OptionError";
+}
+
+/** One option: `--flag VALUE`, or the environment variable `OCTAVO_FLAG`. */
+export interface OptionSpec<T> {
+  readonly flag: string;
+  /** What stands for the value in `--help`. */
+  readonly value: string;
+  /** What applies when neither flag nor variable is given; null = decided at start. */
+  readonly default: T;
+  /** How `--help` writes the default. */
+  readonly defaultText: string;
+  readonly help: string;
+  /** @throws {RangeError} With what was expected. */
+  readonly parse: (text: string) => T;
+}
+
+/** Accepted names of `--kv-cache-dtype`; `fp8` is `fp8_e4m3`. */
+export const KV_CACHE_DTYPES = ["auto", "bfloat16", "float16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2"] as const;
+
+const DEVICES = ["auto", "cpu"] as const;
+
+/** Memory for the KV cache: bytes, or a fraction of the memory free at start. */
+export type KvCacheMemory = { readonly bytes: number } | { readonly fraction: number };
+
+/** All options, in the order of `--help`. */
+export const OPTIONS = {
+  host: text("host", "ADDRESS", "127.0.0.1", "Address to listen on; 0.0.0.0 for every interface"),
+  port: integer("port", "N", 8000, 0, 65535, "Port to listen on; 0 lets the system choose"),
+  apiKey: optional("api-key", "KEY", "no key", "Key that clients must send as a bearer token"),
+  servedModelName: list("served-model-name", "NAMES", "the model's name", "Comma-separated names for the API's model"),
+  device: choice("device", DEVICES, "auto", "Where to run"),
+  kvCacheDtype: choice("kv-cache-dtype", KV_CACHE_DTYPES, "auto", "How the KV cache is stored; auto = the model's dtype"),
+  kvCacheMemory: spec<KvCacheMemory>(
+    "kv-cache-memory",
+    "SIZE",
+    { fraction: 0.25 },
+    "0.25",
+    "Memory for the KV cache: bytes (2GiB, 512MiB, 1000000) or a fraction of what is free (0.25); never more than can be used",
+    parseMemory,
+  ),
+  maxModelLen: optionalInteger("max-model-len", "TOKENS", "the model's", "Longest sequence, prompt and output together"),
+  maxNumSeqs: integer("max-num-seqs", "N", 16, 1, 4096, "Sequences that run at the same time"),
+  maxNumBatchedTokens: integer("max-num-batched-tokens", "N", 256, 1, 1 << 20, "Tokens of one step (the token budget)"),
+  maxQueuedRequests: integer("max-queued-requests", "N", 1024, 1, 1 << 20, "Requests that may wait; more get a 429"),
+  pageSize: spec("page-size", "16|32|64", 16, "16", "Tokens of a KV page", (value) => {
+    if (!/^(16|32|64)$/.test(value)) throw new RangeError("expected 16, 32 or 64");
+    return Number(value);
+  }),
+  threads: integer("threads", "N", 0, 0, 1024, "Threads for computing; 0 = one for each physical core"),
+} as const;
+
+/** Parsed options. */
+export type Options = { -readonly [K in keyof typeof OPTIONS]: ReturnType<(typeof OPTIONS)[K]["parse"]> };
+
+/** What a command line holds. */
+export interface CommandLine {
+  readonly options: Options;
+  /** Which options were given, by flag or variable. */
+  readonly given: ReadonlySet<keyof Options>;
+  readonly positionals: readonly string[];
+  readonly help: boolean;
+  readonly version: boolean;
+}
+
+/** The environment variable of an option. */
+export function variable(option: { readonly flag: string }): string {
+  return `OCTAVO_${option.flag.replaceAll("-", "_").toUpperCase()}`;
+}
+
+/** Names of all environment variables read, for the permission list. */
+export const VARIABLES: readonly string[] = Object.values(OPTIONS).map(variable);
+
+/**
+ * Reads flags, then environment variables, then defaults.
+ *
+ * @throws {OptionError} An unknown flag, or a value that does not fit.
+ */
+export function parseCommandLine(args: readonly string[], env: (name: string) => string | undefined): CommandLine {
+  const unknown: string[] = [];
+  const flags = parseArgs([...args], {
+    string: [...Object.values(OPTIONS).map((option) => option.flag), "_"],
+    boolean: ["help", "version"],
+    alias: { h: "help" },
+    unknown: (name) => {
+      if (name.startsWith("-")) unknown.push(name);
+      return !name.startsWith("-");
+    },
+  });
+  if (unknown.length > 0) {
+    throw new OptionError(`Unknown option ${unknown[0]}; --help lists all options`);
+  }
+  const given = new Set<keyof Options>();
+  const entries = Object.entries(OPTIONS).map(([key, option]) => {
+    const flag = (flags as Record<string, unknown>)[option.flag];
+    if (Array.isArray(flag)) throw new OptionError(`Option --${option.flag} is given more than once`);
+    const fromEnv = flag === undefined ? env(variable(option)) : undefined;
+    const text = flag === undefined ? fromEnv : String(flag);
+    if (text === undefined || (flag === undefined && text === "")) return [key, option.default];
+    given.add(key as keyof Options);
+    try {
+      return [key, option.parse(text)];
+    } catch (error) {
+      const name = flag === undefined ? variable(option) : `--${option.flag}`;
+      throw new OptionError(`Cannot read ${name}: ${(error as Error).message}, received "${text}"`);
+    }
+  });
+  return {
+    options: Object.fromEntries(entries) as Options,
+    given,
+    positionals: flags._.map(String),
+    help: Boolean(flags["help"]),
+    version: Boolean(flags["version"]),
+  };
+}
+
+/** The option lines of `--help`. */
+export function describeOptions(): string {
+  return Object.values(OPTIONS).map((option) =>
+    `  --${option.flag} ${option.value}\n` +
+    `        ${option.help}\n` +
+    `        default: ${option.defaultText}; environment: ${variable(option)}`
+  ).join("\n");
+}
+
+/** @throws {RangeError} Neither a size nor a fraction. */
+export function parseMemory(value: string): KvCacheMemory {
+  const match = value.trim().match(/^(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?$/i);
+  if (match === null) throw new RangeError("expected bytes such as 2GiB or a fraction such as 0.25");
+  const [, digits = "", unit, binary] = match;
+  const number = Number(digits);
+  if (unit === undefined && digits.includes(".")) {
+    if (number <= 0 || number > 1) throw new RangeError("expected a fraction above 0 and at most 1");
+    return { fraction: number };
+  }
+  const power = unit === undefined ? 0 : "KMGT".indexOf(unit.toUpperCase()) + 1;
+  const bytes = Math.floor(number * (binary ? 1024 : 1000) ** power);
+  if (bytes < 1 || !Number.isSafeInteger(bytes)) throw new RangeError("expected a size from 1 byte to 8 PiB");
+  return { bytes };
+}
+
+function spec<T>(
+  flag: string,
+  value: string,
+  defaultValue: T,
+  defaultText: string,
+  help: string,
+  parse: (text: string) => T,
+): OptionSpec<T> {
+  return { flag, value, default: defaultValue, defaultText, help, parse };
+}
+
+function text(flag: string, value: string, defaultValue: string, help: string) {
+  return spec(flag, value, defaultValue, defaultValue, help, nonEmpty);
+}
+
+function optional(flag: string, value: string, defaultText: string, help: string) {
+  return spec<string | null>(flag, value, null, defaultText, help, nonEmpty);
+}
+
+function list(flag: string, value: string, defaultText: string, help: string) {
+  return spec<readonly string[] | null>(flag, value, null, defaultText, help, (text) => text.split(",").map(nonEmpty));
+}
+
+function integer(flag: string, value: string, defaultValue: number, low: number, high: number, help: string) {
+  return spec(flag, value, defaultValue, `${defaultValue}`, help, (text) => parseInteger(text, low, high));
+}
+
+function optionalInteger(flag: string, value: string, defaultText: string, help: string) {
+  return spec<number | null>(flag, value, null, defaultText, help, (text) => parseInteger(text, 1, 2 ** 31 - 1));
+}
+
+function choice<const C extends readonly string[]>(flag: string, choices: C, defaultValue: C[number], help: string) {
+  return spec<C[number]>(flag, choices.join("|"), defaultValue, defaultValue, help, (text) => {
+    if (!choices.includes(text)) throw new RangeError(`expected one of ${choices.join(", ")}`);
+    return text;
+  });
+}
+
+function nonEmpty(text: string): string {
+  if (text.trim() === "") throw new RangeError("expected a value");
+  return text.trim();
+}
+
+function parseInteger(text: string, low: number, high: number): number {
+  if (!/^\d+$/.test(text) || Number(text) < low || Number(text) > high) {
+    throw new RangeError(`expected an integer ${low} to ${high}`);
+  }
+  return Number(text);
+}
