@@ -40,7 +40,12 @@ export const OPTIONS = {
   apiKey: optional("api-key", "KEY", "no key", "Key that clients must send as a bearer token"),
   servedModelName: list("served-model-name", "NAMES", "the model's name", "Comma-separated names for the API's model"),
   device: choice("device", DEVICES, "auto", "Where to run"),
-  kvCacheDtype: choice("kv-cache-dtype", KV_CACHE_DTYPES, "auto", "How the KV cache is stored; auto = the model's dtype"),
+  kvCacheDtype: choice(
+    "kv-cache-dtype",
+    KV_CACHE_DTYPES,
+    "auto",
+    "How the KV cache is stored; auto = the model's dtype",
+  ),
   kvCacheMemory: spec<KvCacheMemory>(
     "kv-cache-memory",
     "SIZE",
@@ -49,7 +54,12 @@ export const OPTIONS = {
     "Memory for the KV cache: bytes (2GiB, 512MiB, 1000000) or a fraction of what is free (0.25); never more than can be used",
     parseMemory,
   ),
-  maxModelLen: optionalInteger("max-model-len", "TOKENS", "the model's", "Longest sequence, prompt and output together"),
+  maxModelLen: optionalInteger(
+    "max-model-len",
+    "TOKENS",
+    "the model's",
+    "Longest sequence, prompt and output together",
+  ),
   maxNumSeqs: integer("max-num-seqs", "N", 16, 1, 4096, "Sequences that run at the same time"),
   maxNumBatchedTokens: integer("max-num-batched-tokens", "N", 256, 1, 1 << 20, "Tokens of one step (the token budget)"),
   maxQueuedRequests: integer("max-queued-requests", "N", 1024, 1, 1 << 20, "Requests that may wait; more get a 429"),
@@ -103,7 +113,6 @@ export function parseCommandLine(args: readonly string[], env: (name: string) =>
   const given = new Set<keyof Options>();
   const entries = Object.entries(OPTIONS).map(([key, option]) => {
     const flag = (flags as Record<string, unknown>)[option.flag];
-    if (Array.isArray(flag)) throw new OptionError(`Option --${option.flag} is given more than once`);
     const fromEnv = flag === undefined ? env(variable(option)) : undefined;
     const text = flag === undefined ? fromEnv : String(flag);
     if (text === undefined || (flag === undefined && text === "")) return [key, option.default];

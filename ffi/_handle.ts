@@ -11,7 +11,10 @@ type Free = (pointer: Deno.PointerObject) => void;
 
 // Holds the Library too: its code must stay mapped until the last handle is gone.
 const registry = new FinalizationRegistry<{ free: Free; pointer: Deno.PointerObject; library: Library }>(
-  ({ free, pointer }) => free(pointer),
+  ({ free, pointer, library }) => {
+    free(pointer);
+    library.countHandle(-1);
+  },
 );
 
 /** Base class of native handles. */
@@ -26,6 +29,7 @@ export abstract class Handle implements Disposable {
     this.#kind = kind;
     this.#pointer = pointer;
     this.#free = free;
+    library.countHandle(1);
     registry.register(this, { free, pointer, library }, this);
   }
 
@@ -41,6 +45,7 @@ export abstract class Handle implements Disposable {
     registry.unregister(this);
     this.#free(this.#pointer);
     this.#pointer = null;
+    this.library.countHandle(-1);
   }
 
   [Symbol.dispose](): void {

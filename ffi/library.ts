@@ -36,11 +36,12 @@ export interface DeviceInfo {
 
 type Symbols = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
 
-/** An open native library. Close every handle made from it first: `close()` unmaps its code. */
+/** An open native library. */
 export class Library implements Disposable {
   readonly path: string;
   readonly symbols: Symbols;
   #dylib: Deno.DynamicLibrary<typeof SYMBOLS> | null;
+  #numHandles = 0;
 
   constructor(path: string) {
     this.path = path;
@@ -75,7 +76,20 @@ export class Library implements Disposable {
     };
   }
 
+  /** Called by handles as they open (+1) and close (-1). */
+  countHandle(change: 1 | -1): void {
+    this.#numHandles += change;
+  }
+
+  /**
+   * Unmaps the library's code; further calls do nothing.
+   *
+   * @throws {TypeError} Handles made from it are still open.
+   */
   close(): void {
+    if (this.#numHandles > 0) {
+      throw new TypeError(`Cannot close the native library: ${this.#numHandles} handles are still open`);
+    }
     this.#dylib?.close();
     this.#dylib = null;
   }

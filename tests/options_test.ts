@@ -1,0 +1,91 @@
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { describeOptions, OptionError, OPTIONS, parseCommandLine, parseMemory, variable } from "../options.ts";
+
+const noEnv = () => undefined;
+
+Deno.test("parseCommandLine() gives every default when nothing is given", () => {
+  const { options, given, positionals, help } = parseCommandLine([], noEnv);
+  for (const [key, option] of Object.entries(OPTIONS)) {
+    assertEquals(options[key as keyof typeof options], option.default);
+  }
+  assertEquals([given.size, positionals.length, help], [0, 0, false]);
+});
+
+Deno.test("parseCommandLine() reads each option from its flag and from its variable", () => {
+  const samples: Record<keyof typeof OPTIONS, [string, unknown]> = {
+    host: ["0.0.0.0", "0.0.0.0"],
+    port: ["9000", 9000],
+    apiKey: ["secret", "secret"],
+    servedModelName: ["a, b", ["a", "b"]],
+    device: ["cpu", "cpu"],
+    kvCacheDtype: ["fp8_e5m2", "fp8_e5m2"],
+    kvCacheMemory: ["2GiB", { bytes: 2 ** 31 }],
+    maxModelLen: ["4096", 4096],
+    maxNumSeqs: ["7", 7],
+    maxNumBatchedTokens: ["100", 100],
+    maxQueuedRequests: ["5", 5],
+    pageSize: ["64", 64],
+    threads: ["3", 3],
+  };
+  for (const [key, [text, value]] of Object.entries(samples) as [keyof typeof OPTIONS, [string, unknown]][]) {
+    const option = OPTIONS[key];
+    assertEquals(parseCommandLine([`--${option.flag}`, text], noEnv).options[key], value);
+    assertEquals(parseCommandLine([`--${option.flag}=${text}`], noEnv).options[key], value);
+    const fromEnv = parseCommandLine([], (name) => name === variable(option) ? text : undefined);
+    assertEquals(fromEnv.options[key], value);
+    assertEquals([...fromEnv.given], [key]);
+  }
+});
+
+Deno.test("parseCommandLine() prefers a flag over its variable", () => {
+  assertEquals(parseCommandLine(["--port", "1"], (name) => name === "OCTAVO_PORT" ? "2" : undefined).options.port, 1);
+});
+
+Deno.test("parseCommandLine() names the option and the value it cannot read", () => {
+  const bad: [string[], string][] = [
+    [["--port", "70000"], 'Cannot read --port: expected an integer 0 to 65535, received "70000"'],
+    [["--port=-1"], "--port"],
+    [["--page-size", "8"], 'expected 16, 32 or 64, received "8"'],
+    [["--kv-cache-dtype", "int3"], "auto, bfloat16, float16, float32, fp8, fp8_e4m3, fp8_e5m2"],
+    [["--kv-cache-memory", "1.5"], "fraction above 0 and at most 1"],
+    [["--max-num-seqs", "0"], "1 to 4096"],
+    [["--api-key", ""], "expected a value"],
+    [["--threads", "two"], '"two"'],
+    [["--no-such-flag"], "Unknown option --no-such-flag"],
+    [["--kv-cache-dtypes", "fp8"], "Unknown option --kv-cache-dtypes"],
+    [["-x"], "Unknown option -x"],
+  ];
+  for (const [args, part] of bad) {
+    const error = assertThrows(() => parseCommandLine(args, noEnv), OptionError);
+    assertStringIncludes(error.message, part);
+  }
+  const error = assertThrows(
+    () => parseCommandLine([], (name) => name === "OCTAVO_PORT" ? "x" : undefined),
+    OptionError,
+  );
+  assertStringIncludes(error.message, 'OCTAVO_PORT: expected an integer 0 to 65535, received "x"');
+});
+
+Deno.test("parseCommandLine() keeps positionals as they are written", () => {
+  assertEquals(parseCommandLine(["serve", "007", "--port", "0"], noEnv).positionals, ["serve", "007"]);
+});
+
+Deno.test("parseMemory() reads bytes, units and fractions", () => {
+  assertEquals(parseMemory("1000"), { bytes: 1000 });
+  assertEquals(parseMemory("512MiB"), { bytes: 512 * 2 ** 20 });
+  assertEquals(parseMemory("1.5GB"), { bytes: 1.5e9 });
+  assertEquals(parseMemory("2g"), { bytes: 2e9 });
+  assertEquals(parseMemory("0.5"), { fraction: 0.5 });
+  assertEquals(parseMemory("1.0"), { fraction: 1 });
+  for (const bad of ["", "0", "0.0", "-1", "1e9", "12XB", "NaN", "99999999TiB"]) {
+    assertThrows(() => parseMemory(bad), RangeError);
+  }
+});
+
+Deno.test("describeOptions() names every flag, default and variable", () => {
+  const text = describeOptions();
+  for (const option of Object.values(OPTIONS)) {
+    assertStringIncludes(text, `--${option.flag} ${option.value}`);
+    assertStringIncludes(text, `default: ${option.defaultText}; environment: ${variable(option)}`);
+  }
+});
