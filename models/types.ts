@@ -135,17 +135,22 @@ export interface TokenTable {
 
 /** Text to token ids and what is needed for the way back. */
 export interface Tokenizer {
-  /** Ids below this may occur; at least the tokenizer's own size, at most the model's vocabSize. */
+  /** Ids below this may occur: the model's vocabSize. Ids that the tokenizer lacks have no bytes. */
   readonly vocabSize: number;
   readonly bosTokenId: number | null;
   readonly table: TokenTable;
   /**
-   * Encodes a text; special tokens written in it are recognised.
+   * Encodes a text.
    *
    * @param options.addSpecialTokens Add what the model's tokenizer adds around a text (for example BOS). Default true.
+   * @param options.parseSpecialTokens Recognise special tokens written in the text. Default true.
    */
-  encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
-  /** Decodes ids to text in one go. */
+  encode(text: string, options?: { addSpecialTokens?: boolean; parseSpecialTokens?: boolean }): number[];
+  /**
+   * Decodes ids to text in one go; special tokens are left out unless `skipSpecialTokens` is false.
+   *
+   * @throws {RangeError} When an id is not below `vocabSize`.
+   */
   decode(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string;
   /** The token as its vocabulary writes it, or undefined for an unknown id. */
   idToToken(id: number): string | undefined;
