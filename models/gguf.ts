@@ -51,7 +51,21 @@ const magic = 0x46554747; // "GGUF"
 const maxDims = 4;
 const maxElements = 2 ** 53 - 1;
 
-const valueType = { u8: 0, i8: 1, u16: 2, i16: 3, u32: 4, i32: 5, f32: 6, bool: 7, string: 8, array: 9, u64: 10, i64: 11, f64: 12 };
+const valueType = {
+  u8: 0,
+  i8: 1,
+  u16: 2,
+  i16: 3,
+  u32: 4,
+  i32: 5,
+  f32: 6,
+  bool: 7,
+  string: 8,
+  array: 9,
+  u64: 10,
+  i64: 11,
+  f64: 12,
+};
 
 /** Typed array of each number type; the element's size is its BYTES_PER_ELEMENT. */
 const numberArrays: Readonly<Record<number, (buffer: ArrayBuffer) => GgufNumbers>> = {

@@ -4,7 +4,6 @@
  * @module
  */
 
-import { ModelFileError } from "./errors.ts";
 import type { GgufHeader } from "./gguf.ts";
 import { GgufFields } from "./gguf_fields.ts";
 import { preTokenizers } from "./pre_tokenizers.ts";
@@ -97,9 +96,7 @@ function sentencePieceParts(vocabulary: GgufVocabulary): Parts {
   ];
   if (hasPrefix) decoders.push({ type: "Strip", content: " ", start: 1, stop: 0 });
   return {
-    normalizer: hasPrefix
-      ? { type: "Sequence", normalizers: [{ type: "Prepend", prepend: space }, replace] }
-      : replace,
+    normalizer: hasPrefix ? { type: "Sequence", normalizers: [{ type: "Prepend", prepend: space }, replace] } : replace,
     pre_tokenizer: null,
     decoder: { type: "Sequence", decoders },
     model: {

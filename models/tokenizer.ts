@@ -32,7 +32,12 @@ export function createTokenizer(source: TokenizerSource): Tokenizer {
   const json = { ...checked, added_tokens: checked.added_tokens.filter(({ id }) => id < vocabSize) };
   const tokens = tokenList(file, json);
   if (tokens.length > vocabSize) {
-    throw new ModelFileError(file, "model.vocab", `must have ids below the model's vocabulary of ${vocabSize}`, tokens.length - 1);
+    throw new ModelFileError(
+      file,
+      "model.vocab",
+      `must have ids below the model's vocabulary of ${vocabSize}`,
+      tokens.length - 1,
+    );
   }
   const added = new Map(json.added_tokens.map(({ id, special }) => [id, special === true]));
   const table = buildTokenTable({ ...decoderStyle(file, json.decoder), tokens, added, vocabSize });
@@ -57,7 +62,10 @@ function encoders(file: string, json: ReturnType<typeof checkTokenizerJson>) {
     const whole = new HuggingFaceTokenizer(json, {});
     const isText = (token: { special: boolean }) => token.special !== true;
     const empty = { type: "BPE", vocab: {}, merges: [] };
-    const plain = new HuggingFaceTokenizer({ ...json, added_tokens: json.added_tokens.filter(isText), model: empty }, {});
+    const plain = new HuggingFaceTokenizer(
+      { ...json, added_tokens: json.added_tokens.filter(isText), model: empty },
+      {},
+    );
     plain.model = whole.model;
     return { whole, plain };
   } catch (error) {

@@ -46,7 +46,10 @@ function sentencePiece(pieces: string[], extra: Record<string, GgufValue> = {}):
     "tokenizer.ggml.model": "llama",
     "tokenizer.ggml.tokens": tokens,
     "tokenizer.ggml.scores": Float32Array.from(tokens, (_, id) => -id),
-    "tokenizer.ggml.token_type": Int32Array.from(tokens, (_, id) => id === 0 ? 2 : id < 3 ? 3 : id < 259 ? 6 : id === 259 ? 4 : 1),
+    "tokenizer.ggml.token_type": Int32Array.from(
+      tokens,
+      (_, id) => id === 0 ? 2 : id < 3 ? 3 : id < 259 ? 6 : id === 259 ? 4 : 1,
+    ),
     "tokenizer.ggml.bos_token_id": 1,
     "tokenizer.ggml.eos_token_id": 2,
     "tokenizer.ggml.unknown_token_id": 0,
@@ -81,7 +84,11 @@ Deno.test("decode() gives one U+FFFD a byte when byte-fallback tokens are no val
   const tokenizer = tokenizerOf(sentencePiece(pieces));
   assertEquals(tokenizer.decode([3 + 0xe2, 3 + 0x82]), "\ufffd\ufffd");
   assertEquals(tokenizer.decode([3 + 0xe2, 3 + 0x82, 3 + 0xac, idOf("o")]), "\u20aco");
-  assertThrows(() => tokenizer.decode([tokenizer.vocabSize]), RangeError, `Cannot decode token id ${tokenizer.vocabSize}`);
+  assertThrows(
+    () => tokenizer.decode([tokenizer.vocabSize]),
+    RangeError,
+    `Cannot decode token id ${tokenizer.vocabSize}`,
+  );
 });
 
 Deno.test("ggufTokenizerJson() names key and known values when it cannot build a tokenizer", () => {
@@ -90,7 +97,10 @@ Deno.test("ggufTokenizerJson() names key and known values when it cannot build a
     "tokenizer.ggml.tokens": ["a", "b", "ab"],
     "tokenizer.ggml.merges": ["a b"],
   };
-  const error = assertThrows(() => ggufTokenizerJson(headerOf({ ...bpe, "tokenizer.ggml.pre": "new" })), ModelFileError);
+  const error = assertThrows(
+    () => ggufTokenizerJson(headerOf({ ...bpe, "tokenizer.ggml.pre": "new" })),
+    ModelFileError,
+  );
   assertEquals(error.field, "tokenizer.ggml.pre");
   assertEquals(error.message.includes("smollm") && error.message.includes('found "new"'), true);
   const cases: [Record<string, GgufValue>, string][] = [
