@@ -20,4 +20,11 @@ void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int
                int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
                ThreadPool& threads);
 
+// Copy stored elements, bit for bit, from rows into pages and back; k, v: [num_tokens][num_kv_heads][head_dim] elements.
+// Slot -1 skips a token: its rows are neither read nor written.
+void kv_pack(const octavo_kv_shape& shape, uint8_t* pages, const uint8_t* k, const uint8_t* v,
+             const int32_t* slot_mapping, int32_t num_tokens);
+void kv_unpack(const octavo_kv_shape& shape, const uint8_t* pages, uint8_t* k, uint8_t* v, const int32_t* slot_mapping,
+               int32_t num_tokens);
+
 }  // namespace octavo

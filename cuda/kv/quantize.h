@@ -17,4 +17,7 @@ void quantize(int32_t kv_dtype, const float* x, int64_t n, float scale, uint8_t*
 // x[i] = stored[i] * scale.
 void dequantize(int32_t kv_dtype, const uint8_t* stored, int64_t n, float scale, float* x);
 
+// The 256 values of OCTAVO_KV_FP8_E4M3 or OCTAVO_KV_FP8_E5M2, by code.
+const float* fp8_table(int32_t kv_dtype);
+
 }  // namespace octavo

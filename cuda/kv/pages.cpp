@@ -1,0 +1,125 @@
+#include "kv/pages.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "arch/error.h"
+#include "kv/granule.h"
+#include "kv/quantize.h"
+
+namespace octavo {
+namespace {
+
+constexpr int32_t kMaxHeads = 65536;
+constexpr int32_t kMaxHeadDim = 256;
+constexpr int64_t kTokensPerTask = 16;
+
+void check_range(const char* name, int32_t value, int32_t low, int32_t high) {
+  if (value < low || value > high) {
+    fail(OCTAVO_INVALID_ARGUMENT, "%s must be %d to %d, found %d", name, low, high, value);
+  }
+}
+
+// Calls copy(chunk in the row, chunk in the pages, bytes of the row in that chunk) for each chunk of a row.
+template <class Copy>
+void for_each_chunk(const GranuleLayout& layout, int64_t token, int64_t used_bytes, Copy&& copy) {
+  for (int64_t chunk = 0; chunk * kChunkBytes < used_bytes; ++chunk) {
+    copy(chunk * kChunkBytes, layout.chunk_offset(token, chunk),
+         std::min<int64_t>(kChunkBytes, used_bytes - chunk * kChunkBytes));
+  }
+}
+
+}  // namespace
+
+void check_kv_shape(const octavo_kv_shape& shape) {
+  kv_element_bytes(shape.kv_dtype);
+  if (shape.page_size != 16 && shape.page_size != 32 && shape.page_size != 64) {
+    fail(OCTAVO_INVALID_ARGUMENT, "page_size must be 16, 32 or 64, found %d", shape.page_size);
+  }
+  check_range("num_pages", shape.num_pages, 1, std::numeric_limits<int32_t>::max());
+  check_range("num_kv_heads", shape.num_kv_heads, 1, kMaxHeads);
+  check_range("head_dim", shape.head_dim, 8, kMaxHeadDim);
+  if (shape.head_dim % 8 != 0) {
+    fail(OCTAVO_INVALID_ARGUMENT, "head_dim must be a multiple of 8, found %d", shape.head_dim);
+  }
+  if (shape.reserved != 0) fail(OCTAVO_INVALID_ARGUMENT, "reserved must be 0, found %d", shape.reserved);
+  // At most 2^16 heads x 2^17 bytes a page and 2^31 pages: the product needs a check.
+  if (GranuleLayout(shape).page_bytes > std::numeric_limits<int64_t>::max() / shape.num_pages) {
+    fail(OCTAVO_INVALID_ARGUMENT, "num_pages %d of %lld bytes exceed the address space", shape.num_pages,
+         static_cast<long long>(GranuleLayout(shape).page_bytes));
+  }
+}
+
+int64_t kv_layer_page_bytes(const octavo_kv_shape& shape) { return GranuleLayout(shape).page_bytes; }
+
+void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int64_t k_stride, const float* v,
+               int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
+               ThreadPool& threads) {
+  const GranuleLayout layout(shape);
+  const auto append_row = [&](const float* row, int32_t token, float scale, uint8_t* part) {
+    uint8_t stored[kMaxHeadDim * sizeof(float)] = {};  // bytes past head_dim, up to a chunk's end, are stored as 0
+    quantize(shape.kv_dtype, row, shape.head_dim, scale, stored);
+    for_each_chunk(layout, token, layout.row_bytes, [&](int64_t in_row, int64_t in_part, int64_t) {
+      std::memcpy(part + in_part, stored + in_row, kChunkBytes);
+    });
+  };
+  const auto append_token = [&](int64_t i) {
+    const int32_t slot = slot_mapping[i];
+    if (slot < 0) return;
+    const int32_t offset = slot % shape.page_size;
+    for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
+      uint8_t* granule = pages + layout.granule_offset(slot / shape.page_size, head, offset);
+      const int64_t first = int64_t{head} * shape.head_dim;
+      const float k_scale = scales == nullptr ? 1.0f : scales[head];
+      const float v_scale = scales == nullptr ? 1.0f : scales[shape.num_kv_heads + head];
+      append_row(k + i * k_stride + first, offset % kGranuleTokens, k_scale, granule);
+      append_row(v + i * v_stride + first, offset % kGranuleTokens, v_scale, granule + layout.part_bytes);
+    }
+  };
+  threads.run((num_tokens + kTokensPerTask - 1) / kTokensPerTask, [&](int64_t task, int) {
+    const int64_t end = std::min<int64_t>(num_tokens, (task + 1) * kTokensPerTask);
+    for (int64_t i = task * kTokensPerTask; i < end; ++i) append_token(i);
+  });
+}
+
+void kv_pack(const octavo_kv_shape& shape, uint8_t* pages, const uint8_t* k, const uint8_t* v,
+             const int32_t* slot_mapping, int32_t num_tokens) {
+  const GranuleLayout layout(shape);
+  const int64_t used_bytes = int64_t{shape.head_dim} * kv_element_bytes(shape.kv_dtype);
+  for (int64_t i = 0; i < num_tokens; ++i) {
+    const int32_t slot = slot_mapping[i];
+    if (slot < 0) continue;
+    for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
+      uint8_t* granule = pages + layout.granule_offset(slot / shape.page_size, head, slot % shape.page_size);
+      const int64_t row = (i * shape.num_kv_heads + head) * used_bytes;
+      for_each_chunk(layout, slot % kGranuleTokens, used_bytes, [&](int64_t in_row, int64_t in_part, int64_t bytes) {
+        const size_t size = static_cast<size_t>(bytes);
+        std::memset(granule + in_part + bytes, 0, kChunkBytes - size);
+        std::memset(granule + layout.part_bytes + in_part + bytes, 0, kChunkBytes - size);
+        std::memcpy(granule + in_part, k + row + in_row, size);
+        std::memcpy(granule + layout.part_bytes + in_part, v + row + in_row, size);
+      });
+    }
+  }
+}
+
+void kv_unpack(const octavo_kv_shape& shape, const uint8_t* pages, uint8_t* k, uint8_t* v,
+               const int32_t* slot_mapping, int32_t num_tokens) {
+  const GranuleLayout layout(shape);
+  const int64_t used_bytes = int64_t{shape.head_dim} * kv_element_bytes(shape.kv_dtype);
+  for (int64_t i = 0; i < num_tokens; ++i) {
+    const int32_t slot = slot_mapping[i];
+    if (slot < 0) continue;
+    for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
+      const uint8_t* granule = pages + layout.granule_offset(slot / shape.page_size, head, slot % shape.page_size);
+      const int64_t row = (i * shape.num_kv_heads + head) * used_bytes;
+      for_each_chunk(layout, slot % kGranuleTokens, used_bytes, [&](int64_t in_row, int64_t in_part, int64_t bytes) {
+        std::memcpy(k + row + in_row, granule + in_part, static_cast<size_t>(bytes));
+        std::memcpy(v + row + in_row, granule + layout.part_bytes + in_part, static_cast<size_t>(bytes));
+      });
+    }
+  }
+}
+
+}  // namespace octavo
