@@ -35,7 +35,7 @@ class Matrix {
   void multiply(const float* x, int64_t x_stride, int32_t m, float* y, int64_t y_stride, ThreadPool& threads) const;
 
  private:
-  int32_t dtype_ = 0;
+  int32_t format_ = 0;  // index in kFormats (gemm/format.h)
   int32_t rows_ = 0;
   int32_t cols_ = 0;
   AlignedBuffer data_;

@@ -1,0 +1,36 @@
+// Kernels for AVX-512 without VNNI: vpmaddwd on the even and the odd bytes of the weights.
+#if defined(__x86_64__)
+#include "gemm/kernel_template.h"
+#include "gemm/simd_avx512.h"
+
+namespace octavo {
+namespace {
+
+// data[2q] holds activations 0 and 2 of quad q as 16-bit numbers, data[2q + 1] its 1 and 3.
+struct Avx512 : Avx512Vectors {
+  using Sum = Ints;
+  static Sum start(int32_t value) { return _mm512_set1_epi32(value); }
+  static void dot(Sum& sum, Bytes weights, const Activation& x, int quad) {
+    const Ints even = _mm512_and_si512(weights, _mm512_set1_epi16(0xFF)), odd = _mm512_srli_epi16(weights, 8);
+    sum = _mm512_add_epi32(sum, _mm512_add_epi32(_mm512_madd_epi16(even, _mm512_set1_epi32(x.data[2 * quad])),
+                                                 _mm512_madd_epi16(odd, _mm512_set1_epi32(x.data[2 * quad + 1]))));
+  }
+  static Ints finish(Sum sum) { return sum; }
+
+  static void arrange(const int32_t rounded[kBlockCols], int32_t data[16]) {
+    for (int i = 0; i < 16; ++i) {
+      const int32_t* pair = rounded + 4 * (i / 2) + i % 2;
+      data[i] = (pair[0] & 0xFFFF) | pair[2] * 65536;
+    }
+  }
+};
+
+constexpr KernelSet kKernels = make_kernels<Avx512>();
+
+}  // namespace
+
+const KernelSet& kernels_avx512() { return kKernels; }
+
+}  // namespace octavo
+
+#endif  // __x86_64__

@@ -1,0 +1,162 @@
+#include "gemm/matrix.h"
+
+#include <algorithm>
+
+#include "arch/cpu.h"
+#include "arch/error.h"
+#include "gemm/kernel.h"
+#include "gemm/pack.h"
+
+namespace octavo {
+namespace {
+
+// Index in kFormats, or -1.
+int find_format(int32_t dtype) {
+  for (int i = 0; i < kNumFormats; ++i) {
+    if (kFormats[i].dtype == dtype) return i;
+  }
+  return -1;
+}
+
+const KernelSet& kernels() {
+#if defined(__x86_64__)
+  switch (isa()) {
+    case Isa::kAvx512Vnni:
+      return kernels_avx512_vnni();
+    case Isa::kAvx512:
+      return kernels_avx512();
+    case Isa::kAvx2:
+      return kernels_avx2();
+    case Isa::kPortable:
+      break;
+  }
+#endif
+  return kernels_portable();
+}
+
+int64_t strip_bytes(const Format& format, int64_t cols) { return cols / format.block_cols * format.packed_bytes(); }
+
+// The largest tile for the tokens that are left: index of its kernel.
+int tile_size_index(int32_t tokens_left) {
+  int index = kNumTileSizes - 1;
+  while ((1 << index) > tokens_left) --index;
+  return index;
+}
+
+// Calls body(first token, tile size index) for every tile of m tokens.
+template <class Body>
+void for_each_tile(int32_t m, Body&& body) {
+  for (int32_t token = 0; token < m;) {
+    const int index = tile_size_index(m - token);
+    body(token, index);
+    token += 1 << index;
+  }
+}
+
+// Strips of a task: enough work to outweigh taking the task, few enough to even out the threads.
+int64_t strips_per_task(int64_t num_strips, int64_t bytes_of_strip, int32_t m, int num_threads) {
+  constexpr int64_t kMinWork = 16 << 10;  // bytes of weights times tokens
+  constexpr int64_t kTasksPerThread = 8;
+  const int64_t enough = kMinWork / std::max<int64_t>(1, bytes_of_strip * m) + 1;
+  const int64_t even = num_strips / (kTasksPerThread * num_threads);
+  return std::max<int64_t>(1, std::min(enough, std::max<int64_t>(1, even)));
+}
+
+// Grows, never shrinks: at most 2.5 bytes per activation of the largest product of this thread.
+Activation* activation_scratch(size_t count) {
+  thread_local AlignedBuffer scratch;
+  if (scratch.size_bytes() < count * sizeof(Activation)) scratch = AlignedBuffer(count * sizeof(Activation));
+  return scratch.as<Activation>();
+}
+
+}  // namespace
+
+uint64_t tensor_bytes(int32_t dtype, int32_t rows, int32_t cols) {
+  const int index = find_format(dtype);
+  if (index < 0 || rows < 0 || cols < 0 || cols % kFormats[index].block_cols != 0) return 0;
+  const uint64_t row_bytes =
+      static_cast<uint64_t>(cols / kFormats[index].block_cols) * static_cast<uint64_t>(kFormats[index].block_bytes);
+  return row_bytes * static_cast<uint64_t>(rows);
+}
+
+Matrix Matrix::pack(int32_t dtype, const uint8_t* source, int32_t rows, int32_t cols, const int32_t* row_order,
+                    ThreadPool& threads) {
+  const int index = find_format(dtype);
+  if (index < 0) fail(OCTAVO_UNSUPPORTED, "weights of dtype %d are not offered", dtype);
+  const Format& format = kFormats[index];
+  if (rows <= 0 || cols <= 0) fail(OCTAVO_INVALID_ARGUMENT, "a matrix must not be empty, found %d x %d", rows, cols);
+  if (cols % format.block_cols != 0) {
+    fail(OCTAVO_INVALID_ARGUMENT, "columns of a %s matrix must be a multiple of %d, found %d", format.name,
+         format.block_cols, cols);
+  }
+  Matrix matrix;
+  matrix.format_ = index;
+  matrix.rows_ = rows;
+  matrix.cols_ = cols;
+  const int64_t num_strips = (int64_t{rows} + kStripRows - 1) / kStripRows;
+  const int64_t packed_bytes = strip_bytes(format, cols);
+  const int64_t row_bytes = cols / format.block_cols * int64_t{format.block_bytes};
+  matrix.data_ = AlignedBuffer(static_cast<size_t>(num_strips) * static_cast<size_t>(packed_bytes));
+  threads.run(num_strips, [&](int64_t strip, int) {
+    const uint8_t* strip_rows[kStripRows] = {};
+    for (int64_t row = strip * kStripRows; row < std::min<int64_t>(rows, (strip + 1) * kStripRows); ++row) {
+      strip_rows[row % kStripRows] = source + row_bytes * (row_order == nullptr ? row : row_order[row]);
+    }
+    pack_strip(format, strip_rows, cols, matrix.data_.data() + strip * packed_bytes);
+  });
+  return matrix;
+}
+
+void Matrix::dequantize_row(int32_t row, float* out) const {
+  const int64_t strip = row / kStripRows;
+  const uint8_t* packed = data_.data() + strip * strip_bytes(kFormats[format_], cols_);
+  kDequantizeRow[format_](packed, cols_, row % kStripRows, out);
+}
+
+void Matrix::multiply(const float* x, int64_t x_stride, int32_t m, float* y, int64_t y_stride,
+                      ThreadPool& threads) const {
+  const Kernel& kernel = kernels().kernels[format_];
+  const int64_t bytes_of_strip = strip_bytes(kFormats[format_], cols_);
+  const int64_t num_strips = (int64_t{rows_} + kStripRows - 1) / kStripRows;
+  const int64_t num_blocks = cols_ / kBlockCols;
+
+  Activation* activations = nullptr;
+  if (kernel.quantize != nullptr) {
+    activations = activation_scratch(static_cast<size_t>(num_blocks) * static_cast<size_t>(m));
+    const auto quantize_tile = [&](int64_t tile, int) {
+      const int32_t first = static_cast<int32_t>(tile) * kMaxTileTokens;
+      for_each_tile(std::min(m - first, kMaxTileTokens), [&](int32_t token, int size_index) {
+        const int size = 1 << size_index;
+        for (int t = 0; t < size; ++t) {
+          const int64_t row = first + token + t;
+          kernel.quantize(x + row * x_stride, cols_, activations + (first + token) * num_blocks + t, size);
+        }
+      });
+    };
+    threads.run((m + kMaxTileTokens - 1) / kMaxTileTokens, quantize_tile);
+  }
+
+  const int64_t task_strips = strips_per_task(num_strips, bytes_of_strip, m, threads.size());
+  threads.run((num_strips + task_strips - 1) / task_strips, [&](int64_t task, int) {
+    const int64_t end = std::min(num_strips, (task + 1) * task_strips);
+    for_each_tile(m, [&](int32_t token, int size_index) {
+      Tile tile;
+      tile.cols = cols_;
+      tile.x_stride = x_stride;
+      tile.y_stride = y_stride;
+      if (activations != nullptr) {
+        tile.activations = activations + token * num_blocks;
+      } else {
+        tile.x = x + token * x_stride;
+      }
+      for (int64_t strip = task * task_strips; strip < end; ++strip) {
+        tile.weights = data_.data() + strip * bytes_of_strip;
+        tile.y = y + token * y_stride + strip * kStripRows;
+        tile.num_rows = static_cast<int>(std::min<int64_t>(kStripRows, rows_ - strip * kStripRows));
+        kernel.multiply[size_index](tile);
+      }
+    });
+  });
+}
+
+}  // namespace octavo

@@ -1,0 +1,202 @@
+#include "gemm/pack.h"
+
+#include <cstring>
+
+namespace octavo {
+namespace {
+
+// A block of a file taken apart. Scales as format.h's Scales says; halves are f16 bits.
+struct FileBlock {
+  uint8_t quants[256];
+  uint16_t d = 0;
+  uint16_t minimum = 0;       // minimum or -dmin
+  uint8_t group_scales[16];   // a group's scale: signed (kInt8), 6 bits (kSplit6), 6 bits (kByteMinimum), nibbles
+  uint8_t group_minimums[8];  // kByteMinimum
+};
+
+uint16_t load_half(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
+
+// Nibbles of 32 columns: byte j holds column j and, above, column j + 16.
+void read_nibbles(const uint8_t* p, uint8_t* quants) {
+  for (int j = 0; j < 16; ++j) {
+    quants[j] = p[j] & 15;
+    quants[j + 16] = p[j] >> 4;
+  }
+}
+
+// Bit j of 4 bytes is bit 4 of column j.
+void read_fifth_bits(const uint8_t* p, uint8_t* quants) {
+  for (int j = 0; j < 32; ++j) quants[j] |= static_cast<uint8_t>((p[j / 8] >> (j % 8) & 1) << 4);
+}
+
+// Q2_K and Q3_K: byte l of each half's 32 bytes holds columns l, l + 32, l + 64, l + 96, two bits each.
+void read_pairs(const uint8_t* p, uint8_t* quants) {
+  for (int i = 0; i < 256; ++i) quants[i] = p[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+}
+
+// Q4_K and Q5_K: byte l of each 32 bytes holds columns l and l + 32 of 64.
+void read_wide_nibbles(const uint8_t* p, uint8_t* quants) {
+  for (int i = 0; i < 256; ++i) quants[i] = p[i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
+}
+
+// Q4_K and Q5_K: 8 scales and 8 minimums of 6 bits in 12 bytes; the last four have their high bits in the first eight
+// bytes.
+void read_six_bit_scales(const uint8_t* p, FileBlock& block) {
+  for (int j = 0; j < 4; ++j) {
+    block.group_scales[j] = p[j] & 63;
+    block.group_minimums[j] = p[j + 4] & 63;
+    block.group_scales[j + 4] = static_cast<uint8_t>((p[j + 8] & 15) | p[j] >> 6 << 4);
+    block.group_minimums[j + 4] = static_cast<uint8_t>(p[j + 8] >> 4 | p[j + 4] >> 6 << 4);
+  }
+}
+
+void read_block(octavo_dtype dtype, const uint8_t* p, FileBlock& block) {
+  uint8_t* quants = block.quants;
+  constexpr uint16_t kSign = 0x8000;
+  switch (dtype) {
+    case OCTAVO_Q4_0:  // d, nibbles
+    case OCTAVO_IQ4_NL:
+      block.d = load_half(p);
+      return read_nibbles(p + 2, quants);
+    case OCTAVO_Q4_1:  // d, minimum, nibbles
+      block.d = load_half(p);
+      block.minimum = load_half(p + 2);
+      return read_nibbles(p + 4, quants);
+    case OCTAVO_Q5_0:  // d, fifth bits, nibbles
+      block.d = load_half(p);
+      read_nibbles(p + 6, quants);
+      return read_fifth_bits(p + 2, quants);
+    case OCTAVO_Q5_1:  // d, minimum, fifth bits, nibbles
+      block.d = load_half(p);
+      block.minimum = load_half(p + 2);
+      read_nibbles(p + 8, quants);
+      return read_fifth_bits(p + 4, quants);
+    case OCTAVO_Q8_0:  // d, signed bytes
+      block.d = load_half(p);
+      for (int j = 0; j < 32; ++j) quants[j] = p[2 + j] ^ 0x80;
+      return;
+    case OCTAVO_Q2_K:  // scale and minimum nibbles [16], pairs [64], d, dmin
+      std::memcpy(block.group_scales, p, 16);
+      read_pairs(p + 16, quants);
+      block.d = load_half(p + 80);
+      block.minimum = load_half(p + 82) ^ kSign;
+      return;
+    case OCTAVO_Q3_K:  // third bits [32], pairs [64], 6-bit scales [12], d
+      read_pairs(p + 32, quants);
+      for (int i = 0; i < 256; ++i) quants[i] |= static_cast<uint8_t>((p[i % 32] >> (i / 32) & 1) << 2);
+      for (int j = 0; j < 16; ++j) {
+        const int low = p[96 + j % 8] >> (j / 8 * 4) & 15, high = p[104 + j % 4] >> (j / 4 * 2) & 3;
+        block.group_scales[j] = static_cast<uint8_t>(low | high << 4);
+      }
+      block.d = load_half(p + 108);
+      return;
+    case OCTAVO_Q4_K:  // d, dmin, scales [12], nibbles [128]
+      block.d = load_half(p);
+      block.minimum = load_half(p + 2) ^ kSign;
+      read_six_bit_scales(p + 4, block);
+      return read_wide_nibbles(p + 16, quants);
+    case OCTAVO_Q5_K:  // d, dmin, scales [12], fifth bits [32], nibbles [128]
+      block.d = load_half(p);
+      block.minimum = load_half(p + 2) ^ kSign;
+      read_six_bit_scales(p + 4, block);
+      read_wide_nibbles(p + 48, quants);
+      for (int i = 0; i < 256; ++i) quants[i] |= static_cast<uint8_t>((p[16 + i % 32] >> (i / 32) & 1) << 4);
+      return;
+    case OCTAVO_Q6_K:  // low nibbles [128], high pairs [64], signed scales [16], d
+      for (int i = 0; i < 256; ++i) {
+        const int low = p[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
+        const int high = p[128 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+        quants[i] = static_cast<uint8_t>(low | high << 4);
+      }
+      std::memcpy(block.group_scales, p + 192, 16);
+      block.d = load_half(p + 208);
+      return;
+    case OCTAVO_IQ4_XS:  // d, high scale bits (u16), low scale nibbles [4], nibbles [128]
+      block.d = load_half(p);
+      for (int j = 0; j < 8; ++j) {
+        const int low = p[4 + j / 2] >> (j % 2 * 4) & 15, high = load_half(p + 2) >> (2 * j) & 3;
+        block.group_scales[j] = static_cast<uint8_t>((low | high << 4) - 32);
+        read_nibbles(p + 8 + 16 * j, quants + 32 * j);
+      }
+      return;
+    case OCTAVO_F32:
+    case OCTAVO_F16:
+    case OCTAVO_BF16:
+      return;
+  }
+}
+
+void write_half(uint16_t half, int lane, uint8_t* p) { std::memcpy(p + 2 * lane, &half, sizeof half); }
+
+void write_scales(const Format& format, const FileBlock& block, int lane, uint8_t* packed) {
+  write_half(block.d, lane, packed);
+  if (format.minimums()) write_half(block.minimum, lane, packed + 32);
+  uint8_t* bytes = packed + (format.minimums() ? 64 : 32) + lane;
+  const int num_groups = format.blocks() * format.groups;
+  switch (format.scales) {
+    case Scales::kInt8:
+    case Scales::kNibbleMinimum:
+      for (int g = 0; g < num_groups; ++g) bytes[kStripRows * g] = block.group_scales[g];
+      return;
+    case Scales::kSplit6:
+      for (int g = 0; g < num_groups; ++g) {
+        const int low = block.group_scales[g] & 15, high = block.group_scales[g] >> 4;
+        bytes[kStripRows * (g / 2)] |= static_cast<uint8_t>(low << (g % 2 * 4));
+        bytes[kStripRows * (format.blocks() + g / 4)] |= static_cast<uint8_t>(high << (g % 4 * 2));
+      }
+      return;
+    case Scales::kByteMinimum:
+      for (int b = 0; b < format.blocks(); ++b) {
+        bytes[kStripRows * 2 * b] = block.group_scales[b];
+        bytes[kStripRows * (2 * b + 1)] = block.group_minimums[b];
+      }
+      return;
+    case Scales::kNone:
+    case Scales::kHalf:
+    case Scales::kHalfMinimum:
+      return;
+  }
+}
+
+// 32 columns of one row.
+void write_quants(const Format& format, const uint8_t* quants, int lane, uint8_t* packed) {
+  uint8_t* high = packed + 64 * format.low_bits;
+  const int low_mask = (1 << format.low_bits) - 1;
+  for (int i = 0; i < kBlockCols; ++i) {
+    const int quad = i / 4, low = quants[i] & low_mask, above = quants[i] >> format.low_bits;
+    const int byte = 4 * lane + i % 4;
+    if (format.low_bits == 8) packed[64 * quad + byte] = static_cast<uint8_t>(low);
+    if (format.low_bits == 4) packed[64 * (quad % 4) + byte] |= static_cast<uint8_t>(low << (quad / 4 * 4));
+    if (format.low_bits == 2) packed[64 * (quad / 4) + byte] |= static_cast<uint8_t>(low << (quad % 4 * 2));
+    if (format.high_bits == 1) high[byte] |= static_cast<uint8_t>(above << quad);
+    if (format.high_bits == 2) high[64 * (quad / 4) + byte] |= static_cast<uint8_t>(above << (quad % 4 * 2));
+  }
+}
+
+}  // namespace
+
+void pack_strip(const Format& format, const uint8_t* const rows[kStripRows], int64_t cols, uint8_t* strip) {
+  const int element_bytes = format.block_bytes;
+  const int scale_bytes = format.scale_bytes(), quant_bytes = 64 * (format.low_bits + format.high_bits);
+  for (int lane = 0; lane < kStripRows; ++lane) {
+    if (rows[lane] == nullptr) continue;
+    const uint8_t* source = rows[lane];
+    uint8_t* packed = strip;
+    for (int64_t col = 0; col < cols; col += format.block_cols) {
+      if (format.scales == Scales::kNone) {
+        std::memcpy(packed + element_bytes * lane, source, static_cast<size_t>(element_bytes));
+      } else {
+        FileBlock block;
+        read_block(format.dtype, source, block);
+        write_scales(format, block, lane, packed);
+        for (int b = 0; b < format.blocks(); ++b) {
+          write_quants(format, block.quants + kBlockCols * b, lane, packed + scale_bytes + quant_bytes * b);
+        }
+      }
+      source += format.block_bytes;
+      packed += format.packed_bytes();
+    }
+  }
+}
+
+}  // namespace octavo
