@@ -5,7 +5,7 @@
  */
 
 import type { GgufHeader } from "./gguf.ts";
-import { GgufFields } from "./gguf_fields.ts";
+import { Fields } from "./fields.ts";
 import { preTokenizers } from "./pre_tokenizers.ts";
 import type { AddedToken, Component, TokenizerJson } from "./tokenizer_json.ts";
 
@@ -13,7 +13,7 @@ import type { AddedToken, Component, TokenizerJson } from "./tokenizer_json.ts";
 const tokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4 } as const;
 
 interface GgufVocabulary {
-  readonly fields: GgufFields;
+  readonly fields: Fields;
   readonly tokens: readonly string[];
   readonly types: ArrayLike<number>;
 }
@@ -24,7 +24,7 @@ interface GgufVocabulary {
  * @throws {ModelFileError} When the metadata is incomplete, contradicts itself or is of a kind not known.
  */
 export function ggufTokenizerJson(header: GgufHeader): { json: TokenizerJson; bosToken: string | null } {
-  const fields = new GgufFields(header);
+  const fields = Fields.ofGguf(header);
   const tokens = fields.strings("tokenizer.ggml.tokens");
   const types = fields.numbersOr("tokenizer.ggml.token_type", tokens.length) ?? new Int32Array(tokens.length).fill(1);
   const vocabulary = { fields, tokens, types };

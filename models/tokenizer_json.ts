@@ -6,6 +6,7 @@
  */
 
 import { ModelFileError } from "./errors.ts";
+import { isRecord } from "./fields.ts";
 import type { TokenSpelling } from "./token_table.ts";
 
 export interface AddedToken {
@@ -147,10 +148,6 @@ function correctedPreTokenizer(file: string, part: Component): Component {
 
 function isTokenId(value: unknown): value is number {
   return typeof value === "number" && Number.isInteger(value) && value >= 0 && value < maxTokenId;
-}
-
-export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function isComponent(value: unknown): value is Component {

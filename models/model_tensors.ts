@@ -1,0 +1,162 @@
+/**
+ * From a file's tensors to the engine's: which of them a model needs and the shape each must have.
+ *
+ * @module
+ */
+
+import type { Architecture } from "./architectures.ts";
+import { ModelFileError } from "./errors.ts";
+import type { ModelConfig, TensorDtype, TensorRole, TensorSource } from "./types.ts";
+
+/** A tensor as a file's header describes it. */
+export interface FileTensor {
+  readonly name: string;
+  /** Slowest first: `[rows, cols]` of a matrix. */
+  readonly shape: readonly number[];
+  readonly dtype: TensorDtype;
+  /** Index into the model's paths. */
+  readonly file: number;
+  readonly offsetBytes: number;
+  readonly sizeBytes: number;
+}
+
+/** What a tensor's name says. Layer -1: outside the layers. */
+export interface TensorPlace {
+  readonly role: TensorRole;
+  readonly layer: number;
+}
+
+export interface TensorMapping {
+  readonly config: ModelConfig;
+  readonly architecture: Architecture;
+  readonly paths: readonly string[];
+  /** Null: known and not needed; undefined: not known. */
+  readonly placeOf: (name: string) => TensorPlace | null | undefined;
+  /** Rows of q and k lie with RoPE's pairs side by side. */
+  readonly isInterleaved: boolean;
+  /** An output matrix of its own must be there. */
+  readonly needsLmHead: boolean;
+}
+
+const perLayer: readonly TensorRole[] = [
+  "attn_norm",
+  "q_proj",
+  "k_proj",
+  "v_proj",
+  "o_proj",
+  "ffn_norm",
+  "gate_proj",
+  "up_proj",
+  "down_proj",
+];
+const vectorDtypes: readonly TensorDtype[] = ["F32", "F16", "BF16"];
+
+/**
+ * Gives each tensor its role and checks that the model has all it needs, each once and in its shape.
+ *
+ * @throws {ModelFileError} Naming the tensor.
+ */
+export function mapTensors(tensors: readonly FileTensor[], mapping: TensorMapping): TensorSource[] {
+  const sources: TensorSource[] = [];
+  const seen = new Set<string>();
+  for (const tensor of tensors) {
+    const place = mapping.placeOf(tensor.name);
+    if (place === null) continue;
+    const path = mapping.paths[tensor.file]!;
+    const field = `tensor ${tensor.name}`;
+    if (place === undefined) throw new ModelFileError(path, field, "is not known to this architecture");
+    const { layer, role } = place;
+    if (layer >= mapping.config.numLayers) {
+      throw new ModelFileError(path, field, `must be of one of the ${mapping.config.numLayers} layers`, layer);
+    }
+    const key = `${layer} ${role}`;
+    if (seen.has(key)) throw new ModelFileError(path, field, `is the second ${role} of its place`);
+    seen.add(key);
+    sources.push(sourceOf(tensor, place, path, mapping));
+  }
+  checkComplete(seen, mapping);
+  return sources;
+}
+
+function sourceOf(tensor: FileTensor, place: TensorPlace, path: string, mapping: TensorMapping): TensorSource {
+  const { config } = mapping;
+  const { dtype, shape, file, offsetBytes, sizeBytes } = tensor;
+  const wanted = roleShape(place.role, config);
+  const field = `tensor ${tensor.name}`;
+  if (shape.length !== wanted.length || shape.some((size, i) => size !== wanted[i])) {
+    throw new ModelFileError(path, field, `must have the shape ${JSON.stringify(wanted)}`, shape);
+  }
+  if (wanted.length === 1 && !vectorDtypes.includes(dtype)) {
+    throw new ModelFileError(path, field, `must be one of ${vectorDtypes.join(", ")}`, dtype);
+  }
+  const isQ = place.role === "q_proj" || place.role === "q_bias";
+  const isK = place.role === "k_proj" || place.role === "k_bias";
+  const heads = isQ ? config.numQHeads : isK ? config.numKvHeads : 0;
+  const [rows, cols] = wanted.length === 1 ? [1, wanted[0]!] : [wanted[0]!, wanted[1]!];
+  const interleavedHeads = mapping.isInterleaved ? heads : 0;
+  return { ...place, dtype, file, offsetBytes, sizeBytes, rows, cols, interleavedHeads };
+}
+
+/** Slowest first. */
+function roleShape(role: TensorRole, config: ModelConfig): readonly number[] {
+  const { hiddenSize, intermediateSize, headDim } = config;
+  const qSize = config.numQHeads * headDim;
+  const kvSize = config.numKvHeads * headDim;
+  switch (role) {
+    case "token_embedding":
+    case "lm_head":
+      return [config.vocabSize, hiddenSize];
+    case "rope_factors":
+      return [headDim / 2];
+    case "q_proj":
+      return [qSize, hiddenSize];
+    case "k_proj":
+    case "v_proj":
+      return [kvSize, hiddenSize];
+    case "o_proj":
+      return [hiddenSize, qSize];
+    case "q_bias":
+      return [qSize];
+    case "k_bias":
+    case "v_bias":
+      return [kvSize];
+    case "q_norm":
+    case "k_norm":
+      return [headDim];
+    case "attn_sinks":
+      return [config.numQHeads];
+    case "gate_proj":
+    case "up_proj":
+      return [intermediateSize, hiddenSize];
+    case "down_proj":
+      return [hiddenSize, intermediateSize];
+    case "output_norm":
+    case "attn_norm":
+    case "o_bias":
+    case "attn_post_norm":
+    case "ffn_norm":
+    case "ffn_post_norm":
+      return [hiddenSize];
+  }
+}
+
+function checkComplete(seen: ReadonlySet<string>, mapping: TensorMapping): void {
+  const { architecture, config, paths } = mapping;
+  const need = (layer: number, role: TensorRole) => {
+    if (seen.has(`${layer} ${role}`)) return;
+    const where = layer < 0 ? "" : ` of layer ${layer}`;
+    throw new ModelFileError(
+      paths[0]!,
+      `the ${role} tensor${where}`,
+      `of architecture ${architecture.name} is missing`,
+    );
+  };
+  need(-1, "token_embedding");
+  need(-1, "output_norm");
+  if (mapping.needsLmHead) need(-1, "lm_head");
+  const roles: TensorRole[] = [...perLayer];
+  if (architecture.hasQkNorm) roles.push("q_norm", "k_norm");
+  if (architecture.hasPostNorms) roles.push("attn_post_norm", "ffn_post_norm");
+  if (architecture.needsQkvBias) roles.push("q_bias", "k_bias", "v_bias");
+  for (let layer = 0; layer < config.numLayers; layer++) roles.forEach((role) => need(layer, role));
+}
