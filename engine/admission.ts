@@ -1,0 +1,97 @@
+/**
+ * Which requests can be served at all. Checked on the HTTP thread, so that a request that can never run is refused
+ * at once and by name.
+ *
+ * @module
+ */
+
+import { RequestError } from "./errors.ts";
+import { maxLogitEdits } from "./logit_edits.ts";
+import type { GenerationRequest } from "./types.ts";
+
+/** What a request is measured against. */
+export interface RequestLimits {
+  readonly maxModelLen: number;
+  readonly vocabSize: number;
+  readonly numEosTokenIds: number;
+  readonly pageSize: number;
+  readonly numPages: number;
+  readonly maxNumSeqs: number;
+  readonly maxLogprobs: number;
+  readonly maxLogitEdits: number;
+}
+
+/** More sequences than fit in one step wait their turn; a request may fill this many turns. */
+const MAX_TURNS = 8;
+
+/** @throws {RequestError} The request can never run; the message has the numbers. */
+export function checkRequest(request: GenerationRequest, limits: RequestLimits): void {
+  checkPrompt(request.promptTokenIds, limits.vocabSize);
+  checkLength(request, limits);
+  checkSampling(request, limits);
+}
+
+function checkPrompt(promptTokenIds: readonly number[], vocabSize: number): void {
+  if (promptTokenIds.length === 0) throw new RequestError("The prompt has no tokens", { param: "prompt" });
+  const invalid = promptTokenIds.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
+  if (invalid !== undefined) {
+    throw new RequestError(`The prompt's token ids must be integers from 0 to ${vocabSize - 1}, received ${invalid}`, {
+      param: "prompt",
+    });
+  }
+}
+
+function checkLength({ promptTokenIds, sampling }: GenerationRequest, limits: RequestLimits): void {
+  const { maxModelLen, pageSize, numPages } = limits;
+  const promptTokens = promptTokenIds.length;
+  const numTokens = promptTokens + sampling.maxTokens;
+  const param = promptTokens >= maxModelLen ? "prompt" : "max_tokens";
+  if (numTokens > maxModelLen) {
+    throw new RequestError(
+      `This model's maximum context length is ${maxModelLen} tokens. However, you requested ${numTokens} tokens ` +
+        `(${promptTokens} in the prompt, ${sampling.maxTokens} for the completion)`,
+      { param, code: "context_length_exceeded" },
+    );
+  }
+  // The last token sampled never enters the cache.
+  const numPagesNeeded = Math.ceil((numTokens - 1) / pageSize);
+  if (numPagesNeeded > numPages) {
+    throw new RequestError(
+      `The request needs ${numPagesNeeded} pages of ${pageSize} tokens for its ${promptTokens} prompt tokens and ` +
+        `${sampling.maxTokens} tokens of completion, but the KV cache has ${numPages}`,
+      { param, code: "context_length_exceeded" },
+    );
+  }
+}
+
+function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: RequestLimits): void {
+  const { vocabSize, numEosTokenIds } = limits;
+  const maxN = limits.maxNumSeqs * MAX_TURNS;
+  if (sampling.n > maxN) {
+    throw new RequestError(`n must be at most ${maxN} on this server, received ${sampling.n}`, { param: "n" });
+  }
+  if (sampling.logprobs !== null && sampling.logprobs > limits.maxLogprobs) {
+    throw new RequestError(
+      `At most ${limits.maxLogprobs} log-probabilities a token are offered, requested ${sampling.logprobs}`,
+      { param: "logprobs" },
+    );
+  }
+  checkTokenIds("logit_bias", sampling.logitBias.keys(), vocabSize);
+  checkTokenIds("stop_token_ids", sampling.stopTokenIds, vocabSize);
+  const edits = maxLogitEdits(sampling, { promptTokens: promptTokenIds.length, numEosTokenIds, vocabSize });
+  if (edits > limits.maxLogitEdits) {
+    throw new RequestError(
+      `logit_bias, min_tokens and penalties together may change ${edits} logits of a token, ` +
+        `the engine allows ${limits.maxLogitEdits}`,
+      { param: sampling.logitBias.size > limits.maxLogitEdits ? "logit_bias" : null },
+    );
+  }
+}
+
+function checkTokenIds(param: string, ids: Iterable<number>, vocabSize: number): void {
+  for (const id of ids) {
+    if (id >= vocabSize) {
+      throw new RequestError(`${param} must name token ids from 0 to ${vocabSize - 1}, received ${id}`, { param });
+    }
+  }
+}

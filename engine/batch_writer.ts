@@ -1,0 +1,94 @@
+/**
+ * Writes a schedule into the step buffer.
+ *
+ * ```
+ *  sequence s        0        1        2
+ *  query_len         1        1        5
+ *  tokens          [ a ]    [ b ]    [ c c c c c ]
+ *  page_table      row 0    row 1    row 2          first numPages entries of each
+ *  edit_begin        0        0        3        3   (numSeqs + 1)
+ * ```
+ *
+ * @module
+ */
+
+import type { StepBufferViews } from "./native.ts";
+import type { Sequence } from "./sequence.ts";
+
+/** What a row of the page table holds already. */
+interface Row {
+  sequence: Sequence | null;
+  admission: number;
+  numPages: number;
+}
+
+export class BatchWriter {
+  readonly #buffer: StepBufferViews;
+  readonly #rows: readonly Row[];
+
+  constructor(buffer: StepBufferViews) {
+    this.#buffer = buffer;
+    this.#rows = Array.from({ length: buffer.maxNumSeqs }, () => ({ sequence: null, admission: 0, numPages: 0 }));
+  }
+
+  /** Fills the input tables. Steady decoding writes one token, one length and at most one page id a sequence. */
+  write(batch: readonly Sequence[]): void {
+    const { header, editBegin } = this.#buffer;
+    let numTokens = 0;
+    let numEdits = 0;
+    for (let s = 0; s < batch.length; s++) {
+      const sequence = batch[s]!;
+      sequence.copyTokens(this.#buffer.tokens, numTokens, sequence.numComputed, sequence.queryLen);
+      numTokens += sequence.queryLen;
+      this.#writePages(s, sequence);
+      this.#writeSequence(s, sequence);
+      editBegin[s] = numEdits;
+      if (sequence.edits && samples(sequence)) {
+        sequence.edits.write(this.#buffer, numEdits);
+        numEdits += sequence.edits.length;
+      }
+    }
+    editBegin[batch.length] = numEdits;
+    header[0] = batch.length;
+    header[1] = numTokens;
+    header[2] = numEdits;
+  }
+
+  /** A page table only grows while its sequence runs, so a row that holds its beginning needs only the rest. */
+  #writePages(s: number, sequence: Sequence): void {
+    const row = this.#rows[s]!;
+    if (row.sequence !== sequence || row.admission !== sequence.numAdmissions) {
+      row.sequence = sequence;
+      row.admission = sequence.numAdmissions;
+      row.numPages = 0;
+    }
+    if (row.numPages === sequence.numPages) return;
+    const begin = s * this.#buffer.maxPagesPerSeq;
+    this.#buffer.pageTable.set(sequence.pages.subarray(row.numPages, sequence.numPages), begin + row.numPages);
+    row.numPages = sequence.numPages;
+  }
+
+  #writeSequence(s: number, sequence: Sequence): void {
+    const buffer = this.#buffer;
+    const { sampling } = sequence.request;
+    buffer.queryLen[s] = sequence.queryLen;
+    buffer.seqLen[s] = sequence.numComputed + sequence.queryLen;
+    buffer.sample[s] = samples(sequence) ? 1 : 0;
+    buffer.temperature[s] = sampling.temperature;
+    buffer.topK[s] = sampling.topK;
+    buffer.topP[s] = sampling.topP;
+    buffer.minP[s] = sampling.minP;
+    buffer.repetitionPenalty[s] = sampling.repetitionPenalty;
+    buffer.presencePenalty[s] = sampling.presencePenalty;
+    buffer.frequencyPenalty[s] = sampling.frequencyPenalty;
+    buffer.seed[2 * s] = sequence.seedLow;
+    buffer.seed[2 * s + 1] = sequence.seedHigh;
+    buffer.sampleIndex[s] = sequence.output.length;
+    buffer.numLogprobs[s] = sampling.logprobs ?? -1;
+  }
+}
+
+/** Whether this step computes the sequence's last token, so that the next one can be sampled. */
+export function samples(sequence: Sequence): boolean {
+  return sequence.queryLen === sequence.numPending;
+}

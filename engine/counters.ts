@@ -1,0 +1,69 @@
+/**
+ * The engine's counters and gauges in shared memory: written by its Worker, read by anyone without waiting.
+ *
+ * @module
+ */
+
+import type { FinishReason } from "./types.ts";
+
+const NAMES = [
+  "numRequestsRunning",
+  "numPagesOwned",
+  "promptTokensTotal",
+  "generationTokensTotal",
+  "preemptionsTotal",
+  "stepsTotal",
+  "finishedStop",
+  "finishedLength",
+  "finishedAbort",
+  "finishedError",
+  "lastStepTimeMs",
+] as const;
+
+export type CounterName = typeof NAMES[number];
+
+const INDEX = Object.fromEntries(NAMES.map((name, index) => [name, index])) as Record<CounterName, number>;
+
+const FINISHED: Record<FinishReason | "error", CounterName> = {
+  stop: "finishedStop",
+  length: "finishedLength",
+  abort: "finishedAbort",
+  error: "finishedError",
+};
+
+/** 64-bit integers, each read and written whole. */
+export class Counters {
+  readonly memory: SharedArrayBuffer;
+  readonly #cells: BigInt64Array;
+
+  /** @param memory Of the counters made on the other side; new memory if left out. */
+  constructor(memory = new SharedArrayBuffer(NAMES.length * BigInt64Array.BYTES_PER_ELEMENT)) {
+    this.memory = memory;
+    this.#cells = new BigInt64Array(memory);
+  }
+
+  get(name: CounterName): number {
+    return Number(Atomics.load(this.#cells, INDEX[name]));
+  }
+
+  set(name: CounterName, value: number): void {
+    Atomics.store(this.#cells, INDEX[name], BigInt(value));
+  }
+
+  add(name: CounterName, value: number): void {
+    if (value !== 0) Atomics.add(this.#cells, INDEX[name], BigInt(value));
+  }
+
+  countFinished(reason: FinishReason | "error"): void {
+    this.add(FINISHED[reason], 1);
+  }
+
+  finishedTotal(): Record<FinishReason | "error", number> {
+    return {
+      stop: this.get("finishedStop"),
+      length: this.get("finishedLength"),
+      abort: this.get("finishedAbort"),
+      error: this.get("finishedError"),
+    };
+  }
+}

@@ -1,0 +1,72 @@
+/**
+ * The KV cache's dtype and size, from what the user asked for and what there is.
+ *
+ * @module
+ */
+
+import type { ModelConfig } from "../models/types.ts";
+import type { KvCacheDtype } from "./types.ts";
+
+/** What a user may write for the KV cache's dtype. */
+export type KvCacheDtypeName = KvCacheDtype | "auto" | "fp8";
+
+/** The names of {@linkcode KvCacheDtypeName}, for option lists. */
+export const KV_CACHE_DTYPE_NAMES: readonly KvCacheDtypeName[] = [
+  "auto",
+  "bfloat16",
+  "float16",
+  "float32",
+  "fp8",
+  "fp8_e4m3",
+  "fp8_e5m2",
+];
+
+/** Decides a dtype and says why. @throws {RangeError} The name is not known. */
+export function chooseKvCacheDtype(
+  name: KvCacheDtypeName,
+  modelDtype: ModelConfig["dtype"],
+): { dtype: KvCacheDtype; reason: string } {
+  if (!KV_CACHE_DTYPE_NAMES.includes(name)) {
+    throw new RangeError(`kv_cache_dtype must be one of ${KV_CACHE_DTYPE_NAMES.join(", ")}, received "${name}"`);
+  }
+  if (name === "auto") return { dtype: modelDtype, reason: "the model's own dtype" };
+  return { dtype: name === "fp8" ? "fp8_e4m3" : name, reason: "given by --kv-cache-dtype" };
+}
+
+export interface KvCachePlanOptions {
+  /** Above 1: bytes; else a fraction of `memoryFreeBytes`. */
+  readonly kvCacheMemory: number;
+  readonly memoryFreeBytes: number;
+  /** Bytes of a page over all layers. */
+  readonly pageBytes: number;
+  /** Tokens of a page. */
+  readonly pageSize: number;
+  readonly maxModelLen: number;
+  readonly maxNumSeqs: number;
+}
+
+/**
+ * How many pages to allocate: what the memory holds, but no more than `maxNumSeqs` sequences of `maxModelLen` tokens
+ * can use.
+ *
+ * @throws {RangeError} Not even one such sequence fits; the message has the numbers and the flags to change.
+ */
+export function planKvPages(options: KvCachePlanOptions): number {
+  const { kvCacheMemory, memoryFreeBytes, pageBytes, pageSize, maxModelLen, maxNumSeqs } = options;
+  const bytes = kvCacheMemory > 1 ? kvCacheMemory : kvCacheMemory * memoryFreeBytes;
+  const pagesPerSeq = Math.ceil(maxModelLen / pageSize);
+  const numPages = Math.min(Math.floor(bytes / pageBytes), pagesPerSeq * maxNumSeqs, 2 ** 31 - 1);
+  if (numPages < pagesPerSeq) {
+    const source = kvCacheMemory > 1 ? "" : ` (${kvCacheMemory} of the ${mib(memoryFreeBytes)} that are free)`;
+    throw new RangeError(
+      `The KV cache is too small for one sequence of ${maxModelLen} tokens: it needs ` +
+        `${mib(pagesPerSeq * pageBytes)} and has ${mib(bytes)}${source}. Raise --kv-cache-memory, or lower ` +
+        `--max-model-len to ${numPages * pageSize} or less, or choose a smaller --kv-cache-dtype such as fp8`,
+    );
+  }
+  return numPages;
+}
+
+function mib(bytes: number): string {
+  return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+}

@@ -1,0 +1,106 @@
+/**
+ * A sequence's entries in the step buffer's logit edit tables: bias, bans and the token counts that the penalties
+ * need. Kept as columns, so that a step copies them with four block moves.
+ *
+ * @module
+ */
+
+import { EDIT_FLAG } from "../ffi/enums.ts";
+import type { StepBufferViews } from "./native.ts";
+import type { SamplingParams } from "./types.ts";
+
+/** Ids that end a sequence with these sampling params. */
+export function stopIds(sampling: SamplingParams, eosTokenIds: readonly number[]): ReadonlySet<number> {
+  return new Set(sampling.ignoreEos ? sampling.stopTokenIds : [...eosTokenIds, ...sampling.stopTokenIds]);
+}
+
+/**
+ * Most entries a sequence can ever need.
+ *
+ * @param numEosTokenIds How many ids end a sequence.
+ */
+export function maxLogitEdits(
+  sampling: SamplingParams,
+  size: { promptTokens: number; numEosTokenIds: number; vocabSize: number },
+): number {
+  let edits = sampling.logitBias.size;
+  if (sampling.minTokens > 0) edits += sampling.stopTokenIds.length + size.numEosTokenIds;
+  if (countsOutput(sampling)) edits += sampling.maxTokens;
+  if (sampling.repetitionPenalty !== 1) edits += size.promptTokens;
+  return Math.min(edits, size.vocabSize);
+}
+
+function countsOutput(sampling: SamplingParams): boolean {
+  return sampling.presencePenalty !== 0 || sampling.frequencyPenalty !== 0 || sampling.repetitionPenalty !== 1;
+}
+
+/** The edits of one sequence, grown as it generates. */
+export class LogitEdits {
+  length = 0;
+  #token = new Int32Array(16);
+  #count = new Int32Array(16);
+  #flags = new Int32Array(16);
+  #bias = new Float32Array(16);
+  readonly #entry = new Map<number, number>();
+  readonly #countsOutput: boolean;
+  readonly #banned: readonly number[];
+
+  /** Edits for a sequence with this prompt and, after a preemption, output. */
+  constructor(sampling: SamplingParams, prompt: Int32Array, stopIds: ReadonlySet<number>) {
+    this.#countsOutput = countsOutput(sampling);
+    this.#banned = sampling.minTokens > 0 ? [...stopIds] : [];
+    for (const [token, bias] of sampling.logitBias) this.#bias[this.#find(token)] = bias;
+    for (const token of this.#banned) this.#flags[this.#find(token)]! |= EDIT_FLAG.BANNED;
+    if (sampling.repetitionPenalty !== 1) {
+      for (const token of prompt) this.#flags[this.#find(token)]! |= EDIT_FLAG.SEEN;
+    }
+  }
+
+  /** The edits that these sampling params need, or null when they need none. */
+  static for(sampling: SamplingParams, prompt: Int32Array, stopIds: ReadonlySet<number>): LogitEdits | null {
+    const needed = sampling.logitBias.size > 0 || sampling.minTokens > 0 || countsOutput(sampling);
+    return needed ? new LogitEdits(sampling, prompt, stopIds) : null;
+  }
+
+  /** Counts a sampled token. */
+  count(token: number): void {
+    if (!this.#countsOutput) return;
+    const entry = this.#find(token);
+    this.#count[entry]!++;
+    this.#flags[entry]! |= EDIT_FLAG.SEEN;
+  }
+
+  /** Lifts the ban on stop ids: `minTokens` is reached. */
+  liftBans(): void {
+    for (const token of this.#banned) this.#flags[this.#find(token)]! &= ~EDIT_FLAG.BANNED;
+  }
+
+  /** Copies all entries to the tables of a step, from entry `begin` on. */
+  write(buffer: StepBufferViews, begin: number): void {
+    buffer.editToken.set(this.#token.subarray(0, this.length), begin);
+    buffer.editCount.set(this.#count.subarray(0, this.length), begin);
+    buffer.editFlags.set(this.#flags.subarray(0, this.length), begin);
+    buffer.editBias.set(this.#bias.subarray(0, this.length), begin);
+  }
+
+  /** The entry of a token, added if it has none. */
+  #find(token: number): number {
+    let entry = this.#entry.get(token);
+    if (entry === undefined) {
+      entry = this.length++;
+      if (entry === this.#token.length) this.#grow();
+      this.#entry.set(token, entry);
+      this.#token[entry] = token;
+    }
+    return entry;
+  }
+
+  #grow(): void {
+    const size = this.#token.length * 2;
+    const grown = <T extends Int32Array | Float32Array>(to: T, from: T) => (to.set(from), to);
+    this.#token = grown(new Int32Array(size), this.#token);
+    this.#count = grown(new Int32Array(size), this.#count);
+    this.#flags = grown(new Int32Array(size), this.#flags);
+    this.#bias = grown(new Float32Array(size), this.#bias);
+  }
+}

@@ -1,0 +1,79 @@
+/**
+ * What the HTTP thread and the engine's Worker say to each other.
+ *
+ * @module
+ */
+
+import type { ModelConfig, TensorSource, TokenTable } from "../models/types.ts";
+import type { RequestLimits } from "./admission.ts";
+import type { MailboxEnd } from "./mailbox.ts";
+import type { Delta, EngineInfo, KvCacheDtype, SamplingParams, Usage } from "./types.ts";
+
+/** What the Worker needs of a model; a tokenizer cannot cross. */
+export interface WorkerModel {
+  readonly paths: readonly string[];
+  readonly config: ModelConfig;
+  readonly tensors: readonly TensorSource[];
+  readonly tokenTable: TokenTable;
+  readonly eosTokenIds: readonly number[];
+}
+
+/** Settings of an engine, all decided. */
+export interface EngineSettings {
+  readonly device: "auto" | "cpu" | "cuda" | "hip";
+  /** Path of the native library; null = looked up. */
+  readonly library: string | null;
+  readonly kvCacheDtype: KvCacheDtype;
+  readonly kvCacheDtypeReason: string;
+  /** Above 1: bytes; else a fraction of the memory that is free once the weights are loaded. */
+  readonly kvCacheMemory: number;
+  readonly maxModelLen: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly pageSize: number;
+  readonly maxLogprobs: number;
+  /** Logit edits of one step. */
+  readonly maxLogitEdits: number;
+  /** 0 = physical cores. */
+  readonly numThreads: number;
+}
+
+/** The Worker's first message. */
+export interface StartMessage {
+  readonly model: WorkerModel;
+  readonly settings: EngineSettings;
+  readonly mailbox: MailboxEnd;
+  /** Memory of {@linkcode Counters}. */
+  readonly counters: SharedArrayBuffer;
+}
+
+/** To the engine. `key` names a request; it is never used twice. */
+export type EngineMessage =
+  | {
+    readonly type: "submit";
+    readonly key: number;
+    readonly id: string;
+    readonly prompt: Int32Array;
+    readonly sampling: SamplingParams;
+  }
+  | { readonly type: "abort"; readonly key: number }
+  | { readonly type: "close" };
+
+/** What one step did for one request. In a request's last outcome, and only there, usage or error is set. */
+export interface Outcome {
+  readonly key: number;
+  readonly deltas: readonly Delta[];
+  readonly usage: Usage | null;
+  readonly error: string | null;
+}
+
+/** From the engine. */
+export type WorkerMessage =
+  | { readonly type: "progress"; readonly loadedBytes: number; readonly totalBytes: number }
+  | { readonly type: "ready"; readonly info: EngineInfo; readonly limits: RequestLimits }
+  | { readonly type: "outcomes"; readonly outcomes: readonly Outcome[] }
+  | { readonly type: "warning"; readonly message: string }
+  /** The engine is gone; outcomes with an error have gone before. */
+  | { readonly type: "failed"; readonly message: string }
+  /** The Worker has freed everything. */
+  | { readonly type: "closed" };

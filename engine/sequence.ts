@@ -1,0 +1,98 @@
+/**
+ * A live request and its sequences, as the scheduler sees them.
+ *
+ * ```
+ *            prompt            output
+ *  tokens  [p p p p p p p p p | o o o o]     numTokens = 13
+ *  pages   [ 7     ][ 2     ][ 9     ]       in order; page i holds tokens i * pageSize ..
+ *           ^^^^^^^^^^^^^^^^^^^^^^^^ numComputed = 12: their K and V are in the pages
+ * ```
+ * A sequence with one token to compute decodes, with more it prefills: there is no other difference. Preempted, it
+ * loses its pages (numComputed = 0) and later prefills prompt and output alike.
+ *
+ * @module
+ */
+
+import type { LogitEdits } from "./logit_edits.ts";
+import type { Delta, SamplingParams } from "./types.ts";
+import type { SequenceOutput } from "./sequence_output.ts";
+
+const MASK_32 = 0xffffffffn;
+
+/** A request between submission and its terminal event. */
+export class LiveRequest {
+  readonly sequences: readonly Sequence[];
+  /** Sequences that have not finished. */
+  numUnfinished: number;
+  /** Sequences that hold pages. */
+  numRunning = 0;
+  numCompletionTokens = 0;
+  /** What this step added, until the step's outcomes are taken. */
+  deltas: Delta[] = [];
+
+  /**
+   * @param key Names the request in messages; never used twice.
+   * @param id The client's name for it, for the log.
+   */
+  constructor(
+    readonly key: number,
+    readonly id: string,
+    readonly prompt: Int32Array,
+    readonly sampling: SamplingParams,
+  ) {
+    this.sequences = Array.from({ length: sampling.n }, (_, index) => new Sequence(this, index));
+    this.numUnfinished = sampling.n;
+  }
+}
+
+export type SequenceState = "waiting" | "running" | "finished";
+
+/** One token stream and its page table. */
+export class Sequence {
+  state: SequenceState = "waiting";
+  readonly output: number[] = [];
+  /** Page ids in order, of which the first `numPages` are valid. Allocated when first admitted. */
+  pages: Int32Array = NO_PAGES;
+  numPages = 0;
+  numComputed = 0;
+  /** Tokens of the step being run. */
+  queryLen = 0;
+  /** Times it was admitted: a page table seen in an earlier admission is void. */
+  numAdmissions = 0;
+  /** Null when the sampling params need none; undefined before the first admission. */
+  edits: LogitEdits | null | undefined = undefined;
+  /** Text so far; made with the first token. */
+  text: SequenceOutput | null = null;
+  readonly seedLow: number;
+  readonly seedHigh: number;
+
+  constructor(readonly request: LiveRequest, readonly index: number) {
+    const seed = BigInt.asUintN(64, request.sampling.seed + BigInt(index));
+    this.seedLow = Number(seed & MASK_32);
+    this.seedHigh = Number(seed >> 32n);
+  }
+
+  get numTokens(): number {
+    return this.request.prompt.length + this.output.length;
+  }
+
+  /** Tokens still to compute before the next one can be sampled; >= 1 while unfinished. */
+  get numPending(): number {
+    return this.numTokens - this.numComputed;
+  }
+
+  /** Most tokens it can ever have in pages: the last one sampled is never computed. */
+  get maxKvTokens(): number {
+    return this.request.prompt.length + this.request.sampling.maxTokens - 1;
+  }
+
+  /** Copies tokens `begin .. begin + count - 1` to `target[at ..]`. */
+  copyTokens(target: Int32Array, at: number, begin: number, count: number): void {
+    const { prompt } = this.request;
+    const end = begin + count;
+    if (begin < prompt.length) target.set(prompt.subarray(begin, Math.min(end, prompt.length)), at);
+    for (let i = Math.max(begin, prompt.length); i < end; i++) target[at + i - begin] = this.output[i - prompt.length]!;
+  }
+}
+
+const NO_PAGES = new Int32Array(0);
