@@ -9,11 +9,10 @@
  * @module
  */
 
+import { tokenFlag } from "../models/token_table.ts";
 import type { TokenTable } from "../models/types.ts";
 import { characterLength, incompleteTail } from "./_utf8.ts";
 
-const SPECIAL = 1;
-const BYTE_FALLBACK = 2;
 const REPLACEMENT = "\ufffd";
 const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
 
@@ -55,8 +54,8 @@ export class Detokenizer {
     const { bytes, offsets, flags } = this.#table;
     if (id < 0 || id >= offsets.length - 1) return "";
     const flag = flags[id]!;
-    if (this.#skipSpecialTokens && (flag & SPECIAL) !== 0) return "";
-    const isFallback = (flag & BYTE_FALLBACK) !== 0;
+    if (this.#skipSpecialTokens && (flag & tokenFlag.special) !== 0) return "";
+    const isFallback = (flag & tokenFlag.byte) !== 0;
     const before = isFallback === this.#heldIsFallback ? "" : this.#takeHeld();
     this.#heldIsFallback = isFallback;
     const begin = offsets[id]!;

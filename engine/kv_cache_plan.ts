@@ -33,9 +33,11 @@ export function chooseKvCacheDtype(
   return { dtype: name === "fp8" ? "fp8_e4m3" : name, reason: "given by --kv-cache-dtype" };
 }
 
+/** Memory for the KV cache: bytes, or a fraction (above 0, at most 1) of what is free once the weights are loaded. */
+export type KvCacheMemory = { readonly bytes: number } | { readonly fraction: number };
+
 export interface KvCachePlanOptions {
-  /** Above 1: bytes; else a fraction of `memoryFreeBytes`. */
-  readonly kvCacheMemory: number;
+  readonly kvCacheMemory: KvCacheMemory;
   readonly memoryFreeBytes: number;
   /** Bytes of a page over all layers. */
   readonly pageBytes: number;
@@ -53,11 +55,11 @@ export interface KvCachePlanOptions {
  */
 export function planKvPages(options: KvCachePlanOptions): number {
   const { kvCacheMemory, memoryFreeBytes, pageBytes, pageSize, maxModelLen, maxNumSeqs } = options;
-  const bytes = kvCacheMemory > 1 ? kvCacheMemory : kvCacheMemory * memoryFreeBytes;
+  const bytes = "bytes" in kvCacheMemory ? kvCacheMemory.bytes : kvCacheMemory.fraction * memoryFreeBytes;
   const pagesPerSeq = Math.ceil(maxModelLen / pageSize);
   const numPages = Math.min(Math.floor(bytes / pageBytes), pagesPerSeq * maxNumSeqs, 2 ** 31 - 1);
   if (numPages < pagesPerSeq) {
-    const source = kvCacheMemory > 1 ? "" : ` (${kvCacheMemory} of the ${mib(memoryFreeBytes)} that are free)`;
+    const source = "bytes" in kvCacheMemory ? "" : ` (${kvCacheMemory.fraction} of the ${mib(memoryFreeBytes)} free)`;
     throw new RangeError(
       `The KV cache is too small for one sequence of ${maxModelLen} tokens: it needs ` +
         `${mib(pagesPerSeq * pageBytes)} and has ${mib(bytes)}${source}. Raise --kv-cache-memory, or lower ` +

@@ -4,8 +4,10 @@
  * @module
  */
 
+import type { Device } from "../ffi/library_search.ts";
 import type { ModelConfig, TensorSource, TokenTable } from "../models/types.ts";
 import type { RequestLimits } from "./admission.ts";
+import type { KvCacheMemory } from "./kv_cache_plan.ts";
 import type { MailboxEnd } from "./mailbox.ts";
 import type { Delta, EngineInfo, KvCacheDtype, SamplingParams, Usage } from "./types.ts";
 
@@ -20,13 +22,12 @@ export interface WorkerModel {
 
 /** Settings of an engine, all decided. */
 export interface EngineSettings {
-  readonly device: "auto" | "cpu" | "cuda" | "hip";
+  readonly device: Device;
   /** Path of the native library; null = looked up. */
   readonly library: string | null;
   readonly kvCacheDtype: KvCacheDtype;
   readonly kvCacheDtypeReason: string;
-  /** Above 1: bytes; else a fraction of the memory that is free once the weights are loaded. */
-  readonly kvCacheMemory: number;
+  readonly kvCacheMemory: KvCacheMemory;
   readonly maxModelLen: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;

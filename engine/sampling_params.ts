@@ -9,14 +9,16 @@ import { RequestError } from "./errors.ts";
 import type { SamplingParams } from "./types.ts";
 
 /** What a user may give; the rest has defaults. */
-export type SamplingOptions = {
-  readonly [K in Exclude<keyof SamplingParams, "seed" | "stop" | "logitBias">]?: SamplingParams[K] | undefined;
-} & {
-  /** An integer; taken modulo 2^64. */
-  readonly seed?: number | bigint | null | undefined;
-  readonly stop?: string | readonly string[] | null | undefined;
-  readonly logitBias?: ReadonlyMap<number, number> | Readonly<Record<string, number>> | null | undefined;
-};
+export type SamplingOptions =
+  & {
+    readonly [K in Exclude<keyof SamplingParams, "seed" | "stop" | "logitBias">]?: SamplingParams[K] | undefined;
+  }
+  & {
+    /** An integer; taken modulo 2^64. */
+    readonly seed?: number | bigint | null | undefined;
+    readonly stop?: string | readonly string[] | null | undefined;
+    readonly logitBias?: ReadonlyMap<number, number> | Readonly<Record<string, number>> | null | undefined;
+  };
 
 /** Most sequences of one request. */
 export const MAX_N = 128;

@@ -9,6 +9,7 @@
  * @module
  */
 
+import { tokenFlag } from "../models/token_table.ts";
 import type { TokenTable } from "../models/types.ts";
 import { BatchWriter, samples } from "./batch_writer.ts";
 import type { Counters } from "./counters.ts";
@@ -32,8 +33,6 @@ export interface StepLoopOptions {
   /** Told of faults that cost no request. */
   readonly warn: (message: string) => void;
 }
-
-const SPECIAL = 1;
 
 export class StepLoop {
   readonly #runner: StepRunner;
@@ -192,7 +191,7 @@ export class StepLoop {
 
   #makeOutput({ prompt, sampling }: LiveRequest): SequenceOutput {
     const { tokenTable: table, eosTokenIds } = this.#options;
-    const isTextStart = prompt.every((id) => (table.flags[id] ?? 0) & SPECIAL);
+    const isTextStart = prompt.every((id) => ((table.flags[id] ?? 0) & tokenFlag.special) !== 0);
     return new SequenceOutput({ table, sampling, eosTokenIds, isTextStart });
   }
 
@@ -233,7 +232,9 @@ export class StepLoop {
     this.#live.delete(request.key);
     if (!this.isIdle) return;
     const lost = this.#pool.reclaim();
-    if (lost > 0) this.#options.warn(`${lost} pages were not given back by requests that had ended; they are free again`);
+    if (lost > 0) {
+      this.#options.warn(`${lost} pages were not given back by requests that had ended; they are free again`);
+    }
   }
 
   #updateGauges(): void {

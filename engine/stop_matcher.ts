@@ -63,7 +63,8 @@ class Automaton {
 
   constructor(readonly stop: string) {
     this.#border = new Uint32Array(stop.length);
-    for (let i = 1, k = 0; i < stop.length; i++) {
+    let k = 0;
+    for (let i = 1; i < stop.length; i++) {
       while (k > 0 && stop[i] !== stop[k]) k = this.#border[k - 1]!;
       if (stop[i] === stop[k]) k++;
       this.#border[i] = k;

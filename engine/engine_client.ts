@@ -1,0 +1,158 @@
+/**
+ * The engine's face on the HTTP thread: checks requests, hands them to the Worker and its outcomes to their sinks.
+ * It never waits for the Worker.
+ *
+ * @module
+ */
+
+import { checkRequest, type RequestLimits } from "./admission.ts";
+import type { Counters } from "./counters.ts";
+import { EngineError, OverloadedError } from "./errors.ts";
+import type { MailboxSender } from "./mailbox.ts";
+import type { EngineMessage, Outcome, WorkerMessage } from "./messages.ts";
+import type { Engine, EngineInfo, EngineStats, GenerationRequest, Sink } from "./types.ts";
+
+export interface EngineClientOptions {
+  /** Runs the step loop; it is ended by `close()`. */
+  readonly worker: Worker;
+  readonly mailbox: MailboxSender<EngineMessage>;
+  readonly counters: Counters;
+  readonly info: EngineInfo;
+  readonly limits: RequestLimits;
+  /** Requests that may wait; more are refused with `OverloadedError`. */
+  readonly maxQueuedRequests: number;
+}
+
+export class EngineClient implements Engine {
+  readonly info: EngineInfo;
+  readonly #options: EngineClientOptions;
+  readonly #live = new Map<number, { readonly id: string; readonly sink: Sink }>();
+  readonly #ids = new Set<string>();
+  readonly #closed = Promise.withResolvers<void>();
+  #nextKey = 0;
+  #isClosing = false;
+  /** Why no request is taken any more. */
+  #failure: string | null = null;
+
+  constructor(options: EngineClientOptions) {
+    this.info = options.info;
+    this.#options = options;
+    const { worker } = options;
+    worker.onmessage = (event: MessageEvent<WorkerMessage>) => this.#receive(event.data);
+    worker.onmessageerror = () => this.#die("A message from the engine's Worker could not be read");
+    worker.onerror = (event) => {
+      event.preventDefault();
+      this.#die(event.message);
+    };
+  }
+
+  stats(): EngineStats {
+    const { counters, limits } = this.#options;
+    const numRequestsRunning = counters.get("numRequestsRunning");
+    const lastStepTimeMs = counters.get("lastStepTimeMs");
+    return {
+      numRequestsRunning,
+      // Also those that the Worker has not taken yet.
+      numRequestsWaiting: Math.max(0, this.#live.size - numRequestsRunning),
+      kvCacheUsage: counters.get("numPagesOwned") / limits.numPages,
+      promptTokensTotal: counters.get("promptTokensTotal"),
+      generationTokensTotal: counters.get("generationTokensTotal"),
+      preemptionsTotal: counters.get("preemptionsTotal"),
+      stepsTotal: counters.get("stepsTotal"),
+      requestsFinishedTotal: counters.finishedTotal(),
+      lastStepAgeMs: lastStepTimeMs === 0 ? null : Math.max(0, Date.now() - lastStepTimeMs),
+      alive: this.#failure === null,
+    };
+  }
+
+  /**
+   * See {@linkcode Engine.submit}.
+   *
+   * @throws {EngineError} The engine has failed or is closed.
+   */
+  submit(request: GenerationRequest, sink: Sink): () => void {
+    if (this.#failure !== null) throw new EngineError(this.#failure);
+    checkRequest(request, this.#options.limits);
+    if (this.#ids.has(request.id)) throw new TypeError(`Cannot submit a request: the id "${request.id}" is in use`);
+    const { maxQueuedRequests, mailbox } = this.#options;
+    const { numRequestsWaiting } = this.stats();
+    if (numRequestsWaiting >= maxQueuedRequests) {
+      throw new OverloadedError(`Too many requests wait: ${numRequestsWaiting}, the limit is ${maxQueuedRequests}`);
+    }
+    const { id, promptTokenIds, sampling } = request;
+    const key = this.#nextKey++;
+    mailbox.post({ type: "submit", key, id, prompt: Int32Array.from(promptTokenIds), sampling });
+    this.#ids.add(id);
+    this.#live.set(key, { id, sink });
+    let isAborted = false;
+    return () => {
+      if (isAborted || !this.#live.has(key)) return;
+      isAborted = true;
+      mailbox.post({ type: "abort", key });
+    };
+  }
+
+  close(): Promise<void> {
+    if (!this.#isClosing) {
+      this.#isClosing = true;
+      if (this.#failure === null) {
+        this.#failure = "The engine is closed";
+        this.#options.mailbox.post({ type: "close" });
+      }
+    }
+    return this.#closed.promise;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #receive(message: WorkerMessage): void {
+    switch (message.type) {
+      case "outcomes":
+        for (const outcome of message.outcomes) this.#deliver(outcome);
+        break;
+      case "warning":
+        console.warn(message.message);
+        break;
+      case "failed":
+        this.#failure ??= `The engine failed: ${message.message}`;
+        break;
+      case "closed":
+        this.#end("The engine is closed");
+        break;
+    }
+  }
+
+  #deliver({ key, deltas, usage, error }: Outcome): void {
+    const live = this.#live.get(key);
+    if (live === undefined) return;
+    const { id, sink } = live;
+    if (usage !== null || error !== null) {
+      this.#live.delete(key);
+      this.#ids.delete(id);
+    }
+    if (deltas.length > 0) sink.deltas(deltas);
+    if (usage !== null) sink.end(usage);
+    if (error !== null) sink.error(new EngineError(error));
+  }
+
+  /** The Worker died without a word to its requests. */
+  #die(message: string): void {
+    this.#failure ??= `The engine failed: ${message}`;
+    this.#end(this.#failure);
+  }
+
+  /** The Worker has nothing more to say: no sink is left without its end. */
+  #end(reason: string): void {
+    this.#failure ??= reason;
+    const live = [...this.#live.values()];
+    this.#live.clear();
+    this.#ids.clear();
+    for (const { sink } of live) sink.error(new EngineError(reason));
+    this.#options.counters.set("numRequestsRunning", 0);
+    this.#options.worker.terminate();
+    this.#options.mailbox.close();
+    this.#closed.resolve();
+  }
+}

@@ -1,0 +1,120 @@
+/**
+ * Starts an engine: decides the settings, starts the Worker and waits until the model is loaded.
+ *
+ * @module
+ */
+
+import type { ModelFiles } from "../models/types.ts";
+import { Counters } from "./counters.ts";
+import { EngineClient } from "./engine_client.ts";
+import { EngineError } from "./errors.ts";
+import { chooseKvCacheDtype, type KvCacheDtypeName, type KvCacheMemory } from "./kv_cache_plan.ts";
+import { MailboxSender } from "./mailbox.ts";
+import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage } from "./messages.ts";
+import type { Engine } from "./types.ts";
+
+export interface StartEngineOptions {
+  readonly model: ModelFiles;
+  /** "auto" is the model's dtype. */
+  readonly kvCacheDtype: KvCacheDtypeName;
+  readonly kvCacheMemory: KvCacheMemory;
+  /** Longest sequence, prompt and output together; the model's own limit if left out. */
+  readonly maxModelLen?: number | null;
+  readonly maxNumSeqs: number;
+  /** Tokens of one step; raised to maxNumSeqs where it is less, so that every decode fits. */
+  readonly maxNumBatchedTokens: number;
+  /** 16, 32 or 64. */
+  readonly pageSize: number;
+  /** 0 = physical cores. */
+  readonly numThreads: number;
+  /** Requests that may wait. */
+  readonly maxQueuedRequests: number;
+  readonly device?: EngineSettings["device"];
+  /** Path of the native library; looked up if left out. */
+  readonly library?: string;
+  /** Called as tensors are loaded. */
+  readonly onProgress?: (loadedBytes: number, totalBytes: number) => void;
+}
+
+/** Largest `logprobs`; OpenAI's limit. */
+const MAX_LOGPROBS = 20;
+/** Logit edits that each sequence of a step may have on average, beyond what one alone may need. */
+const LOGIT_EDITS_PER_SEQ = 1024;
+
+/**
+ * Starts an engine in a Worker of its own.
+ *
+ * @throws {RangeError} A setting is out of its range.
+ * @throws {EngineError} The library, the model or the KV cache could not be set up; the message says why.
+ */
+export function startEngine(options: StartEngineOptions): Promise<Engine> {
+  const { model, onProgress, maxQueuedRequests } = options;
+  const settings = engineSettings(options);
+  const counters = new Counters();
+  const mailbox = new MailboxSender<EngineMessage>();
+  const worker = new Worker(new URL("./engine_worker.ts", import.meta.url), { type: "module", name: "octavo-engine" });
+  const { promise, resolve, reject } = Promise.withResolvers<Engine>();
+  const fail = (message: string) => {
+    worker.terminate();
+    mailbox.close();
+    reject(new EngineError(message));
+  };
+  worker.onerror = (event) => {
+    event.preventDefault();
+    fail(event.message);
+  };
+  worker.onmessage = ({ data }: MessageEvent<WorkerMessage>) => {
+    if (data.type === "progress") onProgress?.(data.loadedBytes, data.totalBytes);
+    if (data.type === "failed") fail(data.message);
+    if (data.type === "ready") {
+      const { info, limits } = data;
+      resolve(new EngineClient({ worker, mailbox, counters, info, limits, maxQueuedRequests }));
+    }
+  };
+  const start: StartMessage = {
+    model: {
+      paths: model.paths,
+      config: model.config,
+      tensors: model.tensors,
+      tokenTable: model.tokenizer.table,
+      eosTokenIds: model.eosTokenIds,
+    },
+    settings,
+    mailbox: mailbox.receivingEnd,
+    counters: counters.memory,
+  };
+  worker.postMessage(start, [mailbox.receivingEnd.port]);
+  return promise;
+}
+
+/** Settings with everything decided that needs no device. @throws {RangeError} One is out of its range. */
+export function engineSettings(options: StartEngineOptions): EngineSettings {
+  const { config } = options.model;
+  const { dtype, reason } = chooseKvCacheDtype(options.kvCacheDtype, config.dtype);
+  const maxModelLen = options.maxModelLen ?? config.maxModelLen;
+  const { maxNumSeqs, maxNumBatchedTokens, pageSize, numThreads } = options;
+  checkRange("max_model_len", maxModelLen, 2, config.maxModelLen);
+  checkRange("max_num_seqs", maxNumSeqs, 1, 4096);
+  checkRange("max_num_batched_tokens", maxNumBatchedTokens, 1, 2 ** 20);
+  checkRange("num_threads", numThreads, 0, 1024);
+  if (![16, 32, 64].includes(pageSize)) throw new RangeError(`page_size must be 16, 32 or 64, received ${pageSize}`);
+  return {
+    device: options.device ?? "auto",
+    library: options.library ?? null,
+    kvCacheDtype: dtype,
+    kvCacheDtypeReason: reason,
+    kvCacheMemory: options.kvCacheMemory,
+    maxModelLen,
+    maxNumSeqs,
+    maxNumBatchedTokens: Math.max(maxNumBatchedTokens, maxNumSeqs),
+    pageSize,
+    maxLogprobs: Math.min(MAX_LOGPROBS, config.vocabSize),
+    maxLogitEdits: Math.max(config.vocabSize, maxNumSeqs * LOGIT_EDITS_PER_SEQ),
+    numThreads,
+  };
+}
+
+function checkRange(name: string, value: number, low: number, high: number): void {
+  if (Number.isInteger(value) && value >= low && value <= high) return;
+  throw new RangeError(`${name} must be an integer from ${low} to ${high}, received ${value}`);
+}
