@@ -1,0 +1,112 @@
+#include "model/engine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "arch/cpu.h"
+#include "arch/error.h"
+#include "model/forward.h"
+
+namespace octavo {
+namespace {
+
+const octavo_engine_config& check_config(const Model& model, const octavo_engine_config& config) {
+  if (!model.is_finished()) fail(OCTAVO_INVALID_ARGUMENT, "the model is not finished");
+  check_engine_config(config);
+  const int32_t max_model_len = model.config().max_model_len;
+  const int32_t needed = max_model_len / config.page_size + (max_model_len % config.page_size != 0);
+  if (config.max_pages_per_seq < needed) {
+    fail(OCTAVO_INVALID_ARGUMENT, "max_pages_per_seq must be at least %d for max_model_len %d, found %d", needed,
+         max_model_len, config.max_pages_per_seq);
+  }
+  // Memory is reserved without being committed, so a cache larger than the machine would fail only when it fills.
+  const double cache_bytes = static_cast<double>(KvCache::size_bytes(model.config(), config));
+  const double memory_bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (cache_bytes > memory_bytes) {
+    fail(OCTAVO_OUT_OF_MEMORY, "a KV cache of %d pages needs %.0f bytes, the machine has %.0f", config.num_pages,
+         cache_bytes, memory_bytes);
+  }
+  return config;
+}
+
+}  // namespace
+
+Engine::Engine(const Model& model, const octavo_engine_config& config, const float* kv_scales)
+    : model_(model),
+      config_(check_config(model, config)),
+      layout_(make_step_layout(config)),
+      kv_(model.config(), config, kv_scales),
+      scratch_(model.config(), config),
+      threads_(resolve_num_threads(config.num_threads)),
+      page_writer_(static_cast<size_t>(config.num_pages), -1) {
+  const int32_t num_samplers = std::min(threads_.size(), config.max_num_seqs);
+  for (int32_t i = 0; i < num_samplers; ++i) samplers_.emplace_back(model.config().vocab_size);
+  row_seq_.reserve(static_cast<size_t>(config.max_num_seqs));
+}
+
+void Engine::step(uint8_t* step_buffer, double size_bytes) {
+  if (size_bytes != layout_.total_bytes) {
+    fail(OCTAVO_INVALID_ARGUMENT, "the step buffer must have %.0f bytes, found %g", layout_.total_bytes, size_bytes);
+  }
+  if (reinterpret_cast<uintptr_t>(step_buffer) % 8 != 0) {
+    fail(OCTAVO_INVALID_ARGUMENT, "the step buffer must be aligned to 8 bytes, found address %p",
+         static_cast<void*>(step_buffer));
+  }
+  const StepView step = view_step_buffer(layout_, step_buffer);
+  check_step(step, {config_, model_.config().vocab_size, model_.config().max_model_len}, page_writer_);
+  row_seq_.clear();
+  for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    if (step.sample[s] != 0) row_seq_.push_back(s);
+  }
+  const int32_t num_rows = run_forward(
+      {model_, step, config_.max_pages_per_seq, kv_, scratch_, attention_scratch_, threads_});
+  sample(step, num_rows);
+}
+
+void Engine::sample(const StepView& step, int32_t num_rows) {
+  const int32_t num_logprobs = config_.max_logprobs;
+  for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    step.sampled[s] = -1;
+    step.sampled_logprob[s] = 0;
+    std::fill_n(step.top_token + int64_t{s} * num_logprobs, num_logprobs, -1);
+    std::fill_n(step.top_logprob + int64_t{s} * num_logprobs, num_logprobs, 0.0f);
+  }
+  std::atomic<int32_t> failed_row{-1};
+  threads_.run(num_rows, [&](int64_t row, int thread) {
+    const int32_t index = static_cast<int32_t>(row);
+    if (!sample_row(step, index, samplers_[static_cast<size_t>(thread)])) failed_row = index;
+  });
+  if (failed_row >= 0) {
+    fail(OCTAVO_INTERNAL, "the logits of sequence %d hold no number: the weights or scales are broken",
+         row_seq_[static_cast<size_t>(failed_row.load())]);
+  }
+}
+
+bool Engine::sample_row(const StepView& step, int32_t row, Sampler& sampler) const {
+  const int32_t s = row_seq_[static_cast<size_t>(row)];
+  const SamplingParams params = step.sampling_params(s);
+  if (!sampler.prepare(scratch_.logits.row(row), params, step.logit_edits(s))) return false;
+  const int32_t token = sampler.draw(params.sample_index);
+  step.sampled[s] = token;
+  if (step.num_logprobs[s] >= 0) {
+    const double log_sum_exp = sampler.log_sum_exp();
+    const int64_t first = int64_t{s} * config_.max_logprobs;
+    step.sampled_logprob[s] = sampler.log_probability(token, log_sum_exp);
+    sampler.top_log_probabilities(step.num_logprobs[s], log_sum_exp, step.top_token + first,
+                                  step.top_logprob + first);
+  }
+  return true;
+}
+
+void Engine::copy_logits(int32_t seq_index, float* logits) const {
+  const auto found = std::find(row_seq_.begin(), row_seq_.end(), seq_index);
+  if (found == row_seq_.end()) {
+    fail(OCTAVO_INVALID_ARGUMENT, "sequence %d did not sample in the last step", seq_index);
+  }
+  const float* row = scratch_.logits.row(found - row_seq_.begin());
+  std::copy(row, row + scratch_.logits.width(), logits);
+}
+
+}  // namespace octavo

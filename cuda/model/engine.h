@@ -1,0 +1,50 @@
+// An engine: KV pages, scratch memory, threads and samplers for one model. step() checks the step buffer, runs the forward
+// pass and samples.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "arch/thread_pool.h"
+#include "attn/attention.h"
+#include "model/kv_cache.h"
+#include "model/model.h"
+#include "model/scratch.h"
+#include "model/step_buffer.h"
+#include "ops/sampler.h"
+
+namespace octavo {
+
+class Engine {
+ public:
+  // Arguments as octavo_engine_create's. Throws Error.
+  Engine(const Model& model, const octavo_engine_config& config, const float* kv_scales);
+
+  // Runs one step. Throws Error (OCTAVO_INVALID_ARGUMENT) before anything has run when its input is not valid.
+  void step(uint8_t* step_buffer, double size_bytes);
+
+  // Copies the raw logits of a sequence of the last step.
+  void copy_logits(int32_t seq_index, float* logits) const;
+
+ private:
+  void sample(const StepView& step, int32_t num_rows);
+  bool sample_row(const StepView& step, int32_t row, Sampler& sampler) const;
+
+  const Model& model_;
+  octavo_engine_config config_;
+  octavo_step_layout layout_;
+  KvCache kv_;
+  Scratch scratch_;
+  AttentionScratch attention_scratch_;
+  ThreadPool threads_;
+  std::vector<Sampler> samplers_;     // one a thread
+  std::vector<int32_t> page_writer_;  // for check_step
+  std::vector<int32_t> row_seq_;      // sequence of each row of logits in the last step
+};
+
+}  // namespace octavo
+
+// The ABI's handle.
+struct octavo_engine {
+  octavo::Engine engine;
+};

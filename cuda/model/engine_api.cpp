@@ -1,0 +1,42 @@
+// The ABI's edge of engines.
+#include "model/engine.h"
+
+#include "arch/error.h"
+
+using octavo::fail;
+using octavo::guard;
+
+extern "C" int32_t octavo_step_layout_get(const octavo_engine_config* config, octavo_step_layout* layout) {
+  return guard([&] {
+    if (config == nullptr || layout == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "config and layout must not be NULL");
+    *layout = octavo::make_step_layout(*config);
+  });
+}
+
+extern "C" octavo_engine* octavo_engine_create(const octavo_model* model, const octavo_engine_config* config,
+                                               const float* kv_scales) {
+  octavo_engine* engine = nullptr;
+  guard([&] {
+    if (model == nullptr || config == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model and config must not be NULL");
+    engine = new octavo_engine{octavo::Engine(model->model, *config, kv_scales)};
+  });
+  return engine;
+}
+
+extern "C" int32_t octavo_step(octavo_engine* engine, uint8_t* step_buffer, double size_bytes) {
+  return guard([&] {
+    if (engine == nullptr || step_buffer == nullptr) {
+      fail(OCTAVO_INVALID_ARGUMENT, "engine and step_buffer must not be NULL");
+    }
+    engine->engine.step(step_buffer, size_bytes);
+  });
+}
+
+extern "C" int32_t octavo_engine_logits(const octavo_engine* engine, int32_t seq_index, float* logits) {
+  return guard([&] {
+    if (engine == nullptr || logits == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "engine and logits must not be NULL");
+    engine->engine.copy_logits(seq_index, logits);
+  });
+}
+
+extern "C" void octavo_engine_close(octavo_engine* engine) { delete engine; }

@@ -1,0 +1,31 @@
+// The decoder's forward pass, written once over the ops: embeddings, layers of attention and feed-forward, output head.
+// Which pieces a model has (biases, q and k norms, sandwich norms, soft-caps, windows, sinks) is read from its config and
+// from the tensors it brings.
+#pragma once
+
+#include "arch/thread_pool.h"
+#include "attn/attention.h"
+#include "model/kv_cache.h"
+#include "model/model.h"
+#include "model/scratch.h"
+#include "model/step_buffer.h"
+
+namespace octavo {
+
+// What a step works with; all outlive it.
+struct ForwardContext {
+  const Model& model;
+  const StepView& step;  // checked
+  int32_t max_pages_per_seq;
+  KvCache& kv;
+  Scratch& scratch;
+  AttentionScratch& attention_scratch;
+  ThreadPool& threads;
+};
+
+// Runs the tokens of the step through the model, appends their keys and values to the pages and leaves the logits of the
+// sequences that sample in scratch.logits, one row each in their order. Returns the number of those rows. A token's result
+// does not depend, bit for bit, on the other sequences of the step, on chunking or on page order.
+int32_t run_forward(const ForwardContext& context);
+
+}  // namespace octavo

@@ -1,0 +1,66 @@
+// The step buffer of octavo.h: where its tables lie, views of them, and the checks of what they hold.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "octavo.h"
+#include "ops/sampling_params.h"
+
+namespace octavo {
+
+// Throws Error (OCTAVO_INVALID_ARGUMENT) naming the first field of config out of its range.
+void check_engine_config(const octavo_engine_config& config);
+
+// Offsets of the tables for a config, each a multiple of 64. Throws Error when the buffer would pass 2 GB.
+octavo_step_layout make_step_layout(const octavo_engine_config& config);
+
+// The tables of one buffer; S, T, P, L, E as in octavo.h.
+struct StepView {
+  const int32_t* header;              // [16]
+  const int32_t* tokens;              // [T]
+  const int32_t* query_len;           // [S]
+  const int32_t* seq_len;             // [S]
+  const int32_t* page_table;          // [S][P]
+  const int32_t* sample;              // [S]
+  const float* temperature;           // [S]
+  const int32_t* top_k;               // [S]
+  const float* top_p;                 // [S]
+  const float* min_p;                 // [S]
+  const float* repetition_penalty;    // [S]
+  const float* presence_penalty;      // [S]
+  const float* frequency_penalty;     // [S]
+  const uint32_t* seed;               // [S][2]
+  const int32_t* sample_index;        // [S]
+  const int32_t* num_logprobs;        // [S]
+  const int32_t* edit_begin;          // [S + 1]
+  const int32_t* edit_token;          // [E]
+  const int32_t* edit_count;          // [E]
+  const int32_t* edit_flags;          // [E]
+  const float* edit_bias;             // [E]
+  int32_t* sampled;                   // [S]
+  float* sampled_logprob;             // [S]
+  int32_t* top_token;                 // [S][L]
+  float* top_logprob;                 // [S][L]
+
+  int32_t num_seqs() const { return header[0]; }
+  int32_t num_tokens() const { return header[1]; }
+  int32_t num_logit_edits() const { return header[2]; }
+  SamplingParams sampling_params(int32_t seq_index) const;
+  LogitEdits logit_edits(int32_t seq_index) const;
+};
+
+StepView view_step_buffer(const octavo_step_layout& layout, uint8_t* step_buffer);
+
+// What a step's input is checked against.
+struct StepLimits {
+  octavo_engine_config config;
+  int32_t vocab_size;
+  int32_t max_model_len;
+};
+
+// Checks every value of the input tables that a step reads; sampling columns only where sample is 1. Throws Error
+// (OCTAVO_INVALID_ARGUMENT) naming the place and the value. page_writer: [num_pages], all -1; it is left so.
+void check_step(const StepView& step, const StepLimits& limits, std::vector<int32_t>& page_writer);
+
+}  // namespace octavo

@@ -1,0 +1,132 @@
+// Where the tables of the step buffer lie, and its views.
+#include <climits>
+
+#include "arch/error.h"
+#include "model/checked_size.h"
+#include "model/step_buffer.h"
+
+namespace octavo {
+namespace {
+
+void check_field(int32_t value, const char* name, int32_t lowest, int32_t highest) {
+  if (value >= lowest && value <= highest) return;
+  fail(OCTAVO_INVALID_ARGUMENT, "%s must be %d to %d, found %d", name, lowest, highest, value);
+}
+
+// Places tables one after another, each on a multiple of 64 bytes.
+class LayoutBuilder {
+ public:
+  void place(int32_t* offset, uint64_t count, uint64_t columns = 1) {
+    *offset = static_cast<int32_t>(end_);
+    end_ += (checked_product("a step buffer", {count, columns, 4}) + 63) / 64 * 64;
+    if (end_ > INT32_MAX) {
+      fail(OCTAVO_INVALID_ARGUMENT, "the step buffer would need %llu bytes or more, at most %d are possible",
+           static_cast<unsigned long long>(end_), INT32_MAX);
+    }
+  }
+  double total_bytes() const { return static_cast<double>(end_); }
+
+ private:
+  uint64_t end_ = 0;
+};
+
+}  // namespace
+
+void check_engine_config(const octavo_engine_config& config) {
+  check_field(config.kv_dtype, "kv_dtype", OCTAVO_KV_FLOAT32, OCTAVO_KV_FP8_E5M2);
+  if (config.page_size != 16 && config.page_size != 32 && config.page_size != 64) {
+    fail(OCTAVO_INVALID_ARGUMENT, "page_size must be 16, 32 or 64, found %d", config.page_size);
+  }
+  // Slots, page * page_size + offset, are int32.
+  check_field(config.num_pages, "num_pages", 1, INT32_MAX / config.page_size);
+  check_field(config.max_num_seqs, "max_num_seqs", 1, 1 << 20);
+  check_field(config.max_num_batched_tokens, "max_num_batched_tokens", 1, 1 << 24);
+  check_field(config.max_pages_per_seq, "max_pages_per_seq", 1, INT32_MAX / config.page_size);
+  check_field(config.max_logprobs, "max_logprobs", 0, 64);
+  check_field(config.max_logit_edits, "max_logit_edits", 0, 1 << 28);
+  check_field(config.num_threads, "num_threads", 0, 1024);
+  check_field(config.reserved, "reserved", 0, 0);
+}
+
+octavo_step_layout make_step_layout(const octavo_engine_config& config) {
+  check_engine_config(config);
+  const uint64_t seqs = static_cast<uint64_t>(config.max_num_seqs);
+  const uint64_t edits = static_cast<uint64_t>(config.max_logit_edits);
+  const uint64_t logprobs = static_cast<uint64_t>(config.max_logprobs);
+  octavo_step_layout layout = {};
+  LayoutBuilder builder;
+  builder.place(&layout.header, 16);
+  builder.place(&layout.tokens, static_cast<uint64_t>(config.max_num_batched_tokens));
+  builder.place(&layout.query_len, seqs);
+  builder.place(&layout.seq_len, seqs);
+  builder.place(&layout.page_table, seqs, static_cast<uint64_t>(config.max_pages_per_seq));
+  builder.place(&layout.sample, seqs);
+  builder.place(&layout.temperature, seqs);
+  builder.place(&layout.top_k, seqs);
+  builder.place(&layout.top_p, seqs);
+  builder.place(&layout.min_p, seqs);
+  builder.place(&layout.repetition_penalty, seqs);
+  builder.place(&layout.presence_penalty, seqs);
+  builder.place(&layout.frequency_penalty, seqs);
+  builder.place(&layout.seed, seqs, 2);
+  builder.place(&layout.sample_index, seqs);
+  builder.place(&layout.num_logprobs, seqs);
+  builder.place(&layout.edit_begin, seqs + 1);
+  builder.place(&layout.edit_token, edits);
+  builder.place(&layout.edit_count, edits);
+  builder.place(&layout.edit_flags, edits);
+  builder.place(&layout.edit_bias, edits);
+  builder.place(&layout.sampled, seqs);
+  builder.place(&layout.sampled_logprob, seqs);
+  builder.place(&layout.top_token, seqs, logprobs);
+  builder.place(&layout.top_logprob, seqs, logprobs);
+  layout.total_bytes = builder.total_bytes();
+  return layout;
+}
+
+StepView view_step_buffer(const octavo_step_layout& layout, uint8_t* step_buffer) {
+  const auto ints = [&](int32_t offset) { return reinterpret_cast<int32_t*>(step_buffer + offset); };
+  const auto floats = [&](int32_t offset) { return reinterpret_cast<float*>(step_buffer + offset); };
+  StepView view;
+  view.header = ints(layout.header);
+  view.tokens = ints(layout.tokens);
+  view.query_len = ints(layout.query_len);
+  view.seq_len = ints(layout.seq_len);
+  view.page_table = ints(layout.page_table);
+  view.sample = ints(layout.sample);
+  view.temperature = floats(layout.temperature);
+  view.top_k = ints(layout.top_k);
+  view.top_p = floats(layout.top_p);
+  view.min_p = floats(layout.min_p);
+  view.repetition_penalty = floats(layout.repetition_penalty);
+  view.presence_penalty = floats(layout.presence_penalty);
+  view.frequency_penalty = floats(layout.frequency_penalty);
+  view.seed = reinterpret_cast<const uint32_t*>(step_buffer + layout.seed);
+  view.sample_index = ints(layout.sample_index);
+  view.num_logprobs = ints(layout.num_logprobs);
+  view.edit_begin = ints(layout.edit_begin);
+  view.edit_token = ints(layout.edit_token);
+  view.edit_count = ints(layout.edit_count);
+  view.edit_flags = ints(layout.edit_flags);
+  view.edit_bias = floats(layout.edit_bias);
+  view.sampled = ints(layout.sampled);
+  view.sampled_logprob = floats(layout.sampled_logprob);
+  view.top_token = ints(layout.top_token);
+  view.top_logprob = floats(layout.top_logprob);
+  return view;
+}
+
+SamplingParams StepView::sampling_params(int32_t s) const {
+  return {temperature[s],       top_p[s],
+          min_p[s],             repetition_penalty[s],
+          presence_penalty[s],  frequency_penalty[s],
+          top_k[s],             sample_index[s],
+          seed[int64_t{s} * 2], seed[int64_t{s} * 2 + 1]};
+}
+
+LogitEdits StepView::logit_edits(int32_t s) const {
+  const int32_t begin = edit_begin[s];
+  return {edit_token + begin, edit_count + begin, edit_flags + begin, edit_bias + begin, edit_begin[s + 1] - begin};
+}
+
+}  // namespace octavo
