@@ -57,7 +57,12 @@ export function readCheckpoint(folder: string): Checkpoint {
   return { paths, tensors };
 }
 
-function shardsOf(path: string, index: Record<string, unknown>): Map<string, string> {
+/**
+ * File of each tensor, from an index.
+ *
+ * @throws {ModelFileError} When a name is not that of a file beside the index.
+ */
+export function shardsOf(path: string, index: Record<string, unknown>): Map<string, string> {
   const map = index["weight_map"];
   if (!isRecord(map)) throw new ModelFileError(path, "weight_map", "must be an object", map);
   const shards = new Map<string, string>();

@@ -7,6 +7,8 @@
 import { join, resolve } from "node:path";
 import { openGgufModel } from "./gguf_model.ts";
 import { openHuggingFaceModel } from "./hf_model.ts";
+import { fetchFromHub, type HubOptions, type HubSource, parseHubSource } from "./hub.ts";
+import { HubError } from "./hub_error.ts";
 import type { ModelFiles } from "./types.ts";
 
 /** A source names no model that could be found. */
@@ -17,16 +19,36 @@ export class ModelNotFoundError extends Deno.errors.NotFound {
 /**
  * Reads a model's headers, settings and tokenizer; loads no weights.
  *
- * @param source Path of a .gguf file, or of a folder with config.json or one .gguf file.
+ * @param source Path of a .gguf file; or of a folder with config.json or one .gguf file; or `org/name[:quantization][@revision]`
+ * of the Hugging Face hub, which is asked when there is no such path.
  * @throws {ModelNotFoundError} When nothing is found; its message says what was tried.
  * @throws {ModelFileError} When a file is damaged or holds a model that is not known.
+ * @throws {HubError} When the hub does not give the model.
  */
-export async function openModel(source: string): Promise<ModelFiles> {
+export async function openModel(source: string, options: HubOptions = {}): Promise<ModelFiles> {
   const path = resolve(source);
   const info = await statOrNull(path);
   if (info?.isFile) return openGgufModel(path);
   if (info?.isDirectory) return openFolder(path);
-  throw new ModelNotFoundError(`Cannot find model ${source}: ${path} is no file`);
+  const hubSource = source.endsWith(".gguf") ? null : parseHubSource(source);
+  if (hubSource === null) {
+    const tried = `${path} does not exist, and ${source} is no org/name of the Hugging Face hub`;
+    throw new ModelNotFoundError(`Cannot find model ${source}: ${tried}`);
+  }
+  return openFetched(await fetchOrSayWhatWasTried(hubSource, path, options), hubSource.repo);
+}
+
+async function fetchOrSayWhatWasTried(source: HubSource, path: string, options: HubOptions): Promise<string> {
+  try {
+    return await fetchFromHub(source, options);
+  } catch (error) {
+    if (!(error instanceof HubError)) throw error;
+    throw new HubError(`${error.message}; nor is there a file or folder ${path}`, { cause: error.cause });
+  }
+}
+
+function openFetched(path: string, repo: string): ModelFiles {
+  return path.endsWith(".gguf") ? openGgufModel(path) : openHuggingFaceModel(path, repo);
 }
 
 function openFolder(folder: string): ModelFiles {

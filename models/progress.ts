@@ -1,0 +1,78 @@
+/**
+ * How far a long transfer has come, and how a person is told.
+ *
+ * @module
+ */
+
+export interface Progress {
+  /** What is being fetched. */
+  readonly label: string;
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}
+
+/** Called often; must be quick. */
+export type ProgressListener = (progress: Progress) => void;
+
+/** Where {@linkcode progressPrinter} writes. */
+export interface ProgressOutput {
+  readonly isTerminal: boolean;
+  write(text: string): void;
+}
+
+const barCells = 30;
+const redrawMs = 100;
+
+/** Standard error, which leaves standard output to programs. */
+export function standardErrorOutput(): ProgressOutput {
+  const encoder = new TextEncoder();
+  return {
+    isTerminal: Deno.stderr.isTerminal(),
+    write: (text) => void Deno.stderr.writeSync(encoder.encode(text)),
+  };
+}
+
+/** Draws a bar on a terminal; elsewhere writes a line at the start, at every tenth and at the end. */
+export function progressPrinter(output: ProgressOutput = standardErrorOutput()): ProgressListener {
+  return output.isTerminal ? barPrinter(output) : linePrinter(output);
+}
+
+function barPrinter(output: ProgressOutput): ProgressListener {
+  let label = "";
+  let drawnAt = -Infinity;
+  let isDone = false;
+  return (progress) => {
+    if (progress.label !== label) [label, drawnAt, isDone] = [progress.label, -Infinity, false];
+    const now = performance.now();
+    const isEnd = progress.doneBytes >= progress.totalBytes;
+    if (isDone || (!isEnd && now - drawnAt < redrawMs)) return;
+    drawnAt = now;
+    isDone = isEnd;
+    const filled = Math.floor(fraction(progress) * barCells);
+    const bar = "#".repeat(filled) + ".".repeat(barCells - filled);
+    output.write(`\r\x1b[K${label} [${bar}] ${amount(progress)}${isEnd ? "\n" : ""}`);
+  };
+}
+
+function linePrinter(output: ProgressOutput): ProgressListener {
+  let label = "";
+  let tenth = -1;
+  return (progress) => {
+    if (progress.label !== label) [label, tenth] = [progress.label, -1];
+    const reached = Math.floor(fraction(progress) * 10);
+    if (reached <= tenth) return;
+    tenth = reached;
+    output.write(`${label}: ${amount(progress)}\n`);
+  };
+}
+
+function fraction({ doneBytes, totalBytes }: Progress): number {
+  return totalBytes > 0 ? Math.min(doneBytes / totalBytes, 1) : 1;
+}
+
+/** For example "45 % (41.8 of 92.9 MB)". */
+function amount(progress: Progress): string {
+  const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
+  const percent = Math.floor(fraction(progress) * 100);
+  return `${percent} % (${megabytes(progress.doneBytes)} of ${megabytes(progress.totalBytes)} MB)`;
+}
