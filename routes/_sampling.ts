@@ -1,0 +1,60 @@
+/**
+ * From a request's fields to the engine's sampling params.
+ *
+ * @module
+ */
+
+import { samplingParams } from "../engine/sampling_params.ts";
+import type { SamplingParams } from "../engine/types.ts";
+import { badRequest } from "./errors.ts";
+import type { Server } from "./_server.ts";
+import type { ChatCompletionBody } from "./schemas/chat_completion.ts";
+import type { CompletionBody } from "./schemas/completion.ts";
+
+/** What differs between chat and plain completions. */
+export interface SamplingExtras {
+  readonly maxTokens: number;
+  readonly logprobs: number | null;
+  /** Field to name when `logprobs` is too large. */
+  readonly logprobsParam: string;
+}
+
+/**
+ * A prompt's sampling params; the model's own defaults apply where the request is silent.
+ *
+ * @throws {RequestError | ApiError} 400.
+ */
+export function requestSampling(
+  server: Server,
+  body: ChatCompletionBody | CompletionBody,
+  { maxTokens, logprobs, logprobsParam }: SamplingExtras,
+): SamplingParams {
+  const { maxLogprobs } = server.engine.info;
+  if (logprobs !== null && logprobs > maxLogprobs) {
+    throw badRequest(`Invalid "${logprobsParam}": expected at most ${maxLogprobs}, received ${logprobs}`, {
+      param: logprobsParam,
+    });
+  }
+  // Nothing but the likeliest token is left at 0; the engine's range for top_p is above 0.
+  const isArgmax = body.top_p === 0;
+  return samplingParams({
+    n: body.n ?? undefined,
+    maxTokens,
+    minTokens: body.min_tokens ?? undefined,
+    temperature: body.temperature ?? undefined,
+    topP: isArgmax ? 1 : body.top_p ?? undefined,
+    topK: isArgmax ? 1 : body.top_k ?? undefined,
+    minP: body.min_p ?? undefined,
+    repetitionPenalty: body.repetition_penalty ?? undefined,
+    presencePenalty: body.presence_penalty ?? undefined,
+    frequencyPenalty: body.frequency_penalty ?? undefined,
+    logitBias: body.logit_bias ?? null,
+    seed: body.seed ?? null,
+    stop: body.stop ?? null,
+    stopTokenIds: body.stop_token_ids ?? undefined,
+    includeStopStrInOutput: body.include_stop_str_in_output ?? undefined,
+    ignoreEos: body.ignore_eos ?? undefined,
+    logprobs,
+    skipSpecialTokens: body.skip_special_tokens ?? undefined,
+  }, server.generationDefaults);
+}

@@ -1,0 +1,38 @@
+/**
+ * What the routes need to know about the server they stand in.
+ *
+ * @module
+ */
+
+import type { Engine } from "../engine/types.ts";
+import type { ChatTemplate, GenerationDefaults, Tokenizer } from "../models/types.ts";
+
+/** Given to `createApp()`. */
+export interface ServerContext {
+  readonly engine: Engine;
+  /** Names the model is served under; the first one is its id in responses to requests that name none. */
+  readonly modelNames: readonly [string, ...string[]];
+  readonly tokenizer: Tokenizer;
+  /** Null: the model has none, and chat requests are refused. */
+  readonly chatTemplate: ChatTemplate | null;
+  /** Sampling defaults where a request is silent. */
+  readonly generationDefaults: GenerationDefaults;
+  /** With a key, every route but liveness asks for `Authorization: Bearer <key>`. */
+  readonly apiKey?: string | undefined;
+  /** Octavo's version. */
+  readonly version: string;
+  /** When the model was loaded, in Unix seconds. */
+  readonly createdAt: number;
+  /** Largest request body, in bytes. Default 10 MiB. */
+  readonly maxBodyBytes?: number | undefined;
+  /** Generation requests that may be open at once; more are answered with 429. Default 1024. */
+  readonly maxConcurrentRequests?: number | undefined;
+  /** Bytes that may wait for a slow reader of a stream before it is cut off. Default 1 MiB. */
+  readonly maxBufferedBytes?: number | undefined;
+  /** A comment is sent on a stream that has been silent for this long, in milliseconds. Default 15 s. */
+  readonly keepAliveMs?: number | undefined;
+  /** Not ready when requests run and no step has ended for this long, in milliseconds. Default 120 s. */
+  readonly stallMs?: number | undefined;
+  /** True once the server finishes its requests and takes no more: not ready, but alive. */
+  readonly isDraining?: (() => boolean) | undefined;
+}

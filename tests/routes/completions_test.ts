@@ -1,0 +1,114 @@
+import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { BOS, events, fakeApp, post, reply } from "./_fake_engine.ts";
+
+const PATH = "/v1/completions";
+
+Deno.test("completion has OpenAI's shape when not streamed", async () => {
+  const { app, engine } = fakeApp();
+  const body = await (await post(app, PATH, { model: "org/demo", prompt: "Hi" })).json();
+  assertMatch(body.id, /^cmpl-[0-9a-f]{32}$/);
+  const { id: _, created: __, ...rest } = body;
+  assertEquals(rest, {
+    object: "text_completion",
+    model: "org/demo",
+    system_fingerprint: "octavo-0.1.0",
+    choices: [{ index: 0, text: "Hello", logprobs: null, finish_reason: "stop", stop_reason: null }],
+    usage: { prompt_tokens: 3, completion_tokens: 6, total_tokens: 9, prompt_tokens_details: { cached_tokens: 0 } },
+  });
+  assertEquals(engine.requests[0]!.request.promptTokenIds, [BOS, 72, 105]);
+  assertEquals(engine.requests[0]!.request.sampling.maxTokens, 16);
+});
+
+const PROMPTS: [string, unknown, number[][]][] = [
+  ["a text", "Hi", [[BOS, 72, 105]]],
+  ["texts", ["H", "i"], [[BOS, 72], [BOS, 105]]],
+  ["token ids", [72, 105], [[72, 105]]],
+  ["lists of token ids", [[72], [105, 1]], [[72], [105, 1]]],
+];
+for (const [name, prompt, expected] of PROMPTS) {
+  Deno.test(`completion takes ${name} as prompt`, async () => {
+    const { app, engine } = fakeApp();
+    await (await post(app, PATH, { prompt })).text();
+    assertEquals(engine.requests.map(({ request }) => request.promptTokenIds), expected);
+  });
+}
+
+Deno.test("completion indexes the choices of prompt p from p x n and sums the usage", async () => {
+  const { app, engine } = fakeApp();
+  engine.script = (fake) => reply((index) => `${fake.request.promptTokenIds.length}${index}`)(fake);
+  const body = { prompt: [[1], [1, 2], [1, 2, 3]], n: 2, echo: false };
+  const whole = await (await post(app, PATH, body)).json();
+  const texts = ["10", "11", "20", "21", "30", "31"];
+  assertEquals(whole.choices.map((choice: { index: number; text: string }) => [choice.index, choice.text]), [
+    ...texts.entries(),
+  ]);
+  assertEquals(whole.usage.prompt_tokens, 6);
+  assertEquals(whole.usage.completion_tokens, 18);
+  const streamed = texts.map(() => "");
+  for (const { choices } of events(await (await post(app, PATH, { ...body, stream: true })).text()).slice(0, -1)) {
+    streamed[choices[0].index] += choices[0].text;
+  }
+  assertEquals(streamed, texts);
+});
+
+Deno.test("completion gives prompts their own random seeds, and the given one to each", async () => {
+  const { app, engine } = fakeApp();
+  await (await post(app, PATH, { prompt: ["a", "a"] })).text();
+  await (await post(app, PATH, { prompt: ["a", "a"], seed: -1 })).text();
+  const seeds = engine.requests.map(({ request }) => request.sampling.seed);
+  assertNotEquals(seeds[0], seeds[1]);
+  assertEquals(seeds.slice(2), [2n ** 64n - 1n, 2n ** 64n - 1n]);
+});
+
+Deno.test("completion stream equals the whole response, whatever the options", async () => {
+  const { app, engine } = fakeApp();
+  engine.script = reply("é🙂!");
+  const body = { prompt: ["Ü", "ab"], logprobs: 2, return_token_ids: true };
+  const whole = await (await post(app, PATH, body)).json();
+  const all = events(await (await post(app, PATH, { ...body, stream: true })).text());
+  assertEquals(all.at(-1), "[DONE]");
+  for (const choice of whole.choices) {
+    const parts = all.slice(0, -1).map(({ choices }) => choices[0]).filter(({ index }) => index === choice.index);
+    assertEquals(parts.map(({ text }) => text).join(""), choice.text);
+    assertEquals(parts[0].prompt_token_ids, choice.prompt_token_ids);
+    assertEquals(parts.flatMap(({ token_ids }) => token_ids ?? []), choice.token_ids);
+    for (const key of ["tokens", "token_logprobs", "top_logprobs", "text_offset"]) {
+      assertEquals(parts.flatMap(({ logprobs }) => logprobs?.[key] ?? []), choice.logprobs[key]);
+    }
+    assertEquals(parts.at(-1).finish_reason, "stop");
+  }
+});
+
+Deno.test("completion log-probabilities have OpenAI's shape, offsets in characters and no -Infinity", async () => {
+  const { app, engine } = fakeApp();
+  engine.script = reply("aé!");
+  const body = await (await post(app, PATH, { prompt: "x", logprobs: 3 })).json();
+  const { tokens, token_logprobs, top_logprobs, text_offset } = body.choices[0].logprobs;
+  assertEquals(tokens, ["a", "\ufffd", "\ufffd", "!", "<|end|>"]);
+  assertEquals(token_logprobs, [-0.5, -0.5, -0.5, -0.5, -0.5]);
+  assertEquals(text_offset, [0, 1, 1, 2, 3]);
+  assertEquals(top_logprobs[0], { a: -0.5, B: -2, C: -9999 });
+});
+
+Deno.test("completion puts the prompt first when asked to echo", async () => {
+  const { app } = fakeApp();
+  const whole = await (await post(app, PATH, { prompt: ["Hi ", "Ho "], echo: true })).json();
+  assertEquals(whole.choices.map(({ text }: { text: string }) => text), ["Hi Hello", "Ho Hello"]);
+  const ids = await (await post(app, PATH, { prompt: [72, 105], echo: true })).json();
+  assertEquals(ids.choices[0].text, "HiHello");
+  const all = events(await (await post(app, PATH, { prompt: "Hi ", echo: true, stream: true })).text());
+  assertEquals(all.slice(0, -1).map(({ choices }) => choices[0].text).join(""), "Hi Hello");
+});
+
+Deno.test("completion cuts the default max_tokens to what the context has left", async () => {
+  const { app, engine } = fakeApp();
+  const prompt = Array(250).fill(65);
+  await (await post(app, PATH, { prompt })).text();
+  assertEquals(engine.requests[0]!.request.sampling.maxTokens, 6);
+});
+
+Deno.test("completion leaves special tokens away when told to", async () => {
+  const { app, engine } = fakeApp();
+  await (await post(app, PATH, { prompt: "A", add_special_tokens: false })).text();
+  assertEquals(engine.requests[0]!.request.promptTokenIds, [65]);
+});

@@ -1,0 +1,53 @@
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import type { EngineStats } from "../../engine/types.ts";
+import type { ServerContext } from "../../routes/context.ts";
+import { fakeApp } from "./_fake_engine.ts";
+
+const CASES: [string, Partial<EngineStats>, Partial<ServerContext>, number, number][] = [
+  ["is idle", { lastStepAgeMs: 1e9 }, {}, 200, 200],
+  ["makes progress", { numRequestsRunning: 3, lastStepAgeMs: 50 }, {}, 200, 200],
+  ["has its first request and no step yet", { numRequestsRunning: 1, lastStepAgeMs: null }, {}, 200, 200],
+  ["stands still with requests running", { numRequestsRunning: 1, lastStepAgeMs: 1001 }, { stallMs: 1000 }, 200, 503],
+  ["is draining", {}, { isDraining: () => true }, 200, 503],
+  ["has failed", { alive: false }, {}, 503, 503],
+];
+for (const [name, stats, context, live, ready] of CASES) {
+  Deno.test(`health is live ${live}, ready ${ready} when the engine ${name}`, async () => {
+    const { app, engine } = fakeApp(context);
+    engine.currentStats = { ...engine.currentStats, ...stats };
+    for (const [path, status] of [["/health", live], ["/health/live", live], ["/health/ready", ready]] as const) {
+      const response = await app.request(path);
+      const body = await response.json();
+      assertEquals([response.status, response.headers.get("retry-after")], [status, status === 503 ? "5" : null]);
+      if (status === 503) assertEquals([body.error.code, body.error.type], ["not_ready", "server_error"]);
+    }
+    assertEquals(engine.requests.length, 0);
+  });
+}
+
+Deno.test("/v1/models lists the served names and finds them, slashes and all", async () => {
+  const { app } = fakeApp();
+  const list = await (await app.request("/v1/models")).json();
+  assertEquals(list.object, "list");
+  const card = {
+    object: "model",
+    created: 1_700_000_000,
+    owned_by: "octavo",
+    root: "demo",
+    parent: null,
+    max_model_len: 256,
+  };
+  assertEquals(list.data, [{ id: "demo", ...card }, { id: "org/demo", ...card }]);
+  for (const path of ["/v1/models/org/demo", "/v1/models/org%2Fdemo"]) {
+    assertEquals((await (await app.request(path)).json()).id, "org/demo");
+  }
+  const missing = await app.request("/v1/models/other");
+  const { error } = await missing.json();
+  assertEquals([missing.status, error.code], [404, "model_not_found"]);
+  assertStringIncludes(error.message, '"other"');
+});
+
+Deno.test("/version says the version", async () => {
+  const { app } = fakeApp();
+  assertEquals(await (await app.request("/version")).json(), { version: "0.1.0" });
+});

@@ -1,0 +1,75 @@
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { fakeApp, post, reply, USER_MESSAGE } from "./_fake_engine.ts";
+
+async function scrape(app: ReturnType<typeof fakeApp>["app"]): Promise<Map<string, number>> {
+  const response = await app.request("/metrics");
+  assertMatch(response.headers.get("content-type") ?? "", /^text\/plain; version=0\.0\.4/);
+  const text = await response.text();
+  const lines = text.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
+  for (const line of lines) assertStringIncludes(line, 'model_name="demo"');
+  const types = text.match(/^# TYPE \S+/gm) ?? [];
+  assertEquals(new Set(types).size, types.length, "a metric is declared twice");
+  return new Map(lines.map((line) => {
+    const space = line.lastIndexOf(" ");
+    return [
+      line.slice(0, space).replace(/,?model_name="demo"/, "").replace("{,", "{").replace("{}", ""),
+      Number(line.slice(space + 1)),
+    ];
+  }));
+}
+
+Deno.test("/metrics has the engine's figures under Octavo's and vLLM's names", async () => {
+  const { app, engine } = fakeApp();
+  engine.currentStats = {
+    numRequestsRunning: 3,
+    numRequestsWaiting: 2,
+    kvCacheUsage: 0.25,
+    promptTokensTotal: 100,
+    generationTokensTotal: 50,
+    preemptionsTotal: 1,
+    stepsTotal: 40,
+    requestsFinishedTotal: { stop: 4, length: 3, abort: 2, error: 1 },
+    lastStepAgeMs: 1,
+    alive: true,
+  };
+  for (let scrapes = 0; scrapes < 2; scrapes++) {
+    const values = await scrape(app);
+    const expected: Record<string, number> = {
+      octavo_num_requests_running: 3,
+      "vllm:num_requests_running": 3,
+      "vllm:num_requests_waiting": 2,
+      octavo_kv_cache_usage_ratio: 0.25,
+      "vllm:kv_cache_usage_perc": 0.25,
+      "vllm:prompt_tokens_total": 100,
+      "vllm:generation_tokens_total": 50,
+      "vllm:num_preemptions_total": 1,
+      octavo_steps_total: 40,
+      'octavo_requests_finished_total{finished_reason="stop"}': 4,
+      'vllm:request_success_total{finished_reason="length"}': 3,
+      'vllm:request_success_total{finished_reason="abort"}': 2,
+      'vllm:cache_config_info{block_size="16",num_gpu_blocks="100",cache_dtype="fp8_e4m3"}': 1,
+      octavo_kv_cache_tokens: 1600,
+      octavo_kv_cache_bytes_per_token: 23040,
+      octavo_engine_up: 1,
+    };
+    for (const [name, value] of Object.entries(expected)) assertEquals(values.get(name), value, name);
+  }
+});
+
+Deno.test("/metrics counts latencies of streams and whole responses, and responses by route", async () => {
+  const { app, engine } = fakeApp();
+  engine.script = reply("abc");
+  for (const stream of [false, true]) {
+    await (await post(app, "/v1/chat/completions", { messages: [USER_MESSAGE], stream })).text();
+  }
+  await (await post(app, "/v1/completions", { prompt: ["a", "b"] })).text();
+  await (await app.request("/nothing/secret")).text();
+  const values = await scrape(app);
+  for (const prefix of ["octavo_", "vllm:"]) {
+    assertEquals(values.get(`${prefix}time_to_first_token_seconds_count`), 4);
+    assertEquals(values.get(`${prefix}inter_token_latency_seconds_count`), 12);
+    assertEquals(values.get(`${prefix}e2e_request_latency_seconds_count`), 4);
+  }
+  assertEquals(values.get('octavo_http_responses_total{route="/v1/chat/completions",status="200"}'), 2);
+  assertEquals(values.get('octavo_http_responses_total{route="unknown",status="404"}'), 1);
+});
