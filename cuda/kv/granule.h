@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "arch/inline.h"
 #include "kv/quantize.h"
 #include "octavo.h"
 
@@ -22,7 +23,7 @@ struct GranuleLayout {
   int64_t head_bytes;   // of one kv head of a page
   int64_t page_bytes;   // of one layer's page
 
-  explicit GranuleLayout(const octavo_kv_shape& shape)
+  OCTAVO_INLINE explicit GranuleLayout(const octavo_kv_shape& shape)
       : row_bytes((int64_t{shape.head_dim} * kv_element_bytes(shape.kv_dtype) + kChunkBytes - 1) / kChunkBytes *
                   kChunkBytes),
         part_bytes(kGranuleTokens * row_bytes),
@@ -31,12 +32,12 @@ struct GranuleLayout {
         page_bytes(shape.num_kv_heads * head_bytes) {}
 
   // Offset of K's part of the granule that holds the token at offset_in_page; V's follows part_bytes later.
-  int64_t granule_offset(int64_t page, int64_t kv_head, int64_t offset_in_page) const {
+  OCTAVO_INLINE int64_t granule_offset(int64_t page, int64_t kv_head, int64_t offset_in_page) const {
     return page * page_bytes + kv_head * head_bytes + offset_in_page / kGranuleTokens * 2 * part_bytes;
   }
 
   // Offset of chunk (of 0 .. row_bytes/16 - 1) of token (0 .. 15) inside its part.
-  int64_t chunk_offset(int64_t token, int64_t chunk) const {
+  OCTAVO_INLINE int64_t chunk_offset(int64_t token, int64_t chunk) const {
     const int64_t block = chunk * kChunkBytes / kBlockBytes;
     const int64_t rest = row_bytes - block * kBlockBytes;
     const int64_t width = rest < kBlockBytes ? rest : int64_t{kBlockBytes};

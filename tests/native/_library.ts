@@ -50,31 +50,42 @@ function dlopen<N extends SymbolName>(path: string, names: readonly N[]): OpenLi
 }
 
 /**
- * Opens the library named by `OCTAVO_LIB`, or the local build. With `isa` it runs that code path whatever the process
- * runs otherwise: the library chooses once, so a private copy of the file is opened.
- *
- * @param names The functions that `symbols` will have.
- * @throws {Error} If the library is not there, saying how to build it, or the machine lacks `isa`.
+ * Opens a private copy of the library with `open`, which must call into it once, so that it runs the code path `isa`
+ * whatever the process runs otherwise: the library chooses once.
  */
-export function openLibrary<const N extends SymbolName>(names: readonly N[], isa?: Isa): OpenLibrary<N> {
-  try {
-    Deno.statSync(LIBRARY_PATH);
-  } catch {
-    throw new Error(`cannot find ${LIBRARY_PATH}; build it with: deno task build`);
-  }
-  if (isa === undefined) return dlopen(LIBRARY_PATH, names);
+export function withIsaCopy<T>(isa: Isa, open: (path: string) => T): T {
   const folder = Deno.makeTempDirSync({ prefix: "octavo-" });
   const before = Deno.env.get("OCTAVO_ISA");
   try {
     const copy = `${folder}/liboctavo-${isa}.so`;
-    Deno.copyFileSync(LIBRARY_PATH, copy);
+    Deno.copyFileSync(libraryPath(), copy);
     Deno.env.set("OCTAVO_ISA", isa);
-    return dlopen(copy, names);
+    return open(copy);
   } finally {
     if (before === undefined) Deno.env.delete("OCTAVO_ISA");
     else Deno.env.set("OCTAVO_ISA", before);
     Deno.removeSync(folder, { recursive: true });
   }
+}
+
+/** The library named by `OCTAVO_LIB`, or the local build. @throws {Error} It is not there; says how to build it. */
+export function libraryPath(): string {
+  try {
+    Deno.statSync(LIBRARY_PATH);
+    return LIBRARY_PATH;
+  } catch {
+    throw new Error(`cannot find ${LIBRARY_PATH}; build it with: deno task build`);
+  }
+}
+
+/**
+ * Opens the library with the code path `isa`, or the one the process runs.
+ *
+ * @param names The functions that `symbols` will have.
+ * @throws {Error} If the library is not there, or the machine lacks `isa`.
+ */
+export function openLibrary<const N extends SymbolName>(names: readonly N[], isa?: Isa): OpenLibrary<N> {
+  return isa === undefined ? dlopen(libraryPath(), names) : withIsaCopy(isa, (path) => dlopen(path, names));
 }
 
 /** Opens the library once for each code path this machine offers, or only for those wanted among them. */

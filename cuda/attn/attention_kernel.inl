@@ -1,0 +1,455 @@
+// The attention algorithm, once for all instruction sets. Included inside octavo's namespace after a file of vector
+// primitives (simd_*.h), which gives: kLanes, Vec, load, store, splat, add, mul, fma, max_of, horizontal_max,
+// horizontal_sum, keep_lanes, exp2_of, kE4m3Factor, transpose_chunk<dtype>, widen_chunk<dtype>, has_e4m3_nan.
+// Everything here is private to the including file.
+//
+// A unit's rows (queries x q heads of one kv head) go over the keys a tile at a time:
+//
+//   K tile, f32, transposed          scores                  V tile, f32
+//   [head_dim][tile keys]   q rows   [rows][tile keys]       [tile keys][padded_dim]
+//     each K row is read and converted once for all rows; the same memory then holds V
+//
+// Inside a split: online softmax, one rescaling a tile. Splits are merged in order. A row's arithmetic is the same
+// whichever rows surround it: each sum has its own fixed order, and a key that a row does not see adds nothing.
+
+namespace {
+
+constexpr float kLog2E = 1.44269504088896340736f;
+constexpr float kLn2 = 0.693147180559945309417f;
+
+inline float infinity() { return __builtin_inff(); }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// A scalar through the vector code, so that all exponentials are the same function.
+inline float exp2_one(float x) {
+  float lanes[kLanes];
+  store(lanes, exp2_of(splat(x)));
+  return lanes[0];
+}
+
+// Keys [first, end) of a tile, as positions in it.
+struct KeyRange {
+  int64_t first;
+  int64_t end;
+  bool empty() const { return first >= end; }
+};
+
+class UnitRun {
+ public:
+  UnitRun(const AttentionArgs& args, const AttentionUnit& unit, float* scratch)
+      : args_(args),
+        unit_(unit),
+        layout_(args.shape),
+        work_(scratch, args.shape.head_dim),
+        head_dim_(args.shape.head_dim),
+        padded_(padded_dim(args.shape.head_dim)),
+        keys_(tile_keys(args.shape.head_dim)),
+        rows_(unit.num_rows()) {
+    const float factor = args.shape.kv_dtype == OCTAVO_KV_FP8_E4M3 ? kE4m3Factor : 1.0f;
+    const float* scales = args.scales;
+    k_factor_ = (scales == nullptr ? 1.0f : scales[unit.kv_head]) * factor;
+    v_factor_ = (scales == nullptr ? 1.0f : scales[args.shape.num_kv_heads + unit.kv_head]) * factor;
+  }
+
+  const AttentionWorkspace& work() const { return work_; }
+
+  void gather_queries() {
+    for (int32_t r = 0; r < rows_; ++r) {
+      const float* from = args_.q + (unit_.first_token + r / unit_.num_heads) * args_.q_stride +
+                          int64_t{unit_.first_head + r % unit_.num_heads} * head_dim_;
+      __builtin_memcpy(work_.q + int64_t{r} * head_dim_, from, sizeof(float) * static_cast<size_t>(head_dim_));
+    }
+  }
+
+  // Softmax and weighted sum over the keys of one split.
+  void run_split(int64_t split, AttentionPartial to) {
+    for (int32_t r = 0; r < rows_; ++r) to.max[r] = -infinity();
+    __builtin_memset(work_.sums, 0, sizeof(float) * static_cast<size_t>(rows_) * kLanes);
+    __builtin_memset(to.acc, 0, sizeof(float) * static_cast<size_t>(rows_) * static_cast<size_t>(padded_));
+    const int64_t first = most(split * kSplitKeys, unit_.first_key);
+    const int64_t end = least((split + 1) * kSplitKeys, unit_.last_key() + 1);
+    for (int64_t base = first / keys_ * keys_; base < end; base += keys_) {
+      run_tile(base, {most(first - base, 0), least(end - base, keys_)}, to);
+    }
+    for (int32_t r = 0; r < rows_; ++r) to.sum[r] = horizontal_sum(load(work_.sums + r * kLanes));
+  }
+
+  // Adds a split's result to those before it. Where either saw no key, the other stays as it is, exactly.
+  void merge(AttentionPartial into, AttentionPartial split) {
+    for (int32_t r = 0; r < rows_; ++r) {
+      const float top = into.max[r] > split.max[r] ? into.max[r] : split.max[r];
+      const float base = top == -infinity() ? 0.0f : top;
+      const float old_weight = exp2_one(into.max[r] - base);
+      const float new_weight = exp2_one(split.max[r] - base);
+      into.max[r] = top;
+      into.sum[r] = into.sum[r] * old_weight + split.sum[r] * new_weight;
+      float* acc = into.acc + int64_t{r} * padded_;
+      const float* other = split.acc + int64_t{r} * padded_;
+      for (int32_t d = 0; d < padded_; d += kLanes) {
+        store(acc + d, fma(splat(new_weight), load(other + d), mul(splat(old_weight), load(acc + d))));
+      }
+    }
+  }
+
+  // Sinks, division and V's scale; writes the unit's rows of out and lse.
+  void finish(AttentionPartial from) {
+    for (int32_t r = 0; r < rows_; ++r) {
+      const int64_t token = unit_.first_token + r / unit_.num_heads;
+      const int32_t head = unit_.first_head + r % unit_.num_heads;
+      float top = from.max[r];
+      float sum = from.sum[r];
+      float weight = 1.0f;
+      if (args_.sinks != nullptr) {
+        const float sink = args_.sinks[head] * kLog2E;
+        top = sink > top ? sink : top;
+        weight = exp2_one(from.max[r] - top);
+        sum = sum * weight + exp2_one(sink - top);
+      }
+      const Vec scale = splat(weight / sum * v_factor_);
+      const int64_t row = token * args_.config.num_q_heads + head;
+      float padded[kMaxDim];
+      for (int32_t d = 0; d < padded_; d += kLanes) {
+        // Adding 0 makes a zero positive: its sign would tell how many unseen keys were added.
+        store(padded + d, add(mul(load(from.acc + int64_t{r} * padded_ + d), scale), splat(0.0f)));
+      }
+      __builtin_memcpy(args_.out + row * head_dim_, padded, sizeof(float) * static_cast<size_t>(head_dim_));
+      if (args_.lse != nullptr) args_.lse[row] = top * kLn2 + __builtin_logf(sum);
+    }
+  }
+
+ private:
+  static constexpr int32_t kMaxDim = 256;
+
+  // Keys of the tile at base that query i sees.
+  KeyRange visible(int64_t base, KeyRange tile, int32_t i) const {
+    const int64_t position = unit_.first_position + i;
+    const int32_t window = args_.config.sliding_window;
+    const int64_t first = window > 0 ? position - window + 1 : 0;
+    return {most(tile.first, first - base), least(tile.end, position + 1 - base)};
+  }
+
+  void run_tile(int64_t base, KeyRange tile, AttentionPartial to) {
+    // Every row sees the same keys if the first query sees the last key and the last query the first.
+    const KeyRange of_first = visible(base, tile, 0);
+    const KeyRange of_last = visible(base, tile, unit_.num_queries - 1);
+    const bool same = of_first.end == of_last.end && of_first.first == of_last.first;
+    const int64_t first_granule = tile.first / kGranuleTokens;
+    const int64_t end_granule = (tile.end + kGranuleTokens - 1) / kGranuleTokens;
+
+    for (int64_t g = first_granule; g < end_granule; ++g) load_keys(base, g);
+    multiply_scores(first_granule * kGranuleTokens, end_granule * kGranuleTokens);
+    for (int32_t r = 0; r < rows_; ++r) {
+      const KeyRange seen = same ? of_first : visible(base, tile, r / unit_.num_heads);
+      if (!seen.empty()) softmax_row(r, seen, to);
+    }
+    for (int64_t g = first_granule; g < end_granule; ++g) load_values(base, g);
+    if (same) {
+      accumulate(0, rows_, of_first, to);
+    } else {
+      for (int32_t i = 0; i < unit_.num_queries; ++i) {
+        const KeyRange seen = visible(base, tile, i);
+        if (!seen.empty()) accumulate(i * unit_.num_heads, (i + 1) * unit_.num_heads, seen, to);
+      }
+    }
+  }
+
+  // --- K and V: bytes to f32 -----------------------------------------------------------------------------------
+
+  const uint8_t* granule(int64_t base, int64_t g) const {
+    const int64_t token = base + g * kGranuleTokens;
+    const int32_t page_size = args_.shape.page_size;
+    const int32_t page =
+        args_.page_table[int64_t{unit_.seq} * args_.config.max_pages_per_seq + token / page_size];
+    return args_.pages + layout_.granule_offset(page, unit_.kv_head, token % page_size);
+  }
+
+  // K of granule g of the tile: tile[d][16 g + token].
+  void load_keys(int64_t base, int64_t g) {
+    const uint8_t* part = granule(base, g);
+    float* to = work_.tile + g * kGranuleTokens;
+    switch (args_.shape.kv_dtype) {
+      case OCTAVO_KV_FLOAT32:
+        return load_keys_as<OCTAVO_KV_FLOAT32>(part, to);
+      case OCTAVO_KV_FLOAT16:
+        return load_keys_as<OCTAVO_KV_FLOAT16>(part, to);
+      case OCTAVO_KV_BFLOAT16:
+        return load_keys_as<OCTAVO_KV_BFLOAT16>(part, to);
+      case OCTAVO_KV_FP8_E4M3:
+        return load_keys_as<OCTAVO_KV_FP8_E4M3>(part, to);
+      default:
+        return load_keys_as<OCTAVO_KV_FP8_E5M2>(part, to);
+    }
+  }
+
+  // V of granule g of the tile: tile[16 g + token][d].
+  void load_values(int64_t base, int64_t g) {
+    const uint8_t* part = granule(base, g) + layout_.part_bytes;
+    float* to = work_.tile + g * kGranuleTokens * padded_;
+    switch (args_.shape.kv_dtype) {
+      case OCTAVO_KV_FLOAT32:
+        return load_values_as<OCTAVO_KV_FLOAT32>(part, to);
+      case OCTAVO_KV_FLOAT16:
+        return load_values_as<OCTAVO_KV_FLOAT16>(part, to);
+      case OCTAVO_KV_BFLOAT16:
+        return load_values_as<OCTAVO_KV_BFLOAT16>(part, to);
+      case OCTAVO_KV_FP8_E4M3:
+        return load_values_as<OCTAVO_KV_FP8_E4M3>(part, to);
+      default:
+        return load_values_as<OCTAVO_KV_FP8_E5M2>(part, to);
+    }
+  }
+
+  static constexpr int chunk_elements(int dtype) {
+    return dtype == OCTAVO_KV_FLOAT32 ? 4 : dtype == OCTAVO_KV_FP8_E4M3 || dtype == OCTAVO_KV_FP8_E5M2 ? 16 : 8;
+  }
+
+  // Calls body(column block, its first chunk, std-like constant of its width or 0, width) for each column block.
+  template <class Body>
+  void for_each_block(const uint8_t* part, Body&& body) {
+    for (int64_t at = 0; at < layout_.row_bytes; at += kBlockBytes) {
+      const int64_t width = least(kBlockBytes, layout_.row_bytes - at);
+      const uint8_t* block = part + at * kGranuleTokens;
+      if (width == 128) {
+        body(block, at / kChunkBytes, Width<128>{}, width);
+      } else if (width == 64) {
+        body(block, at / kChunkBytes, Width<64>{}, width);
+      } else {
+        body(block, at / kChunkBytes, Width<0>{}, width);
+      }
+    }
+  }
+
+  template <int kDtype>
+  void load_keys_as(const uint8_t* part, float* to) {
+    constexpr int kElements = chunk_elements(kDtype);
+    for_each_block(part, [&](const uint8_t* block, int64_t first_chunk, auto fixed, int64_t width) {
+      for (int64_t c = 0; c < width / kChunkBytes; ++c) {
+        const auto chunk_of = [&](int token) { return block + chunk_in_block<decltype(fixed)::kBytes>(token, c, width); };
+        transpose_chunk<kDtype>(chunk_of, to + (first_chunk + c) * kElements * keys_, keys_);
+      }
+    });
+    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.part_bytes)) {
+      patch_nans(part, to, 1, keys_);
+    }
+  }
+
+  template <int kDtype>
+  void load_values_as(const uint8_t* part, float* to) {
+    constexpr int kElements = chunk_elements(kDtype);
+    for_each_block(part, [&](const uint8_t* block, int64_t first_chunk, auto fixed, int64_t width) {
+      float* columns = to + first_chunk * kElements;
+      for (int token = 0; token < kGranuleTokens; ++token) {
+        for (int64_t c = 0; c < width / kChunkBytes; ++c) {
+          widen_chunk<kDtype>(block + chunk_in_block<decltype(fixed)::kBytes>(token, c, width),
+                              columns + token * padded_ + c * kElements);
+        }
+      }
+    });
+    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.part_bytes)) patch_nans(part, to, padded_, 1);
+  }
+
+  template <int kWidth>
+  struct Width {
+    static constexpr int kBytes = kWidth;
+  };
+
+  // Offset in a column block of chunk c of a token; kWidth 0 is a width without swizzle, given as width.
+  template <int kWidth>
+  static int64_t chunk_in_block(int token, int64_t c, int64_t width) {
+    if constexpr (kWidth == 128) return token * 128 + ((c ^ (token & 7)) * kChunkBytes);
+    if constexpr (kWidth == 64) return token * 64 + ((c ^ ((token >> 1) & 3)) * kChunkBytes);
+    return token * width + c * kChunkBytes;
+  }
+
+  // The quick conversions of E4M3 take its NaN codes for 480: this puts NaN in their places.
+  void patch_nans(const uint8_t* part, float* to, int64_t token_stride, int64_t dim_stride) {
+    for (int64_t token = 0; token < kGranuleTokens; ++token) {
+      for (int64_t d = 0; d < padded_; ++d) {
+        if (d >= layout_.row_bytes) break;
+        const uint8_t code = part[layout_.chunk_offset(token, d / kChunkBytes) + d % kChunkBytes];
+        if ((code & 0x7f) == 0x7f) to[token * token_stride + d * dim_stride] = __builtin_nanf("");
+      }
+    }
+  }
+
+  // --- Scores --------------------------------------------------------------------------------------------------
+
+  // scores[r][key] = sum over d, in order, of q[r][d] tile[d][key].
+  void multiply_scores(int64_t first, int64_t end) {
+    int64_t key = first;
+    for (; key + kScoreVecs * kLanes <= end; key += kScoreVecs * kLanes) score_columns<kScoreVecs>(key);
+    for (; key < end; key += kLanes) score_columns<1>(key);
+  }
+
+  template <int kVecs>
+  void score_columns(int64_t key) {
+    int32_t r = 0;
+    for (; r + kRowBlock <= rows_; r += kRowBlock) score_block<kRowBlock, kVecs>(r, key);
+    score_rest<kRowBlock - 1, kVecs>(r, key);
+  }
+
+  template <int kRows, int kVecs>
+  void score_rest(int32_t r, int64_t key) {
+    if constexpr (kRows > 0) {
+      if (rows_ - r == kRows) return score_block<kRows, kVecs>(r, key);
+      score_rest<kRows - 1, kVecs>(r, key);
+    }
+  }
+
+  template <int kRows, int kVecs>
+  void score_block(int32_t r, int64_t key) {
+    Vec acc[kRows][kVecs];
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kVecs; ++j) acc[i][j] = splat(0.0f);
+    }
+    const float* q = work_.q + int64_t{r} * head_dim_;
+    const float* k = work_.tile + key;
+    for (int32_t d = 0; d < head_dim_; ++d, k += keys_) {
+      Vec column[kVecs];
+      for (int j = 0; j < kVecs; ++j) column[j] = load(k + j * kLanes);
+      for (int i = 0; i < kRows; ++i) {
+        const Vec one = splat(q[i * head_dim_ + d]);
+        for (int j = 0; j < kVecs; ++j) acc[i][j] = fma(one, column[j], acc[i][j]);
+      }
+    }
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kVecs; ++j) store(work_.scores + (r + i) * keys_ + key + j * kLanes, acc[i][j]);
+    }
+  }
+
+  // --- Softmax -------------------------------------------------------------------------------------------------
+
+  // c tanh(x / c) with tanh(y) = 1 - 2 / (exp(2 y) + 1); |y| above 20 is 1 in f32.
+  Vec soft_cap(Vec logit, float cap) const {
+    const Vec y = max_of(splat(-20.0f), min_of(splat(20.0f), mul(logit, splat(1.0f / cap))));
+    const Vec e = exp2_of(mul(y, splat(2.0f * kLog2E)));
+    const Vec fraction = divide(splat(2.0f), add(e, splat(1.0f)));
+    return mul(splat(cap * kLog2E), add(splat(1.0f), mul(splat(-1.0f), fraction)));
+  }
+
+  // Turns a row's scores into weights exp2(logit - max); keys that it does not see get 0.
+  void softmax_row(int32_t r, KeyRange seen, AttentionPartial to) {
+    float* scores = work_.scores + r * keys_;
+    const int64_t first = seen.first / kLanes * kLanes;
+    const float cap = args_.config.logit_softcap;
+    const float scale = args_.config.softmax_scale * k_factor_;
+    const Vec unseen = splat(-infinity());
+    Vec top = unseen;
+    for (int64_t key = first; key < seen.end; key += kLanes) {
+      Vec logit = load(scores + key);
+      logit = cap > 0 ? soft_cap(mul(logit, splat(scale)), cap) : mul(logit, splat(scale * kLog2E));
+      if (key < seen.first || key + kLanes > seen.end) {
+        logit = keep_lanes(logit, seen.first - key, seen.end - key, unseen);
+      }
+      store(scores + key, logit);
+      top = max_of(top, logit);
+    }
+    const float tile_max = horizontal_max(top);
+    const float old_max = to.max[r];
+    const float new_max = tile_max > old_max ? tile_max : old_max;
+    const float base = new_max == -infinity() ? 0.0f : new_max;
+    const float rescale = new_max == old_max ? 1.0f : exp2_one(old_max - base);
+    to.max[r] = new_max;
+    work_.rescale[r] = rescale;
+    Vec sum = mul(load(work_.sums + r * kLanes), splat(rescale));
+    for (int64_t key = first; key < seen.end; key += kLanes) {
+      const Vec weight = exp2_of(add(load(scores + key), splat(-base)));
+      store(scores + key, weight);
+      sum = add(sum, weight);
+    }
+    store(work_.sums + r * kLanes, sum);
+  }
+
+  // --- Weighted sum of V ---------------------------------------------------------------------------------------
+
+  // acc[r][d] = acc[r][d] rescale[r] + sum over the seen keys, in order, of weight[r][key] tile[key][d], rows first to
+  // end - 1. Keys that are not seen are not touched: there may be NaN.
+  void accumulate(int32_t first, int32_t end, KeyRange seen, AttentionPartial to) {
+    int32_t d = 0;
+    for (; d + 4 * kLanes <= padded_ && kValueVecs >= 4; d += 4 * kLanes) accumulate_columns<4>(first, end, d, seen, to);
+    for (; d + 2 * kLanes <= padded_; d += 2 * kLanes) accumulate_columns<2>(first, end, d, seen, to);
+    for (; d < padded_; d += kLanes) accumulate_columns<1>(first, end, d, seen, to);
+  }
+
+  template <int kVecs>
+  void accumulate_columns(int32_t r, int32_t end, int32_t d, KeyRange seen, AttentionPartial to) {
+    for (; r + kRowBlock <= end; r += kRowBlock) accumulate_block<kRowBlock, kVecs>(r, d, seen, to);
+    accumulate_rest<kRowBlock - 1, kVecs>(r, end, d, seen, to);
+  }
+
+  template <int kRows, int kVecs>
+  void accumulate_rest(int32_t r, int32_t end, int32_t d, KeyRange seen, AttentionPartial to) {
+    if constexpr (kRows > 0) {
+      if (end - r == kRows) return accumulate_block<kRows, kVecs>(r, d, seen, to);
+      accumulate_rest<kRows - 1, kVecs>(r, end, d, seen, to);
+    }
+  }
+
+  template <int kRows, int kVecs>
+  void accumulate_block(int32_t r, int32_t d, KeyRange seen, AttentionPartial to) {
+    Vec acc[kRows][kVecs];
+    for (int i = 0; i < kRows; ++i) {
+      const Vec rescale = splat(work_.rescale[r + i]);
+      for (int j = 0; j < kVecs; ++j) {
+        acc[i][j] = mul(rescale, load(to.acc + int64_t{r + i} * padded_ + d + j * kLanes));
+      }
+    }
+    const float* weights = work_.scores + r * keys_;
+    const float* v = work_.tile + seen.first * padded_ + d;
+    for (int64_t key = seen.first; key < seen.end; ++key, v += padded_) {
+      Vec row[kVecs];
+      for (int j = 0; j < kVecs; ++j) row[j] = load(v + j * kLanes);
+      for (int i = 0; i < kRows; ++i) {
+        const Vec weight = splat(weights[i * keys_ + key]);
+        for (int j = 0; j < kVecs; ++j) acc[i][j] = fma(weight, row[j], acc[i][j]);
+      }
+    }
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kVecs; ++j) store(to.acc + int64_t{r + i} * padded_ + d + j * kLanes, acc[i][j]);
+    }
+  }
+
+  const AttentionArgs& args_;
+  const AttentionUnit& unit_;
+  const GranuleLayout layout_;
+  const AttentionWorkspace work_;
+  const int32_t head_dim_;
+  const int32_t padded_;
+  const int32_t keys_;
+  const int32_t rows_;
+  float k_factor_;
+  float v_factor_;
+};
+
+void attend_whole(const AttentionArgs& args, const AttentionUnit& unit, float* scratch) {
+  UnitRun run(args, unit, scratch);
+  run.gather_queries();
+  const AttentionWorkspace& work = run.work();
+  const int64_t first = unit.first_split();
+  run.run_split(first, work.merged);
+  for (int64_t split = first + 1; split < first + unit.num_splits(); ++split) {
+    run.run_split(split, work.split);
+    run.merge(work.merged, work.split);
+  }
+  run.finish(work.merged);
+}
+
+void attend_split(const AttentionArgs& args, const AttentionUnit& unit, int64_t split, AttentionPartial partial,
+                  float* scratch) {
+  UnitRun run(args, unit, scratch);
+  run.gather_queries();
+  run.run_split(split, partial);
+}
+
+void attend_merge(const AttentionArgs& args, const AttentionUnit& unit, float* partials, float* scratch) {
+  UnitRun run(args, unit, scratch);
+  const int64_t floats = AttentionPartial::floats(unit.num_rows(), args.shape.head_dim);
+  const AttentionPartial merged = AttentionPartial::at(partials, unit.num_rows(), args.shape.head_dim);
+  for (int64_t i = 1; i < unit.num_splits(); ++i) {
+    run.merge(merged, AttentionPartial::at(partials + i * floats, unit.num_rows(), args.shape.head_dim));
+  }
+  run.finish(merged);
+}
+
+}  // namespace

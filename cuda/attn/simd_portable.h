@@ -1,0 +1,103 @@
+// Vector primitives of attention_kernel.inl in plain C++: four lanes by the compiler's vector extension.
+
+namespace {
+
+constexpr int kLanes = 4;
+constexpr int kRowBlock = 2;
+constexpr int kScoreVecs = 4;
+constexpr int kValueVecs = 4;
+constexpr float kE4m3Factor = 1.0f;  // f32 of a converted E4M3 x this = its value
+
+typedef float Vec __attribute__((vector_size(16)));
+typedef int32_t VecInt __attribute__((vector_size(16)));
+
+inline Vec splat(float x) { return Vec{x, x, x, x}; }
+inline Vec load(const float* from) {
+  Vec x;
+  __builtin_memcpy(&x, from, sizeof x);
+  return x;
+}
+inline void store(float* to, Vec x) { __builtin_memcpy(to, &x, sizeof x); }
+inline Vec add(Vec a, Vec b) { return a + b; }
+inline Vec mul(Vec a, Vec b) { return a * b; }
+inline Vec divide(Vec a, Vec b) { return a / b; }
+inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+// b where either is NaN, as in all min_of and max_of.
+inline Vec max_of(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec min_of(Vec a, Vec b) { return a < b ? a : b; }
+
+inline float horizontal_max(Vec x) {
+  const float low = x[0] > x[2] ? x[0] : x[2];
+  const float high = x[1] > x[3] ? x[1] : x[3];
+  return low > high ? low : high;
+}
+inline float horizontal_sum(Vec x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+
+// x in lanes first to end - 1, other elsewhere; first and end may lie outside the lanes.
+inline Vec keep_lanes(Vec x, int64_t first, int64_t end, Vec other) {
+  for (int lane = 0; lane < kLanes; ++lane) x[lane] = lane >= first && lane < end ? x[lane] : other[lane];
+  return x;
+}
+
+// 2^x for x up to 126 within 2 ulp; 2^0 = 1, NaN stays NaN, and below -125 the result is 0.
+// x = n + f: 2^f by a polynomial on [-0.5, 0.5] (relative error 1e-8), 2^n by adding n to the exponent.
+inline Vec exp2_of(Vec x) {
+  const Vec clamped = max_of(splat(-126.0f), x);
+  const Vec shifted = clamped + splat(12582912.0f);  // 1.5 x 2^23: its last place is 1
+  const Vec f = clamped - (shifted - splat(12582912.0f));
+  Vec p = splat(0.000154531634f);
+  p = p * f + splat(0.00133908633f);
+  p = p * f + splat(0.00961808302f);
+  p = p * f + splat(0.0555035695f);
+  p = p * f + splat(0.240226507f);
+  p = p * f + splat(0.693147182f);
+  p = p * f + splat(1.0f);
+  const VecInt bits = __builtin_bit_cast(VecInt, p) + (__builtin_bit_cast(VecInt, shifted) << 23);
+  const Vec power = __builtin_bit_cast(Vec, bits);
+  const Vec finite = x < splat(-125.0f) ? splat(0.0f) : power;
+  return x == x ? finite : x;
+}
+
+// Element i of a stored chunk.
+template <int kDtype>
+inline float element(const uint8_t* chunk, int i) {
+  if constexpr (kDtype == OCTAVO_KV_FLOAT32) {
+    float x;
+    __builtin_memcpy(&x, chunk + 4 * i, sizeof x);
+    return x;
+  } else if constexpr (kDtype == OCTAVO_KV_BFLOAT16) {
+    uint16_t code;
+    __builtin_memcpy(&code, chunk + 2 * i, sizeof code);
+    return __builtin_bit_cast(float, uint32_t{code} << 16);
+  } else if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
+    float x;
+    dequantize(OCTAVO_KV_FLOAT16, chunk + 2 * i, 1, 1.0f, &x);
+    return x;
+  } else {
+    return fp8_table(kDtype)[chunk[i]];
+  }
+}
+
+constexpr int elements_of_chunk(int dtype) {
+  return dtype == OCTAVO_KV_FLOAT32 ? 4 : dtype == OCTAVO_KV_FLOAT16 || dtype == OCTAVO_KV_BFLOAT16 ? 8 : 16;
+}
+
+// to[d * stride + token] = element d of chunk_of(token), 16 tokens.
+template <int kDtype, class ChunkOf>
+inline void transpose_chunk(const ChunkOf& chunk_of, float* to, int64_t stride) {
+  for (int token = 0; token < 16; ++token) {
+    const uint8_t* chunk = chunk_of(token);
+    for (int d = 0; d < elements_of_chunk(kDtype); ++d) to[d * stride + token] = element<kDtype>(chunk, d);
+  }
+}
+
+// to[d] = element d of chunk.
+template <int kDtype>
+inline void widen_chunk(const uint8_t* chunk, float* to) {
+  for (int d = 0; d < elements_of_chunk(kDtype); ++d) to[d] = element<kDtype>(chunk, d);
+}
+
+// Whether NaN codes need patching after conversion: the table knows them.
+inline bool has_e4m3_nan(const uint8_t*, int64_t) { return false; }
+
+}  // namespace

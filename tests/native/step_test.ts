@@ -1,0 +1,331 @@
+import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import { Library } from "../../ffi/library.ts";
+import { NativeEngine, type NativeEngineConfig } from "../../ffi/native_engine.ts";
+import type { StepBuffer } from "../../ffi/step_buffer.ts";
+import { ENGINE_CONFIG, STEP_LAYOUT } from "../../ffi/structs.ts";
+import { libraryPath, openLibrary } from "./_library.ts";
+import {
+  fillStep,
+  loadModel,
+  makeRandomModel,
+  openEngine,
+  randomTokens,
+  runStep,
+  type StepRow,
+} from "./_random_model.ts";
+import { sample } from "./_sampler.ts";
+
+const library = new Library(libraryPath());
+const sampler = openLibrary(["octavo_sample"]);
+const model = makeRandomModel({ roles: ["q_norm", "k_norm"] });
+const native = loadModel(library, model);
+const { vocabSize } = model.config;
+const open = (settings: Partial<NativeEngineConfig> = {}) => openEngine(native, model.config, settings);
+
+/** The logits after prompt, computed alone in one step. */
+function logitsAlone(prompt: readonly number[], settings: Partial<NativeEngineConfig> = {}): Float32Array {
+  using engine = open(settings);
+  return runStep(engine, [{ tokens: prompt, pages: [0, 1, 2, 3, 4, 5, 6, 7] }])[0]!;
+}
+
+Deno.test("octavo_step_layout_get() places the tables in order without overlap", () => {
+  const config = {
+    kv_dtype: 0,
+    page_size: 16,
+    num_pages: 10,
+    max_num_seqs: 5,
+    max_num_batched_tokens: 33,
+    max_pages_per_seq: 7,
+    max_logprobs: 3,
+    max_logit_edits: 19,
+    num_threads: 0,
+    reserved: 0,
+  };
+  const bytes = new Uint8Array(STEP_LAYOUT.sizeBytes);
+  library.check(library.symbols.octavo_step_layout_get(ENGINE_CONFIG.encode(config), bytes));
+  const { total_bytes, reserved, ...offsets } = STEP_LAYOUT.decode(bytes);
+  const words = [16, 33, 5, 5, 35, 5, 5, 5, 5, 5, 5, 5, 5, 10, 5, 5, 6, 19, 19, 19, 19, 5, 5, 15, 15];
+  let end = 0;
+  Object.entries(offsets).forEach(([name, offset], i) => {
+    assertEquals(offset, end, name);
+    end += Math.ceil(words[i]! * 4 / 64) * 64;
+  });
+  assertEquals([total_bytes, reserved], [end, 0]);
+});
+
+Deno.test("octavo_engine_create() refuses settings out of their range", () => {
+  const refused = (settings: Partial<NativeEngineConfig>, message: string) =>
+    assertThrows(() => open(settings), Error, message);
+  refused({ pageSize: 48 }, "page_size must be 16, 32 or 64, found 48");
+  refused({ numPages: 0 }, "num_pages must be 1 to 134217727, found 0");
+  refused({ numPages: 2 ** 27 }, "num_pages must be 1 to 134217727, found 134217728");
+  refused({ maxNumSeqs: 0 }, "max_num_seqs");
+  refused({ maxNumBatchedTokens: -5 }, "max_num_batched_tokens");
+  refused({ maxPagesPerSeq: 15 }, "max_pages_per_seq must be at least 16 for max_model_len 256, found 15");
+  refused({ maxLogprobs: 65 }, "max_logprobs must be 0 to 64, found 65");
+  refused({ maxLogitEdits: -1 }, "max_logit_edits");
+  refused({ numThreads: -1 }, "num_threads");
+  refused({ maxNumSeqs: 2 ** 20, maxPagesPerSeq: 2 ** 20 }, "the step buffer would need");
+  refused({ numPages: 2 ** 27 - 1, pageSize: 16 }, "a KV cache of 134217727 pages needs");
+  const scales = new Float32Array(2 * 2 * 2).fill(1);
+  const openScaled = () => {
+    using engine = open();
+    const { maxNumSeqs, maxNumBatchedTokens, maxPagesPerSeq, maxLogprobs, maxLogitEdits } = engine.buffer;
+    const limits = { maxNumSeqs, maxNumBatchedTokens, maxPagesPerSeq, maxLogprobs, maxLogitEdits };
+    const config = { ...limits, kvDtype: "fp8_e4m3", pageSize: 16, numPages: 4, numThreads: 1 } as const;
+    new NativeEngine(native, config, vocabSize, scales).close();
+  };
+  openScaled();
+  for (const value of [0, -1, NaN, Infinity]) {
+    scales[7] = value;
+    assertThrows(openScaled, Error, "V scale of layer 1, kv head 1 must be finite and above 0");
+  }
+});
+
+/** Input that octavo_step refuses: what is changed in a valid step of two sequences, and what the message says. */
+const REFUSED: Record<string, { change: (buffer: StepBuffer) => void; message: string }> = {
+  "no sequences": { change: (b) => b.header[0] = 0, message: "num_seqs of the step must be 1 to 8, found 0" },
+  "too many sequences": { change: (b) => b.header[0] = 9, message: "found 9" },
+  "too many tokens": {
+    change: (b) => b.header[1] = 129,
+    message: "num_tokens of the step must be 1 to 128, found 129",
+  },
+  "no tokens": { change: (b) => b.header[1] = 0, message: "num_tokens" },
+  "too many edits": { change: (b) => b.header[2] = 13, message: "num_logit_edits of the step must be 0 to 12" },
+  "a reserved word": { change: (b) => b.header[15] = 1, message: "a reserved header word" },
+  "lengths that do not add up": { change: (b) => b.header[1] = 8, message: "must add up to num_tokens 8, found 7" },
+  "lengths that overflow": {
+    change: (b) => b.queryLen.set([2 ** 31 - 1, 2 ** 31 - 1]),
+    message: "seq_len of sequence 0 must be its query_len 2147483647",
+  },
+  "an empty query": {
+    change: (b) => b.queryLen[1] = 0,
+    message: "query_len of sequence 1 must be at least 1, found 0",
+  },
+  "a negative query": { change: (b) => b.queryLen[0] = -3, message: "query_len of sequence 0" },
+  "seq_len below query_len": {
+    change: (b) => b.seqLen[1] = 1,
+    message: "seq_len of sequence 1 must be its query_len 2",
+  },
+  "seq_len past the model": { change: (b) => b.seqLen[1] = 257, message: "2 to 256, found 257" },
+  "a negative token": { change: (b) => b.tokens[6] = -1, message: "token 6 must be 0 to 100, found -1" },
+  "a token past the vocabulary": { change: (b) => b.tokens[0] = 101, message: "token 0 must be 0 to 100, found 101" },
+  "a negative page": { change: (b) => b.pageTable[16] = -1, message: "page 0 of sequence 1 must be 0 to 63, found -1" },
+  "a page past the cache": { change: (b) => b.pageTable[17] = 64, message: "page 1 of sequence 1 must be 0 to 63" },
+  "one page for two writers": {
+    change: (b) => b.pageTable[17] = 5,
+    message: "page 1 of sequence 1 is page 5, which sequence 0 writes in the same step",
+  },
+  "sample 2": { change: (b) => b.sample[1] = 2, message: "sample of sequence 1 must be 0 or 1, found 2" },
+  "a temperature that is no number": { change: (b) => b.temperature[1] = NaN, message: "temperature of sequence 1" },
+  "a negative top_k": { change: (b) => b.topK[0] = -1, message: "top_k of sequence 0" },
+  "top_p 0": { change: (b) => b.topP[1] = 0, message: "top_p of sequence 1 must be above 0 and at most 1, found 0" },
+  "a min_p that is no number": { change: (b) => b.minP[0] = NaN, message: "min_p of sequence 0" },
+  "repetition_penalty 0": { change: (b) => b.repetitionPenalty[0] = 0, message: "repetition_penalty of sequence 0" },
+  "an infinite presence_penalty": { change: (b) => b.presencePenalty[0] = Infinity, message: "presence_penalty" },
+  "an infinite frequency_penalty": { change: (b) => b.frequencyPenalty[1] = -Infinity, message: "frequency_penalty" },
+  "a negative sample_index": { change: (b) => b.sampleIndex[1] = -1, message: "sample_index of sequence 1" },
+  "too many logprobs": { change: (b) => b.numLogprobs[0] = 5, message: "num_logprobs of sequence 0 must be -1 to 4" },
+  "num_logprobs below -1": { change: (b) => b.numLogprobs[0] = -2, message: "found -2" },
+  "edits that start late": { change: (b) => b.editBegin[0] = 1, message: "edit_begin must run from 0" },
+  "edits that run backwards": { change: (b) => b.editBegin[2] = 0, message: "edit_begin 2 must be 1 to 2, found 0" },
+  "edits past the count": { change: (b) => b.editBegin[2] = 4, message: "edit_begin 2 must be 1 to 2, found 4" },
+  "edits short of the count": { change: (b) => b.editBegin[2] = 1, message: "num_logit_edits 2, found 0 to 1" },
+  "an edit outside the vocabulary": { change: (b) => b.editToken[1] = 101, message: "edit_token 0 of sequence 1" },
+  "a negative edit_count": { change: (b) => b.editCount[0] = -1, message: "edit_count of sequence 0" },
+  "unknown edit_flags": { change: (b) => b.editFlags[0] = 4, message: "edit_flags 0 of sequence 0 must be 0 to 3" },
+  "an edit_bias that is no number": { change: (b) => b.editBias[1] = NaN, message: "edit_bias of sequence 1" },
+};
+
+for (const [name, { change, message }] of Object.entries(REFUSED)) {
+  Deno.test(`octavo_step() refuses ${name} and changes nothing`, () => {
+    using engine = open();
+    const { buffer } = engine;
+    const first = randomTokens(20, vocabSize, 1);
+    runStep(engine, [{ tokens: first, pages: [4, 5], sample: false }, { tokens: first, pages: [6, 7], sample: false }]);
+    const rows: StepRow[] = [
+      { tokens: [1, 2, 3, 4, 5], cached: 20, pages: [4, 5] },
+      { tokens: [6, 7], cached: 20, pages: [6, 7] },
+    ];
+    const fill = () => {
+      fillStep(buffer, rows);
+      buffer.header[2] = 2;
+      buffer.editBegin.set([0, 1, 2]);
+      buffer.editToken.set([0, 1]);
+      buffer.editFlags.set([0, 0]);
+      buffer.editCount.fill(0);
+      buffer.editBias.fill(0);
+    };
+    fill();
+    buffer.sampled.fill(77);
+    change(buffer);
+    const before = buffer.bytes.slice();
+    assertThrows(() => engine.step(), Error, message);
+    assertEquals(buffer.bytes, before);
+    fill();
+    engine.step();
+    assertEquals(engine.logits(0), logitsAlone([...first, 1, 2, 3, 4, 5]));
+    assertEquals(engine.logits(1), logitsAlone([...first, 6, 7]));
+  });
+}
+
+Deno.test("octavo_step() refuses a buffer of another size", () => {
+  assertEquals(library.symbols.octavo_step(null, new Uint8Array(8), 8), 1);
+  using engine = open();
+  using smaller = open({ maxNumBatchedTokens: 16 });
+  fillStep(smaller.buffer, [{ tokens: [1], pages: [0] }]);
+  const step = (buffer: Uint8Array<ArrayBuffer>) =>
+    library.check(library.symbols.octavo_step(pointerOf(engine), buffer, buffer.length));
+  assertThrows(
+    () => step(smaller.buffer.bytes),
+    Error,
+    `the step buffer must have ${engine.buffer.bytes.length} bytes`,
+  );
+  assertThrows(() => step(new Uint8Array(engine.buffer.bytes.length + 1).subarray(1)), Error, "aligned to 8 bytes");
+});
+
+/** The engine's handle, which the class keeps to itself. */
+function pointerOf(engine: NativeEngine): Deno.PointerObject {
+  return (engine as unknown as { pointer: Deno.PointerObject }).pointer;
+}
+
+Deno.test("octavo_step() gives the same logits, bit for bit, in chunks of any size", () => {
+  const prompt = randomTokens(75, vocabSize, 2);
+  const whole = logitsAlone(prompt);
+  for (const chunk of [1, 7, 16, 31, 74]) {
+    using engine = open();
+    let logits: Float32Array | undefined;
+    for (let cached = 0; cached < prompt.length; cached += chunk) {
+      const tokens = prompt.slice(cached, cached + chunk);
+      [logits] = runStep(engine, [{ tokens, cached, pages: [3, 60, 0, 17, 5] }]);
+    }
+    assertEquals(logits, whole, `chunk ${chunk}`);
+  }
+});
+
+Deno.test("octavo_step() gives the same logits with any threads, page size and batch-mates", () => {
+  const prompts = [37, 1, 16, 50].map((length, i) => randomTokens(length, vocabSize, 10 + i));
+  const alone = prompts.map((prompt) => logitsAlone(prompt, { numThreads: 1 }));
+  for (const settings of [{ numThreads: 1 }, { numThreads: 3 }, { pageSize: 64 }] as const) {
+    using engine = open(settings);
+    const rows = prompts.map((tokens, s) => ({ tokens, pages: [0, 1, 2, 3].map((i) => 63 - s - 4 * i) }));
+    assertEquals(runStep(engine, rows), alone, JSON.stringify(settings));
+    assertEquals(runStep(engine, rows.toReversed()), alone.toReversed(), JSON.stringify(settings));
+  }
+});
+
+Deno.test("octavo_step() mixes prefill and decode, and samples only where asked", () => {
+  using engine = open();
+  const long = randomTokens(60, vocabSize, 20);
+  const short = randomTokens(18, vocabSize, 21);
+  const pages = { long: [0, 9, 1, 8], short: [2, 7] };
+  runStep(engine, [
+    { tokens: short.slice(0, 17), pages: pages.short, sample: false },
+    { tokens: long.slice(0, 30), pages: pages.long, sample: false },
+  ]);
+  assertEquals([...engine.buffer.sampled.subarray(0, 2)], [-1, -1]);
+  assertThrows(() => engine.logits(0), Error, "sequence 0 did not sample in the last step");
+  const logits = runStep(
+    engine,
+    [
+      { tokens: long.slice(30, 45), cached: 30, pages: pages.long, sample: false },
+      { tokens: short.slice(17), cached: 17, pages: pages.short },
+    ].toReversed(),
+  );
+  assertEquals(logits, [logitsAlone(short)]);
+  assertEquals(engine.buffer.sampled[1], -1);
+  assertThrows(() => engine.logits(1), Error, "sequence 1 did not sample");
+  assertThrows(() => engine.logits(-1), Error, "sequence -1 did not sample");
+  assertEquals(
+    runStep(engine, [{ tokens: long.slice(45), cached: 45, pages: pages.long }]),
+    [logitsAlone(long)],
+  );
+});
+
+Deno.test("octavo_step() reads prefix pages that sequences share", () => {
+  using engine = open();
+  const prefix = randomTokens(32, vocabSize, 30);
+  runStep(engine, [{ tokens: prefix, pages: [10, 11], sample: false }]);
+  const rows = [40, 41].map((page, s) => ({ tokens: [s, 5], cached: 32, pages: [10, 11, page] }));
+  assertEquals(runStep(engine, rows), [logitsAlone([...prefix, 0, 5]), logitsAlone([...prefix, 1, 5])]);
+});
+
+Deno.test("octavo_step() samples as octavo_sample() does, whatever the batch", () => {
+  using engine = open();
+  const { buffer } = engine;
+  const rows = [0, 1, 2, 3, 4].map((s) => ({
+    tokens: randomTokens(4 + s, vocabSize, 50 + s),
+    pages: [s],
+    temperature: 1.5,
+    seed: 900 + s,
+    numLogprobs: s - 1,
+  }));
+  fillStep(buffer, rows);
+  const edits = [
+    { token: 3, count: 2, seen: true },
+    { token: 99, banned: true },
+    { token: 50, bias: 4, seen: true },
+  ];
+  buffer.header[2] = edits.length;
+  buffer.editBegin.set([0, 0, 0, 3, 3, 3]);
+  buffer.editToken.set([3, 99, 50]);
+  buffer.editCount.set([2, 0, 0]);
+  buffer.editFlags.set([1, 2, 1]);
+  buffer.editBias.set([0, 0, 4]);
+  buffer.repetitionPenalty[2] = 1.4;
+  buffer.frequencyPenalty[2] = 0.5;
+  buffer.presencePenalty[2] = 0.25;
+  buffer.topK[3] = 9;
+  buffer.topP[3] = 0.8;
+  buffer.minP[4] = 0.1;
+  buffer.sampleIndex.set([0, 5, 2, 8, 1]);
+  engine.step();
+  const settings = [
+    {},
+    {},
+    { edits, repetitionPenalty: 1.4, frequencyPenalty: 0.5, presencePenalty: 0.25 },
+    { topK: 9, topP: 0.8 },
+    { minP: 0.1 },
+  ];
+  settings.forEach((own, s) => {
+    const { tokens, logprobs } = sample(sampler, engine.logits(s) as Float32Array<ArrayBuffer>, {
+      temperature: 1.5,
+      seed: BigInt(900 + s),
+      sampleIndex: buffer.sampleIndex[s]!,
+      ...own,
+    });
+    assertEquals(buffer.sampled[s], tokens[0], `sequence ${s}`);
+    assertEquals(buffer.sampledLogprob[s], s === 0 ? 0 : logprobs[0], `sequence ${s}`);
+  });
+});
+
+Deno.test("octavo_step() reports the most likely tokens, best first", () => {
+  using engine = open();
+  const { buffer } = engine;
+  const [logits] = runStep(engine, [{ tokens: [7, 8, 9], pages: [0], numLogprobs: 3 }]);
+  const order = [...logits!.keys()].sort((a, b) => logits![b]! - logits![a]! || a - b);
+  const logSum = Math.log(logits!.reduce((sum, logit) => sum + Math.exp(logit), 0));
+  assertEquals(buffer.sampled[0], order[0]);
+  assertEquals([...buffer.topToken.subarray(0, 4)], [...order.slice(0, 3), -1]);
+  for (let i = 0; i < 3; i++) assertAlmostEquals(buffer.topLogprob[i]!, logits![order[i]!]! - logSum, 2e-6);
+  assertEquals(buffer.topLogprob[3], 0);
+});
+
+Deno.test("octavo_step() keeps KV in every dtype within its precision", () => {
+  const prompt = randomTokens(40, vocabSize, 60);
+  const exact = logitsAlone(prompt);
+  const limits = { float16: 0.02, bfloat16: 0.1, fp8_e4m3: 0.6, fp8_e5m2: 1.2 } as const;
+  for (const [kvDtype, limit] of Object.entries(limits) as [keyof typeof limits, number][]) {
+    const stored = logitsAlone(prompt, { kvDtype });
+    const largest = stored.reduce((most, logit, i) => Math.max(most, Math.abs(logit - exact[i]!)), 0);
+    assert(largest > 0 && largest < limit, `${kvDtype}: ${largest}`);
+  }
+});
+
+Deno.test("octavo_step() reads no page that is not the sequence's", () => {
+  const prompt = randomTokens(21, vocabSize, 70);
+  using engine = open({ numPages: 5 });
+  // Every slot of every page gets keys and values of another sequence.
+  runStep(engine, [{ tokens: randomTokens(80, vocabSize, 71), pages: [0, 1, 2, 3, 4], sample: false }]);
+  assertEquals(runStep(engine, [{ tokens: prompt, pages: [3, 1] }]), [logitsAlone(prompt)]);
+});
