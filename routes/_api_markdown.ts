@@ -5,7 +5,7 @@
  */
 
 import { DEFAULT_MAX_BODY_BYTES } from "./_server.ts";
-import { MAX_DEPTH, MAX_VALUES } from "./_body.ts";
+import { MAX_DEPTH, MAX_OTHER_VALUES, MAX_VALUES } from "./_body.ts";
 import { MAX_CHOICES } from "./completions.ts";
 import { type EndpointInfo, ENDPOINTS, fieldsOf, refusedText } from "./reference.ts";
 
@@ -19,8 +19,8 @@ const INTRODUCTION = `# HTTP interface
 OpenAI's wire format. This page is made from the schemas that check the requests
 (\`deno run --allow-write=docs scripts/write_api_docs.ts\`); a test keeps it current.
 
-- Bodies are JSON in UTF-8 with \`content-type: application/json\`, at most ${DEFAULT_MAX_BODY_BYTES} bytes by default, and beside
-  the prompt at most ${MAX_VALUES} values, nested at most ${MAX_DEPTH} deep.
+- Bodies are JSON in UTF-8 with \`content-type: application/json\`, at most ${DEFAULT_MAX_BODY_BYTES} bytes by default, and at
+  most ${MAX_VALUES} values, of which ${MAX_OTHER_VALUES} beside the prompt, nested at most ${MAX_DEPTH} deep.
 - \`null\` is the same as absent. Fields that nobody knows are ignored. Fields that OpenAI or vLLM know and Octavo does not serve
   yet are refused with a 400 that names them. Of \`user\` no use is made.
 - Errors are \`{"error": {"message", "type", "param", "code"}}\`: 400 (\`context_length_exceeded\`, \`unsupported_parameter\`), 401

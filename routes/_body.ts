@@ -10,8 +10,10 @@ import type { z } from "zod";
 import { ApiError, badRequest } from "./errors.ts";
 import { isHarmless, type RefusedField } from "./schemas/refused_fields.ts";
 
-/** Values (of any kind, nested ones counted) that a body may hold beside its prompt. */
-export const MAX_VALUES = 65_536;
+/** Values (of any kind, nested ones counted) that a body may hold. */
+export const MAX_VALUES = 1_048_576;
+/** Values that it may hold beside its prompt, whose token ids are checked in a cheaper way. */
+export const MAX_OTHER_VALUES = 65_536;
 /** How deep a body's values may be nested. */
 export const MAX_DEPTH = 32;
 const MAX_SHOWN = 80;
@@ -29,8 +31,10 @@ export interface BodyOptions<S extends z.ZodType> {
  * @throws {ApiError} 413, 415, or 400 for malformed JSON, values out of range and fields that are not supported yet.
  */
 export async function readBody<S extends z.ZodType>(request: Request, options: BodyOptions<S>): Promise<z.infer<S>> {
-  const raw = parseJson(await readText(request, options.maxBytes));
-  checkSize(raw);
+  const text = await readText(request, options.maxBytes);
+  checkText(text);
+  const raw = parseJson(text);
+  checkOtherValues(raw);
   checkRefused(raw, options.refused);
   const result = options.schema.safeParse(raw);
   if (!result.success) throw toBadRequest(result.error.issues, raw);
@@ -81,16 +85,54 @@ function parseJson(text: string): Record<string, unknown> {
   return value as Record<string, unknown>;
 }
 
-/** Bounds the work of everything that walks over the body later; the prompt's own check is linear and cheap. */
-function checkSize(body: Record<string, unknown>): void {
-  let level: unknown[] = Object.entries(body).filter(([name]) => name !== "prompt").map(([, value]) => value);
-  let numValues = 0;
-  for (let depth = 1; level.length > 0; depth++) {
-    numValues += level.length;
-    if (depth > MAX_DEPTH) throw badRequest(`The body's values may be nested at most ${MAX_DEPTH} deep`);
-    if (numValues > MAX_VALUES) throw badRequest(`The body may hold at most ${MAX_VALUES} values beside its prompt`);
-    level = level.flatMap((value) => typeof value === "object" && value !== null ? Object.values(value) : []);
+/**
+ * Bounds what parsing and checking may cost: a text of some megabytes can hold millions of values or levels. Separators
+ * are counted outside of strings; whether they stand where they may is the parser's business.
+ */
+function checkText(text: string): void {
+  let depth = 0;
+  let numValues = 1;
+  let numMembers = 0;
+  for (let i = 0; i < text.length; i++) {
+    const char = text[i];
+    if (char === '"') i = endOfString(text, i);
+    else if (char === ",") numValues++;
+    else if (char === ":") numMembers++;
+    else if (char === "]" || char === "}") depth--;
+    else if (char === "[" || char === "{") {
+      numValues++;
+      if (++depth > MAX_DEPTH) throw badRequest(`The body's values may be nested at most ${MAX_DEPTH} deep`);
+    }
+    if (numValues > MAX_VALUES) throw badRequest(`The body may hold at most ${MAX_VALUES} values`);
+    if (numMembers > MAX_OTHER_VALUES) throw tooManyOthers();
   }
+}
+
+/** Index of the quote that ends the string which begins at `start`; the text's length without one. */
+function endOfString(text: string, start: number): number {
+  for (let end = text.indexOf('"', start + 1); end >= 0; end = text.indexOf('"', end + 1)) {
+    let numBackslashes = 0;
+    while (text[end - 1 - numBackslashes] === "\\") numBackslashes++;
+    if (numBackslashes % 2 === 0) return end;
+  }
+  return text.length;
+}
+
+/** Bounds what the schema's check may cost: it makes an error for each wrong value. */
+function checkOtherValues(body: Record<string, unknown>): void {
+  const { prompt: _, ...others } = body;
+  const open: object[] = [others];
+  let numValues = 0;
+  for (let next = open.pop(); next !== undefined; next = open.pop()) {
+    const values = Object.values(next);
+    numValues += values.length;
+    if (numValues > MAX_OTHER_VALUES) throw tooManyOthers();
+    for (const value of values) if (typeof value === "object" && value !== null) open.push(value);
+  }
+}
+
+function tooManyOthers(): ApiError {
+  return badRequest(`The body may hold at most ${MAX_OTHER_VALUES} values beside its prompt`);
 }
 
 function checkRefused(body: Record<string, unknown>, refused: Readonly<Record<string, RefusedField>>): void {
@@ -139,12 +181,17 @@ function lowerFirst(text: string): string {
   return text.charAt(0).toLowerCase() + text.slice(1);
 }
 
-/** A value as a message shows it: never longer than a line. */
+/** A value as a message shows it: never longer than a line, and never costly however large or deep the value is. */
 function show(value: unknown): string {
   if (typeof value === "number") return String(value);
-  if (Array.isArray(value) && value.length > 8) return `a list of ${value.length}`;
-  const text = typeof value === "string"
-    ? JSON.stringify(value.slice(0, MAX_SHOWN))
-    : JSON.stringify(value) ?? "nothing";
+  if (typeof value === "string") return cut(JSON.stringify(value.slice(0, MAX_SHOWN)));
+  if (typeof value !== "object" || value === null) return String(value);
+  const inner = Object.values(value);
+  const isSmall = inner.length <= 8 && inner.every((one) => typeof one !== "object" && String(one).length <= MAX_SHOWN);
+  if (isSmall) return cut(JSON.stringify(value));
+  return Array.isArray(value) ? `a list of ${inner.length}` : `an object with ${inner.length} fields`;
+}
+
+function cut(text: string): string {
   return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}...` : text;
 }

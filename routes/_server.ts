@@ -25,6 +25,7 @@ export interface Server extends Complete<Omit<ServerContext, "apiKey">> {
 
 /** Fills in the context's defaults. */
 export function createServer(context: ServerContext): Server {
+  const maxConcurrentRequests = context.maxConcurrentRequests ?? 1024;
   return {
     engine: context.engine,
     modelNames: context.modelNames,
@@ -34,14 +35,14 @@ export function createServer(context: ServerContext): Server {
     version: context.version,
     createdAt: context.createdAt,
     maxBodyBytes: context.maxBodyBytes ?? DEFAULT_MAX_BODY_BYTES,
-    maxConcurrentRequests: context.maxConcurrentRequests ?? 1024,
+    maxConcurrentRequests,
     maxBufferedBytes: context.maxBufferedBytes ?? 1024 * 1024,
     keepAliveMs: context.keepAliveMs ?? 15_000,
     stallMs: context.stallMs ?? 120_000,
     isDraining: context.isDraining ?? (() => false),
     metrics: new Metrics(context.engine, context.modelNames[0]),
     tokenTexts: new TokenTexts(context.tokenizer.table),
-    gate: new Gate(context.maxConcurrentRequests ?? 1024),
+    gate: new Gate(maxConcurrentRequests),
     systemFingerprint: `octavo-${context.version}`,
   };
 }

@@ -6,6 +6,7 @@
 
 import { type Context, Hono } from "hono";
 import { HTTPException } from "hono/http-exception";
+import { matchedRoutes } from "hono/route";
 import { isStatus, STATUS_CODE } from "@std/http/status";
 import { createServer } from "./_server.ts";
 import { bearerAuth } from "./auth.ts";
@@ -68,7 +69,7 @@ function requestIdOf(c: Context): string {
 
 /** Pattern of the route that answered; middleware's is "/*". */
 function matchedRoute(c: Context): string {
-  return c.req.matchedRoutes.findLast(({ path }) => path !== "/*")?.path ?? "unknown";
+  return matchedRoutes(c).findLast(({ path }) => path !== "/*")?.path ?? "unknown";
 }
 
 /** 405 when the path exists for other methods, else 404. */

@@ -33,6 +33,8 @@ const E2E_BUCKETS = [0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30
 export class Metrics {
   readonly #registry = new client.Registry();
   readonly #engine: Engine;
+  /** Each brings one metric up to date; the engine is read once per scrape, so that its figures belong together. */
+  readonly #updates: ((stats: EngineStats) => void)[] = [];
   readonly #labels: { readonly model_name: string };
   readonly #ttft: client.Histogram;
   readonly #itl: client.Histogram;
@@ -87,6 +89,8 @@ export class Metrics {
 
   /** All metrics as text. */
   async render(): Promise<string> {
+    const stats = this.#engine.stats();
+    for (const update of this.#updates) update(stats);
     const parts = await Promise.all(
       this.#registry.getMetricsAsArray().map(async ({ name }) => {
         const own = await this.#registry.getSingleMetricAsString(name);
@@ -115,10 +119,12 @@ export class Metrics {
   }
 
   #addFinished(): void {
-    const [stats, labels] = [() => this.#engine.stats().requestsFinishedTotal, this.#labels];
-    this.#counter("requests_finished_total", "Requests that ended, by reason.", ["finished_reason"], function () {
-      this.reset();
-      for (const [reason, count] of Object.entries(stats())) this.inc({ ...labels, finished_reason: reason }, count);
+    const counter = this.#counter("requests_finished_total", "Requests that ended, by reason.", ["finished_reason"]);
+    this.#updates.push(({ requestsFinishedTotal }) => {
+      counter.reset();
+      for (const [reason, count] of Object.entries(requestsFinishedTotal)) {
+        counter.inc({ ...this.#labels, finished_reason: reason }, count);
+      }
     });
   }
 
@@ -134,39 +140,30 @@ export class Metrics {
   }
 
   #gauge(name: string, help: string, read: (stats: EngineStats) => number): void {
-    const [engine, labels] = [this.#engine, this.#labels];
-    new client.Gauge({
+    const gauge = new client.Gauge({
       name: `octavo_${name}`,
       help,
       labelNames: ["model_name"],
       registers: [this.#registry],
-      collect() {
-        this.set(labels, read(engine.stats()));
-      },
     });
+    this.#updates.push((stats) => gauge.set(this.#labels, read(stats)));
   }
 
   /** A counter whose value the engine keeps. */
   #total(name: string, help: string, read: (stats: EngineStats) => number): void {
-    const [engine, labels] = [this.#engine, this.#labels];
-    this.#counter(name, help, [], function () {
-      this.reset();
-      this.inc(labels, read(engine.stats()));
+    const counter = this.#counter(name, help, []);
+    this.#updates.push((stats) => {
+      counter.reset();
+      counter.inc(this.#labels, read(stats));
     });
   }
 
-  #counter(
-    name: string,
-    help: string,
-    labels: string[],
-    collect?: client.CollectFunction<client.Counter>,
-  ): client.Counter {
+  #counter(name: string, help: string, labels: string[]): client.Counter {
     return new client.Counter({
       name: `octavo_${name}`,
       help,
       labelNames: ["model_name", ...labels],
       registers: [this.#registry],
-      ...collect && { collect },
     });
   }
 

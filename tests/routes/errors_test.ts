@@ -52,6 +52,15 @@ const BAD: [string, string, unknown, string | null, string][] = [
   ],
   ["deep values", CHAT, { messages, chat_template_kwargs: { a: deep } }, null, "nested at most"],
   ["very many values", CHAT, { messages, stop_token_ids: Array(70_000).fill(0) }, null, "at most 65536 values"],
+  [
+    "very many fields",
+    CHAT,
+    `{${Array.from({ length: 70_000 }, (_, i) => `"a${i}":0`)}}`,
+    null,
+    "at most 65536 values",
+  ],
+  ["many more values", COMPLETIONS, { prompt: Array(1_100_000).fill(1) }, null, "at most 1048576 values"],
+  ["a deep prompt", COMPLETIONS, { prompt: deep }, null, "nested at most"],
   ["text as number", CHAT, { messages, temperature: "1" }, "temperature", 'received "1"'],
   ["negative temperature", CHAT, { messages, temperature: -0.1 }, "temperature", "received -0.1"],
   [
@@ -166,6 +175,16 @@ Deno.test("POST ignores fields that nobody knows and takes null as absent", asyn
   for (const [path, base] of [[CHAT, { messages }], [COMPLETIONS, { prompt: "a" }]] as const) {
     const response = await post(app, path, { ...base, ...nothing, model: null, no_such_field: { a: [1] } });
     assertEquals(response.status, 200, await response.text());
+  }
+});
+
+Deno.test("quotes, brackets and commas inside of strings do not count as values", async () => {
+  const { app, engine } = fakeApp();
+  for (const prompt of ["[".repeat(50), '\\"[{'.repeat(20), "\\\\", ",".repeat(100), '"'.repeat(99), "a\\"]) {
+    const response = await post(app, COMPLETIONS, { prompt, user: "[".repeat(99) });
+    assertEquals(response.status, 200, await response.text());
+    const ids = engine.requests.at(-1)!.request.promptTokenIds;
+    assertEquals(new TextDecoder().decode(Uint8Array.from(ids.slice(1))), prompt);
   }
 });
 
