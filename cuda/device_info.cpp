@@ -1,4 +1,4 @@
-// octavo_abi_version and octavo_device_info of the CPU build.
+// octavo_abi_version, octavo_device_info and octavo_stream_set of the CPU build.
 #include <sys/sysinfo.h>
 
 #include <cstdio>
@@ -38,5 +38,11 @@ extern "C" int32_t octavo_device_info(octavo_device_info_t* info) {
     struct sysinfo system;
     if (sysinfo(&system) == 0) info->memory_bytes = static_cast<double>(system.totalram) * system.mem_unit;
     info->memory_free_bytes = std::atof(lookup("/proc/meminfo", "MemAvailable").c_str()) * 1024;
+  });
+}
+
+extern "C" int32_t octavo_stream_set(octavo_stream* stream) {
+  return octavo::guard([&] {
+    if (stream != nullptr) octavo::fail(OCTAVO_UNSUPPORTED, "the CPU build has no streams: stream must be NULL");
   });
 }

@@ -112,6 +112,10 @@ export const ATTENTION_CONFIG = new Struct("octavo_attention_config", {
   num_threads: "i32",
   softmax_scale: "f32",
   logit_softcap: "f32",
+  q_dtype: "i32",
+  max_query_len: "i32",
+  reuse_plan: "i32",
+  reserved: "i32",
 });
 
 export const SAMPLING = new Struct("octavo_sampling", {

@@ -106,6 +106,12 @@ export const SYMBOLS = {
     ],
     result: "void",
   },
+  octavo_stream_set: {
+    parameters: [
+      "pointer", // octavo_stream *stream
+    ],
+    result: "i32",
+  },
   octavo_kv_layer_page_bytes: {
     parameters: [
       "buffer", // const octavo_kv_shape *shape

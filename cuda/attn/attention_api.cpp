@@ -33,6 +33,9 @@ void check_config(const octavo_kv_shape& shape, const octavo_attention_config& c
     fail(OCTAVO_INVALID_ARGUMENT, "logit_softcap must be finite and not negative, found %g",
          static_cast<double>(config.logit_softcap));
   }
+  if (config.q_dtype != OCTAVO_F32) {
+    fail(OCTAVO_UNSUPPORTED, "the CPU build takes q and out as OCTAVO_F32 (0), q_dtype is %d", config.q_dtype);
+  }
 }
 
 // The lengths of sequence seq and the pages they need.

@@ -33,10 +33,11 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 1
+#define OCTAVO_ABI_VERSION 2
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
+typedef struct octavo_stream octavo_stream; /* a cudaStream_t or hipStream_t of the caller's */
 
 typedef enum octavo_status {
   OCTAVO_OK = 0,
@@ -301,6 +302,15 @@ OCTAVO_API void octavo_engine_close(octavo_engine *engine);
 
 /* --- Single kernels (tests, benches, other programs) ------------------------------------------------------ */
 
+/* Tensors of the single kernels are host pointers in the CPU build and device pointers in GPU builds (of the current
+ * device; structs and scalars are always the host's). GPU builds check only what the host can see: lengths, slots and
+ * page ids on the device are kept inside the memory given, but not reported.
+ *
+ * Sets the stream on which the calling thread's single kernels run from now on; they then return at once and may be
+ * captured in a graph. NULL (the start): they run on the default stream and have finished when they return.
+ * Errors: OCTAVO_UNSUPPORTED in the CPU build unless NULL. */
+OCTAVO_API int32_t octavo_stream_set(octavo_stream *stream);
+
 /*
  * KV pages of one layer, granule layout:
  *   [page][kv_head][page_size/16 granules][K|V][column block][16 tokens][block bytes]
@@ -327,6 +337,11 @@ typedef struct octavo_attention_config {
   int32_t num_threads;    /* CPU */
   float softmax_scale;
   float logit_softcap;
+  int32_t q_dtype;       /* octavo_dtype of q and out: OCTAVO_F32; GPU builds also OCTAVO_F16 and OCTAVO_BF16 */
+  int32_t max_query_len; /* GPU: the largest query_len or more; 0 = look it up, which waits for the device */
+  int32_t reuse_plan;    /* GPU: 1 = lengths, window and shape are those of this thread's last call with 0 (the layers
+                            of one step share a plan); ignored by the CPU build, which makes none */
+  int32_t reserved;      /* 0 */
 } octavo_attention_config;
 
 /* Bytes of one page of one layer; 0 with octavo_last_error() set when the shape is out of range. */

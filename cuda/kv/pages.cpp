@@ -2,24 +2,15 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
-#include "arch/error.h"
 #include "kv/granule.h"
 #include "kv/quantize.h"
 
 namespace octavo {
 namespace {
 
-constexpr int32_t kMaxHeads = 65536;
 constexpr int32_t kMaxHeadDim = 256;
 constexpr int64_t kTokensPerTask = 16;
-
-void check_range(const char* name, int32_t value, int32_t low, int32_t high) {
-  if (value < low || value > high) {
-    fail(OCTAVO_INVALID_ARGUMENT, "%s must be %d to %d, found %d", name, low, high, value);
-  }
-}
 
 // Calls copy(chunk in the row, chunk in the pages, bytes of the row in that chunk) for each chunk of a row.
 template <class Copy>
@@ -31,25 +22,6 @@ void for_each_chunk(const GranuleLayout& layout, int64_t token, int64_t used_byt
 }
 
 }  // namespace
-
-void check_kv_shape(const octavo_kv_shape& shape) {
-  kv_element_bytes(shape.kv_dtype);
-  if (shape.page_size != 16 && shape.page_size != 32 && shape.page_size != 64) {
-    fail(OCTAVO_INVALID_ARGUMENT, "page_size must be 16, 32 or 64, found %d", shape.page_size);
-  }
-  check_range("num_pages", shape.num_pages, 1, std::numeric_limits<int32_t>::max());
-  check_range("num_kv_heads", shape.num_kv_heads, 1, kMaxHeads);
-  check_range("head_dim", shape.head_dim, 8, kMaxHeadDim);
-  if (shape.head_dim % 8 != 0) {
-    fail(OCTAVO_INVALID_ARGUMENT, "head_dim must be a multiple of 8, found %d", shape.head_dim);
-  }
-  if (shape.reserved != 0) fail(OCTAVO_INVALID_ARGUMENT, "reserved must be 0, found %d", shape.reserved);
-  // At most 2^16 heads x 2^17 bytes a page and 2^31 pages: the product needs a check.
-  if (GranuleLayout(shape).page_bytes > std::numeric_limits<int64_t>::max() / shape.num_pages) {
-    fail(OCTAVO_INVALID_ARGUMENT, "num_pages %d of %lld bytes exceed the address space", shape.num_pages,
-         static_cast<long long>(GranuleLayout(shape).page_bytes));
-  }
-}
 
 int64_t kv_layer_page_bytes(const octavo_kv_shape& shape) { return GranuleLayout(shape).page_bytes; }
 

@@ -4,12 +4,10 @@
 #include <cstdint>
 
 #include "arch/thread_pool.h"
+#include "kv/shape.h"
 #include "octavo.h"
 
 namespace octavo {
-
-// Throws Error naming the first field of shape that is out of its range.
-void check_kv_shape(const octavo_kv_shape& shape);
 
 // Bytes of one page of one layer. shape must be valid.
 int64_t kv_layer_page_bytes(const octavo_kv_shape& shape);

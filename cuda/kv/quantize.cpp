@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "arch/cpu.h"
-#include "arch/error.h"
 #include "kv/quantize_kernels.h"
 
 namespace octavo {
@@ -63,21 +62,6 @@ const float* fp8_table(int32_t kv_dtype) {
   static const std::array<float, 256> e4m3 = make_table(decode_e4m3);
   static const std::array<float, 256> e5m2 = make_table(decode_e5m2);
   return kv_dtype == OCTAVO_KV_FP8_E4M3 ? e4m3.data() : e5m2.data();
-}
-
-int32_t kv_element_bytes(int32_t kv_dtype) {
-  switch (kv_dtype) {
-    case OCTAVO_KV_FLOAT32:
-      return 4;
-    case OCTAVO_KV_FLOAT16:
-    case OCTAVO_KV_BFLOAT16:
-      return 2;
-    case OCTAVO_KV_FP8_E4M3:
-    case OCTAVO_KV_FP8_E5M2:
-      return 1;
-    default:
-      fail(OCTAVO_INVALID_ARGUMENT, "kv_dtype must be 0 to 4 (octavo_kv_dtype), found %d", kv_dtype);
-  }
 }
 
 void quantize(int32_t kv_dtype, const float* x, int64_t n, float scale, uint8_t* stored) {

@@ -3,12 +3,9 @@
 
 #include <cstdint>
 
-#include "octavo.h"
+#include "kv/shape.h"
 
 namespace octavo {
-
-// Bytes of one element of an octavo_kv_dtype; throws Error for an unknown one.
-int32_t kv_element_bytes(int32_t kv_dtype);
 
 // stored[i] = round(x[i] / scale), a true f32 division. NaN stays NaN. Beyond the largest finite value, infinity
 // included, every format but float32 saturates.

@@ -74,7 +74,7 @@ function readFunction(match: RegExpMatchArray): HeaderFunction {
 
 /** Handles are opaque pointers; every other pointer is a buffer of the caller's. */
 function parameterType(declaration: string): string {
-  if (/octavo_(model|engine) \*/.test(declaration)) return "pointer";
+  if (/octavo_(model|engine|stream) \*/.test(declaration)) return "pointer";
   if (declaration.includes("*")) return "buffer";
   return TYPES[declaration.split(" ")[0]!]!.ffi;
 }

@@ -159,6 +159,10 @@ export function attend(library: Library, heads: Heads, parts: readonly Part[], p
     num_threads: placement.numThreads ?? 1,
     softmax_scale: softmaxScale(heads),
     logit_softcap: heads.softcap ?? 0,
+    q_dtype: 0,
+    max_query_len: 0,
+    reuse_plan: 0,
+    reserved: 0,
   });
   const out = new Float32Array(numTokens * width).fill(777);
   const lse = new Float32Array(numTokens * heads.numQHeads).fill(777);

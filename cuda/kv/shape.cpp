@@ -1,0 +1,56 @@
+#include "kv/shape.h"
+
+#include <limits>
+
+#include "arch/error.h"
+#include "kv/granule.h"
+
+namespace octavo {
+namespace {
+
+constexpr int32_t kMaxHeads = 65536;
+constexpr int32_t kMaxHeadDim = 256;
+
+void check_range(const char* name, int32_t value, int32_t low, int32_t high) {
+  if (value < low || value > high) {
+    fail(OCTAVO_INVALID_ARGUMENT, "%s must be %d to %d, found %d", name, low, high, value);
+  }
+}
+
+}  // namespace
+
+int32_t kv_element_bytes(int32_t kv_dtype) {
+  switch (kv_dtype) {
+    case OCTAVO_KV_FLOAT32:
+      return 4;
+    case OCTAVO_KV_FLOAT16:
+    case OCTAVO_KV_BFLOAT16:
+      return 2;
+    case OCTAVO_KV_FP8_E4M3:
+    case OCTAVO_KV_FP8_E5M2:
+      return 1;
+    default:
+      fail(OCTAVO_INVALID_ARGUMENT, "kv_dtype must be 0 to 4 (octavo_kv_dtype), found %d", kv_dtype);
+  }
+}
+
+void check_kv_shape(const octavo_kv_shape& shape) {
+  kv_element_bytes(shape.kv_dtype);
+  if (shape.page_size != 16 && shape.page_size != 32 && shape.page_size != 64) {
+    fail(OCTAVO_INVALID_ARGUMENT, "page_size must be 16, 32 or 64, found %d", shape.page_size);
+  }
+  check_range("num_pages", shape.num_pages, 1, std::numeric_limits<int32_t>::max());
+  check_range("num_kv_heads", shape.num_kv_heads, 1, kMaxHeads);
+  check_range("head_dim", shape.head_dim, 8, kMaxHeadDim);
+  if (shape.head_dim % 8 != 0) {
+    fail(OCTAVO_INVALID_ARGUMENT, "head_dim must be a multiple of 8, found %d", shape.head_dim);
+  }
+  if (shape.reserved != 0) fail(OCTAVO_INVALID_ARGUMENT, "reserved must be 0, found %d", shape.reserved);
+  // At most 2^16 heads x 2^17 bytes a page and 2^31 pages: the product needs a check.
+  if (GranuleLayout(shape).page_bytes > std::numeric_limits<int64_t>::max() / shape.num_pages) {
+    fail(OCTAVO_INVALID_ARGUMENT, "num_pages %d of %lld bytes exceed the address space", shape.num_pages,
+         static_cast<long long>(GranuleLayout(shape).page_bytes));
+  }
+}
+
+}  // namespace octavo
