@@ -1,0 +1,275 @@
+/**
+ * A model small enough to compute by hand: the next token is a hash of all tokens before it and of everything that
+ * sampling depends on. {@linkcode expectedOutput} is the oracle, {@linkcode FakeRunner} the engine under its step
+ * buffer, which keeps "KV" (token ids) in pages and reads them back: any mix-up of pages, positions, sampling params
+ * or edits changes the tokens.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import type { StepBufferViews, StepRunner } from "../../engine/native.ts";
+import { samplingParams } from "../../engine/sampling_params.ts";
+import type { SamplingParams } from "../../engine/types.ts";
+import type { TokenTable } from "../../models/types.ts";
+
+export const VOCAB_SIZE = 40;
+/** Ends a sequence. */
+export const EOS = 0;
+/** Special, like EOS, but ends nothing. */
+export const BOS = 1;
+
+/** Ids 2 to 27 are letters, the rest pieces of other lengths; two ids are the halves of an emoji. */
+export const PIECES: readonly (string | readonly number[])[] = [
+  "<eos>",
+  "<bos>",
+  ..."abcdefghijklmnopqrstuvwxyz",
+  [0xf0, 0x9f],
+  [0x98, 0x80],
+  " ",
+  " the",
+  "stop",
+  "é",
+  "",
+  "ab",
+  "bc",
+  "\n\n",
+  "你",
+  "END",
+];
+
+/** A token table from texts or bytes. */
+export function tokenTable(
+  pieces: readonly (string | readonly number[])[],
+  options: { special?: readonly number[]; byteFallback?: readonly number[]; stripFirstSpace?: boolean } = {},
+): TokenTable {
+  const encoded = pieces.map((piece) => typeof piece === "string" ? new TextEncoder().encode(piece) : [...piece]);
+  const length = encoded.reduce((sum, bytes) => sum + bytes.length, 0);
+  const bytes = new Uint8Array(new SharedArrayBuffer(length));
+  const offsets = new Int32Array(new SharedArrayBuffer(4 * (pieces.length + 1)));
+  const flags = new Uint8Array(new SharedArrayBuffer(pieces.length));
+  encoded.forEach((piece, id) => {
+    bytes.set(piece, offsets[id]!);
+    offsets[id + 1] = offsets[id]! + piece.length;
+    flags[id] = (options.special?.includes(id) ? 1 : 0) | (options.byteFallback?.includes(id) ? 2 : 0);
+  });
+  return { bytes, offsets, flags, stripFirstSpace: options.stripFirstSpace ?? false };
+}
+
+export const TABLE = tokenTable(PIECES, { special: [EOS, BOS] });
+
+/** Greedy params with these changes. */
+export function greedy(options: Parameters<typeof samplingParams>[0] = {}): SamplingParams {
+  return samplingParams({ temperature: 0, seed: 0, ...options });
+}
+
+function mix(hash: number, value: number): number {
+  hash = Math.imul(hash ^ value, 0x9e3779b1);
+  return (hash ^ (hash >>> 15)) >>> 0;
+}
+
+interface Draw {
+  readonly temperature: number;
+  readonly seedLow: number;
+  readonly seedHigh: number;
+  readonly sampleIndex: number;
+  /** Sum over edits of {@linkcode editHash}, so that their order does not matter. */
+  readonly edits: number;
+  readonly banned: ReadonlySet<number>;
+}
+
+function draw(context: number, options: Draw): number {
+  let hash = mix(context, options.edits);
+  if (options.temperature > 0) {
+    for (const part of [options.seedLow, options.seedHigh, options.sampleIndex]) hash = mix(hash, part);
+  }
+  for (let token = hash % VOCAB_SIZE;; token = (token + 1) % VOCAB_SIZE) if (!options.banned.has(token)) return token;
+}
+
+/** 0 for an edit that changes nothing. */
+function editHash(edit: { token: number; count: number; isSeen: boolean; bias: number }): number {
+  if (edit.count === 0 && !edit.isSeen && edit.bias === 0) return 0;
+  return mix(mix(mix(edit.token + 1, edit.count), edit.isSeen ? 1 : 0), Math.round(edit.bias * 1000));
+}
+
+/** The tokens of sequence `index` of a request, computed from its definition. */
+export function expectedOutput(prompt: readonly number[], sampling: SamplingParams, index = 0): number[] {
+  const seed = BigInt.asUintN(64, sampling.seed + BigInt(index));
+  const ends = new Set([...(sampling.ignoreEos ? [] : [EOS]), ...sampling.stopTokenIds]);
+  const output: number[] = [];
+  while (output.length < sampling.maxTokens) {
+    const token = draw([...prompt, ...output].reduce(mix, 7), {
+      temperature: sampling.temperature,
+      seedLow: Number(seed & 0xffffffffn),
+      seedHigh: Number(seed >> 32n),
+      sampleIndex: output.length,
+      edits: expectedEdits(prompt, output, sampling),
+      banned: output.length < sampling.minTokens ? ends : new Set(),
+    });
+    output.push(token);
+    if (ends.has(token) && output.length > sampling.minTokens) break;
+  }
+  return output;
+}
+
+function expectedEdits(prompt: readonly number[], output: readonly number[], sampling: SamplingParams): number {
+  let sum = 0;
+  for (let token = 0; token < VOCAB_SIZE; token++) {
+    const counts = sampling.presencePenalty !== 0 || sampling.frequencyPenalty !== 0;
+    const isSeen = sampling.repetitionPenalty !== 1 && (prompt.includes(token) || output.includes(token));
+    const count = counts ? output.filter((other) => other === token).length : 0;
+    sum += editHash({ token, count, isSeen, bias: sampling.logitBias.get(token) ?? 0 });
+  }
+  return sum >>> 0;
+}
+
+export interface FakeRunnerConfig {
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly pageSize: number;
+  readonly numPages: number;
+  readonly maxLogitEdits?: number;
+}
+
+/** Runs {@linkcode expectedOutput}'s model on a step buffer, and checks the buffer as octavo.h asks. */
+export class FakeRunner implements StepRunner {
+  readonly buffer: StepBufferViews;
+  numSteps = 0;
+  /** Called before each step. */
+  onStep: () => void = () => {};
+  /** Tokens of each step's sequences. */
+  queryLens: number[] = [];
+  readonly #config: FakeRunnerConfig;
+  readonly #kv: Int32Array;
+
+  constructor(config: FakeRunnerConfig) {
+    const { maxNumSeqs: s, maxNumBatchedTokens: t, numPages: p, maxLogitEdits: e = 4096 } = config;
+    const l = 4;
+    const i32 = (length: number) => new Int32Array(length).fill(-7);
+    const f32 = (length: number) => new Float32Array(length).fill(NaN);
+    this.#config = config;
+    this.#kv = new Int32Array(p * config.pageSize).fill(-1);
+    this.buffer = {
+      maxNumSeqs: s,
+      maxNumBatchedTokens: t,
+      maxPagesPerSeq: p,
+      maxLogprobs: l,
+      maxLogitEdits: e,
+      header: i32(16),
+      tokens: i32(t),
+      queryLen: i32(s),
+      seqLen: i32(s),
+      pageTable: i32(s * p),
+      sample: i32(s),
+      temperature: f32(s),
+      topK: i32(s),
+      topP: f32(s),
+      minP: f32(s),
+      repetitionPenalty: f32(s),
+      presencePenalty: f32(s),
+      frequencyPenalty: f32(s),
+      seed: new Uint32Array(2 * s),
+      sampleIndex: i32(s),
+      numLogprobs: i32(s),
+      editBegin: i32(s + 1),
+      editToken: i32(e),
+      editCount: i32(e),
+      editFlags: i32(e),
+      editBias: f32(e),
+      sampled: i32(s),
+      sampledLogprob: f32(s),
+      topToken: i32(s * l),
+      topLogprob: f32(s * l),
+    };
+  }
+
+  step(): void {
+    this.onStep();
+    this.numSteps++;
+    const { header, queryLen, editBegin } = this.buffer;
+    const [numSeqs = 0, numTokens = 0, numEdits = 0] = header;
+    assert(numSeqs >= 1 && numSeqs <= this.#config.maxNumSeqs, "sequences fit the step");
+    assert(numTokens <= this.#config.maxNumBatchedTokens, "tokens keep the budget");
+    assert(numEdits <= this.buffer.maxLogitEdits, "edits fit the tables");
+    this.queryLens = [...queryLen.subarray(0, numSeqs)];
+    assertEquals(this.queryLens.reduce((a, b) => a + b), numTokens);
+    assertEquals([editBegin[0], editBegin[numSeqs]], [0, numEdits]);
+    const owners = new Set<number>();
+    let begin = 0;
+    for (let s = 0; s < numSeqs; s++) {
+      const slots = this.#slots(s, owners);
+      this.#write(s, begin, slots);
+      begin += queryLen[s]!;
+      this.#sample(s, slots);
+    }
+  }
+
+  /** Slots of a sequence's positions; its pages may not belong to another of the step. */
+  #slots(s: number, owners: Set<number>): number[] {
+    const { seqLen, pageTable, maxPagesPerSeq } = this.buffer;
+    const { pageSize, numPages } = this.#config;
+    const begin = s * maxPagesPerSeq;
+    const pages = pageTable.subarray(begin, begin + Math.ceil(seqLen[s]! / pageSize));
+    for (const page of pages) {
+      assert(page >= 0 && page < numPages, `page ${page} exists`);
+      assert(!owners.has(page), `page ${page} has one owner`);
+      owners.add(page);
+    }
+    return Array.from({ length: seqLen[s]! }, (_, i) => pages[Math.floor(i / pageSize)]! * pageSize + i % pageSize);
+  }
+
+  /** Stores the step's tokens; the positions before them hold what earlier steps stored. */
+  #write(s: number, begin: number, slots: readonly number[]): void {
+    const { queryLen, seqLen, tokens } = this.buffer;
+    const count = queryLen[s]!;
+    assert(count >= 1 && count <= seqLen[s]!, "query_len is 1 to seq_len");
+    for (let i = 0; i < count; i++) {
+      const token = tokens[begin + i]!;
+      assert(token >= 0 && token < VOCAB_SIZE, `token ${token} exists`);
+      this.#kv[slots[slots.length - count + i]!] = token;
+    }
+  }
+
+  #sample(s: number, slots: readonly number[]): void {
+    const { buffer } = this;
+    buffer.sampled[s] = -1;
+    if (buffer.sample[s] !== 1) return;
+    const { edits, banned } = this.#readEdits(s);
+    const token = draw(slots.map((slot) => this.#kv[slot]!).reduce(mix, 7), {
+      temperature: buffer.temperature[s]!,
+      seedLow: buffer.seed[2 * s]!,
+      seedHigh: buffer.seed[2 * s + 1]!,
+      sampleIndex: buffer.sampleIndex[s]!,
+      edits,
+      banned,
+    });
+    buffer.sampled[s] = token;
+    buffer.sampledLogprob[s] = -token - 1;
+    for (let i = 0; i < buffer.maxLogprobs; i++) {
+      const isAsked = i < buffer.numLogprobs[s]!;
+      buffer.topToken[s * buffer.maxLogprobs + i] = isAsked ? (token + i) % VOCAB_SIZE : -1;
+      buffer.topLogprob[s * buffer.maxLogprobs + i] = isAsked ? -token - 1 - i : NaN;
+    }
+  }
+
+  #readEdits(s: number): { edits: number; banned: Set<number> } {
+    const { buffer } = this;
+    const counts = buffer.presencePenalty[s] !== 0 || buffer.frequencyPenalty[s] !== 0;
+    const repeats = buffer.repetitionPenalty[s] !== 1;
+    const seen = new Set<number>();
+    const banned = new Set<number>();
+    let sum = 0;
+    for (let i = buffer.editBegin[s]!; i < buffer.editBegin[s + 1]!; i++) {
+      const token = buffer.editToken[i]!;
+      assert(!seen.has(token), `token ${token} has one edit`);
+      seen.add(token);
+      const flags = buffer.editFlags[i]!;
+      if ((flags & 2) !== 0) banned.add(token);
+      sum += editHash({
+        token,
+        count: counts ? buffer.editCount[i]! : 0,
+        isSeen: repeats && (flags & 1) !== 0,
+        bias: buffer.editBias[i]!,
+      });
+    }
+    return { edits: sum >>> 0, banned };
+  }
+}

@@ -1,0 +1,105 @@
+/** Drives a StepLoop with the fake model and collects what each request received. */
+
+import { assertEquals } from "@std/assert";
+import { Counters } from "../../engine/counters.ts";
+import { StepLoop } from "../../engine/step_loop.ts";
+import type { Delta, FinishReason, SamplingParams, Usage } from "../../engine/types.ts";
+import { EOS, FakeRunner, type FakeRunnerConfig, greedy, TABLE, VOCAB_SIZE } from "./_fake_model.ts";
+
+/** What one sequence of a request received. */
+export interface Received {
+  text: string;
+  tokenIds: number[];
+  finishReason: FinishReason | null;
+  stopReason: string | number | null;
+}
+
+/** What a request received. */
+export class Transcript {
+  readonly sequences: Received[];
+  readonly deltas: Delta[] = [];
+  usage: Usage | null = null;
+  error: string | null = null;
+  numTerminals = 0;
+
+  constructor(readonly prompt: readonly number[], readonly sampling: SamplingParams) {
+    this.sequences = Array.from(
+      { length: sampling.n },
+      () => ({ text: "", tokenIds: [], finishReason: null, stopReason: null }),
+    );
+  }
+
+  add(delta: Delta): void {
+    const sequence = this.sequences[delta.index]!;
+    assertEquals(sequence.finishReason, null, "no delta follows a sequence's last");
+    this.deltas.push(delta);
+    sequence.text += delta.text;
+    sequence.tokenIds.push(...delta.tokenIds);
+    sequence.finishReason = delta.finishReason;
+    sequence.stopReason = delta.stopReason;
+  }
+}
+
+export class Harness {
+  readonly runner: FakeRunner;
+  readonly counters = new Counters();
+  readonly loop: StepLoop;
+  readonly transcripts = new Map<number, Transcript>();
+  readonly warnings: string[] = [];
+
+  constructor(readonly config: FakeRunnerConfig) {
+    this.runner = new FakeRunner(config);
+    this.loop = new StepLoop(this.runner, {
+      pageSize: config.pageSize,
+      numPages: config.numPages,
+      vocabSize: VOCAB_SIZE,
+      tokenTable: TABLE,
+      eosTokenIds: [EOS],
+      counters: this.counters,
+      warn: (message) => this.warnings.push(message),
+    });
+  }
+
+  submit(prompt: readonly number[], sampling: SamplingParams = greedy()): number {
+    const key = this.transcripts.size;
+    this.transcripts.set(key, new Transcript(prompt, sampling));
+    this.loop.submit({ key, id: `request-${key}`, prompt: Int32Array.from(prompt), sampling });
+    return key;
+  }
+
+  abort(key: number): void {
+    this.loop.abort(key);
+    this.collect();
+  }
+
+  step(): void {
+    this.loop.step();
+    this.collect();
+  }
+
+  collect(): void {
+    for (const outcome of this.loop.takeOutcomes()) {
+      const transcript = this.transcripts.get(outcome.key)!;
+      assertEquals(transcript.numTerminals, 0, "nothing follows a terminal event");
+      for (const delta of outcome.deltas) transcript.add(delta);
+      transcript.usage = outcome.usage;
+      transcript.error = outcome.error;
+      if (outcome.usage !== null || outcome.error !== null) transcript.numTerminals++;
+    }
+  }
+
+  /** Steps until nothing is left. */
+  finish(): void {
+    for (let steps = 0; !this.loop.isIdle; steps++) {
+      if (steps > 10_000) throw new Error("The loop does not come to an end");
+      this.step();
+    }
+    assertEquals(this.warnings, []);
+    assertEquals(this.loop.numFreePages, this.config.numPages);
+  }
+
+  /** Token ids of a request's sequences. */
+  tokens(key: number): number[][] {
+    return this.transcripts.get(key)!.sequences.map((sequence) => sequence.tokenIds);
+  }
+}

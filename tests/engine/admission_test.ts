@@ -1,0 +1,71 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { checkRequest, type RequestLimits } from "../../engine/admission.ts";
+import { RequestError } from "../../engine/errors.ts";
+import { type SamplingOptions, samplingParams } from "../../engine/sampling_params.ts";
+
+const LIMITS: RequestLimits = {
+  maxModelLen: 100,
+  vocabSize: 50,
+  numEosTokenIds: 2,
+  pageSize: 16,
+  numPages: 7,
+  maxNumSeqs: 2,
+  maxLogprobs: 5,
+  maxLogitEdits: 30,
+};
+
+function check(promptTokenIds: number[], options: SamplingOptions = {}, limits: Partial<RequestLimits> = {}) {
+  checkRequest({ id: "a", promptTokenIds, sampling: samplingParams(options) }, { ...LIMITS, ...limits });
+}
+
+function refusal(...args: Parameters<typeof check>): [string, string | null, string | null] {
+  const error = assertThrows(() => check(...args), RequestError);
+  return [error.message, error.param, error.code];
+}
+
+const tokens = (length: number) => Array.from({ length }, (_, i) => i % 50);
+
+// After ollama#4967: a prompt that is too long is refused with both numbers, never cut.
+Deno.test("checkRequest() refuses prompt + max_tokens beyond the model's length", () => {
+  check(tokens(84));
+  assertEquals(refusal(tokens(85)), [
+    "This model's maximum context length is 100 tokens. However, you requested 101 tokens (85 in the prompt, 16 for " +
+    "the completion)",
+    "max_tokens",
+    "context_length_exceeded",
+  ]);
+  assertEquals(refusal(tokens(100), { maxTokens: 1 }).slice(1), ["prompt", "context_length_exceeded"]);
+});
+
+Deno.test("checkRequest() refuses what the whole cache cannot hold", () => {
+  // 48 + 16 tokens, of which the last never enters the cache: 4 pages.
+  check(tokens(48), {}, { numPages: 4 });
+  assertEquals(
+    refusal(tokens(50), {}, { numPages: 4 })[0],
+    "The request needs 5 pages of 16 tokens for its 50 prompt " +
+      "tokens and 16 tokens of completion, but the KV cache has 4",
+  );
+  assertEquals(refusal(tokens(50), {}, { numPages: 4 })[2], "context_length_exceeded");
+});
+
+Deno.test("checkRequest() refuses an empty prompt and token ids out of range", () => {
+  assertEquals(refusal([]).slice(0, 2), ["The prompt has no tokens", "prompt"]);
+  for (const id of [50, -1, 1.5, NaN]) {
+    assertEquals(refusal([1, id])[0], `The prompt's token ids must be integers from 0 to 49, received ${id}`);
+  }
+  assertEquals(refusal([1], { logitBias: { 50: 1 } })[1], "logit_bias");
+  assertEquals(refusal([1], { stopTokenIds: [50] })[1], "stop_token_ids");
+});
+
+Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine has", () => {
+  check([1], { n: 16 });
+  assertEquals(refusal([1], { n: 17 })[0], "n must be at most 16 on this server, received 17");
+  check([1], { logprobs: 5 });
+  assertEquals(refusal([1], { logprobs: 6 })[0], "At most 5 log-probabilities a token are offered, requested 6");
+  check(tokens(14), { repetitionPenalty: 1.5 });
+  assertEquals(
+    refusal(tokens(15), { repetitionPenalty: 1.5 })[0],
+    "logit_bias, min_tokens and penalties together may " +
+      "change 31 logits of a token, the engine allows 30",
+  );
+});

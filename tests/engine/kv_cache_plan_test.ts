@@ -1,0 +1,36 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { chooseKvCacheDtype, planKvPages } from "../../engine/kv_cache_plan.ts";
+
+const BASE = {
+  memoryFreeBytes: 1000 * 2 ** 20,
+  pageBytes: 2 ** 20,
+  pageSize: 16,
+  maxModelLen: 100,
+  maxNumSeqs: 4,
+};
+
+Deno.test("chooseKvCacheDtype() takes the model's dtype for auto and says so", () => {
+  assertEquals(chooseKvCacheDtype("auto", "bfloat16"), { dtype: "bfloat16", reason: "the model's own dtype" });
+  assertEquals(chooseKvCacheDtype("fp8", "bfloat16"), { dtype: "fp8_e4m3", reason: "given by --kv-cache-dtype" });
+  assertEquals(chooseKvCacheDtype("fp8_e5m2", "float32").dtype, "fp8_e5m2");
+  assertThrows(() => chooseKvCacheDtype("int3" as "auto", "float32"), RangeError, 'received "int3"');
+});
+
+Deno.test("planKvPages() takes bytes or a fraction of what is free", () => {
+  assertEquals(planKvPages({ ...BASE, kvCacheMemory: { bytes: 10.5 * 2 ** 20 } }), 10);
+  assertEquals(planKvPages({ ...BASE, kvCacheMemory: { fraction: 0.02 } }), 20);
+});
+
+Deno.test("planKvPages() allocates no more than all sequences can use", () => {
+  assertEquals(planKvPages({ ...BASE, kvCacheMemory: { fraction: 1 } }), 28);
+});
+
+Deno.test("planKvPages() names the numbers and the flags when not even one sequence fits", () => {
+  assertEquals(planKvPages({ ...BASE, kvCacheMemory: { bytes: 7 * 2 ** 20 } }), 7);
+  assertThrows(
+    () => planKvPages({ ...BASE, kvCacheMemory: { fraction: 0.006 } }),
+    RangeError,
+    "too small for one sequence of 100 tokens: it needs 7.0 MiB and has 6.0 MiB (0.006 of the 1000.0 MiB free). " +
+      "Raise --kv-cache-memory, or lower --max-model-len to 96 or less",
+  );
+});

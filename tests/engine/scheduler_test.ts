@@ -1,0 +1,157 @@
+import { assertEquals, assertMatch } from "@std/assert";
+import { PagePool } from "../../engine/page_pool.ts";
+import { Scheduler, type SchedulerLimits } from "../../engine/scheduler.ts";
+import { LiveRequest, type Sequence } from "../../engine/sequence.ts";
+import { greedy } from "./_fake_model.ts";
+
+const LIMITS: SchedulerLimits = { pageSize: 4, maxNumSeqs: 4, maxNumBatchedTokens: 10, maxLogitEdits: 100 };
+
+/** A scheduler whose sequences are named by letters and sample a token whenever they can. */
+class Bench {
+  readonly pool: PagePool;
+  readonly scheduler: Scheduler;
+  readonly #names = new Map<Sequence, string>();
+
+  constructor(numPages: number, limits: Partial<SchedulerLimits> = {}, edits: Record<string, number> = {}) {
+    this.pool = new PagePool(numPages);
+    this.scheduler = new Scheduler(
+      this.pool,
+      { ...LIMITS, ...limits },
+      (sequence) => edits[this.#names.get(sequence)!] ?? 0,
+    );
+  }
+
+  add(name: string, promptTokens: number, maxTokens = 100): Sequence {
+    const sampling = greedy({ maxTokens });
+    const [sequence] = new LiveRequest(this.#names.size, name, new Int32Array(promptTokens), sampling).sequences;
+    this.#names.set(sequence!, name);
+    this.scheduler.add(sequence!);
+    return sequence!;
+  }
+
+  /** Runs a step; for example "a1 b3": one token of a, three of b. */
+  step(): string {
+    const batch = this.scheduler.schedule();
+    const text = batch.map((sequence) => `${this.#names.get(sequence)}${sequence.queryLen}`).join(" ");
+    for (const sequence of batch) {
+      sequence.numComputed += sequence.queryLen;
+      if (sequence.numPending === 0) sequence.output.push(0);
+    }
+    return text;
+  }
+
+  names(sequences: readonly Sequence[]): string {
+    return sequences.map((sequence) => this.#names.get(sequence)).join("");
+  }
+}
+
+Deno.test("Scheduler.schedule() takes decodes first, then chunks of prefill in order of arrival", () => {
+  const bench = new Bench(100);
+  bench.add("a", 3);
+  assertEquals(bench.step(), "a3");
+  bench.add("b", 12);
+  bench.add("c", 5);
+  assertEquals(bench.step(), "a1 b9");
+  assertEquals(bench.step(), "a1 b3 c5");
+  assertEquals(bench.step(), "a1 b1 c1");
+});
+
+// After the stalls that a burst of long prompts causes: a decode never waits for a prefill.
+Deno.test("Scheduler.schedule() lets every decode advance in every step while long prompts come", () => {
+  const bench = new Bench(1000, { maxNumSeqs: 10 });
+  bench.add("a", 2);
+  bench.add("b", 2);
+  bench.step();
+  for (const name of "cdefgh") bench.add(name, 50);
+  for (let i = 0; i < 20; i++) assertMatch(bench.step(), /^a1 b1 /);
+});
+
+Deno.test("Scheduler.schedule() admits no more than maxNumSeqs, and the next when one finishes", () => {
+  const bench = new Bench(100, { maxNumSeqs: 2 });
+  const a = bench.add("a", 1);
+  bench.add("b", 1);
+  bench.add("c", 1);
+  assertEquals(bench.step(), "a1 b1");
+  bench.scheduler.finish(a);
+  assertEquals(bench.step(), "b1 c1");
+});
+
+Deno.test("Scheduler.schedule() admits a sequence when its prompt and one token fit, and leaves growers a page", () => {
+  const bench = new Bench(5);
+  bench.add("a", 7);
+  // 8 tokens: two pages. One more of the three left is a's.
+  const b = bench.add("b", 8);
+  const c = bench.add("c", 1);
+  assertEquals(bench.step(), "a7");
+  assertEquals(bench.names(bench.scheduler.waiting), "bc");
+  bench.scheduler.finish(b);
+  assertEquals(bench.step(), "a1 c1");
+  assertEquals([c.numPages, bench.pool.numFree], [1, 2]);
+});
+
+Deno.test("Scheduler.schedule() takes all pages for a sequence that never asks for more", () => {
+  const bench = new Bench(4);
+  bench.add("a", 7, 2);
+  bench.add("b", 7, 1);
+  assertEquals(bench.step(), "a7 b3");
+  assertEquals(bench.pool.numFree, 0);
+});
+
+Deno.test("Scheduler.schedule() preempts the youngest when the pool is empty, and takes it up again first", () => {
+  const bench = new Bench(4);
+  const a = bench.add("a", 2);
+  const b = bench.add("b", 3);
+  bench.step();
+  for (let i = 0; i < 100 && bench.scheduler.numPreemptions === 0; i++) bench.step();
+  assertEquals([a.state, b.state, b.numComputed, b.numPages], ["running", "waiting", 0, 0]);
+  const numTokens = b.numTokens;
+  bench.add("c", 1);
+  assertEquals(bench.names(bench.scheduler.waiting), "bc");
+  bench.scheduler.finish(a);
+  // One page is left, which is b's for its next tokens.
+  assertEquals([bench.step(), bench.pool.numFree], [`b${numTokens}`, 1]);
+  assertEquals(bench.scheduler.numPreemptions, 1);
+});
+
+Deno.test("Scheduler.schedule() preempts a prefilling newcomer rather than an older decode", () => {
+  const bench = new Bench(14, { maxNumBatchedTokens: 4 });
+  const a = bench.add("a", 4);
+  const b = bench.add("b", 40);
+  assertEquals([bench.step(), bench.step()], ["a4", "a1 b3"]);
+  for (let i = 0; i < 20 && bench.scheduler.numPreemptions === 0; i++) bench.step();
+  assertEquals([a.state, b.state, b.output.length], ["running", "waiting", 0]);
+});
+
+Deno.test("Scheduler.schedule() always advances the oldest", () => {
+  const bench = new Bench(6);
+  const sequences = [..."abcd"].map((name) => bench.add(name, 3, 20));
+  let steps = 0;
+  while (!bench.scheduler.isIdle) {
+    const oldest = bench.scheduler.running[0];
+    const before = oldest?.numComputed;
+    bench.step();
+    if (oldest) assertEquals(oldest.numComputed > before!, true);
+    for (const sequence of sequences) if (sequence.output.length === 20) bench.scheduler.finish(sequence);
+    assertEquals(++steps < 1000, true);
+  }
+  assertEquals(bench.pool.numFree, 6);
+});
+
+Deno.test("Scheduler.schedule() reserves logit edits while a sequence runs", () => {
+  const bench = new Bench(100, {}, { a: 60, b: 50, c: 40 });
+  const a = bench.add("a", 1);
+  bench.add("b", 1);
+  bench.add("c", 1);
+  assertEquals(bench.step(), "a1");
+  bench.scheduler.finish(a);
+  assertEquals(bench.step(), "b1 c1");
+});
+
+Deno.test("Scheduler.finish() takes a sequence out wherever it is, once", () => {
+  const bench = new Bench(10, { maxNumSeqs: 1 });
+  const a = bench.add("a", 1);
+  const b = bench.add("b", 1);
+  bench.step();
+  for (const sequence of [b, a, a, b]) bench.scheduler.finish(sequence);
+  assertEquals([bench.scheduler.isIdle, bench.pool.numFree, bench.scheduler.numRequestsRunning], [true, 10, 0]);
+});

@@ -1,0 +1,112 @@
+/** Random operations on a small engine, against the fake model's oracle. */
+
+import { assertEquals, assertGreater } from "@std/assert";
+import fc from "fast-check";
+import { checkRequest } from "../../engine/admission.ts";
+import { RequestError } from "../../engine/errors.ts";
+import { samplingParams } from "../../engine/sampling_params.ts";
+import { expectedOutput, VOCAB_SIZE } from "./_fake_model.ts";
+import { Harness, type Transcript } from "./_harness.ts";
+
+const request = fc.record({
+  prompt: fc.array(fc.integer({ min: 0, max: VOCAB_SIZE - 1 }), { minLength: 1, maxLength: 14 }),
+  maxTokens: fc.integer({ min: 1, max: 12 }),
+  minTokens: fc.integer({ min: 0, max: 4 }),
+  n: fc.integer({ min: 1, max: 3 }),
+  temperature: fc.constantFrom(0, 1),
+  seed: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+  presencePenalty: fc.constantFrom(0, 0, 1),
+  repetitionPenalty: fc.constantFrom(1, 1, 1.5),
+  logitBias: fc.constantFrom({}, {}, { 5: 2, 7: -100 }),
+  logprobs: fc.constantFrom(null, null, 0, 3),
+  ignoreEos: fc.boolean(),
+});
+
+const operation = fc.oneof(
+  { weight: 4, arbitrary: fc.record({ type: fc.constant("submit" as const), request }) },
+  { weight: 2, arbitrary: fc.record({ type: fc.constant("abort" as const), key: fc.nat(20) }) },
+  { weight: 8, arbitrary: fc.record({ type: fc.constant("step" as const) }) },
+);
+
+const engine = fc.record({
+  pageSize: fc.integer({ min: 1, max: 4 }),
+  numPages: fc.integer({ min: 2, max: 16 }),
+  maxNumSeqs: fc.integer({ min: 1, max: 5 }),
+  extraTokens: fc.integer({ min: 0, max: 10 }),
+  maxLogitEdits: fc.constantFrom(20, VOCAB_SIZE, 4096),
+});
+
+Deno.test("StepLoop gives every request its own tokens and one end when requests come, go and are preempted", () => {
+  let numPreemptions = 0;
+  let numRequests = 0;
+  const property = fc.property(engine, fc.array(operation, { maxLength: 120, size: "max" }), (config, operations) => {
+    const harness = new Harness({ ...config, maxNumBatchedTokens: config.maxNumSeqs + config.extraTokens });
+    const aborted = new Set<number>();
+    for (const op of operations) {
+      if (op.type === "step") harness.step();
+      else if (op.type === "submit") numRequests += submit(harness, op.request);
+      else if (harness.transcripts.has(op.key)) {
+        const free = harness.loop.numFreePages;
+        harness.abort(op.key);
+        aborted.add(op.key);
+        assertEquals(harness.loop.numFreePages >= free, true);
+        assertEquals(harness.transcripts.get(op.key)!.numTerminals, 1);
+      }
+    }
+    harness.finish();
+    numPreemptions += harness.counters.get("preemptionsTotal");
+    for (const [key, transcript] of harness.transcripts) checkTranscript(transcript, aborted.has(key));
+  });
+  fc.assert(property, { numRuns: 600, seed: 20260101 });
+  // The cases are worth something only when they are crowded.
+  assertGreater(numPreemptions, 500);
+  assertGreater(numRequests, 5000);
+});
+
+/** Submits a request if it can ever run; returns how many were. */
+function submit(harness: Harness, { prompt, ...options }: typeof request extends fc.Arbitrary<infer T> ? T : never) {
+  const sampling = samplingParams({ ...options, minTokens: Math.min(options.minTokens, options.maxTokens) });
+  const { pageSize, numPages, maxNumSeqs, maxLogitEdits = 0 } = harness.config;
+  try {
+    checkRequest({ id: "", promptTokenIds: prompt, sampling }, {
+      maxModelLen: numPages * pageSize + 1,
+      vocabSize: VOCAB_SIZE,
+      numEosTokenIds: 1,
+      pageSize,
+      numPages,
+      maxNumSeqs,
+      maxLogprobs: 4,
+      maxLogitEdits,
+    });
+  } catch (error) {
+    if (error instanceof RequestError) return 0;
+    throw error;
+  }
+  harness.submit(prompt, sampling);
+  return 1;
+}
+
+function checkTranscript({ prompt, sampling, sequences, deltas, usage, numTerminals }: Transcript, isAborted: boolean) {
+  assertEquals(numTerminals, 1);
+  sequences.forEach(({ tokenIds, finishReason }, index) => {
+    const expected = expectedOutput(prompt, sampling, index);
+    if (finishReason === "abort") {
+      assertEquals(isAborted, true);
+      assertEquals(tokenIds, expected.slice(0, tokenIds.length));
+    } else {
+      assertEquals(tokenIds, expected);
+    }
+  });
+  assertEquals(usage, {
+    promptTokens: prompt.length,
+    completionTokens: sequences.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0),
+    cachedTokens: 0,
+  });
+  for (const { tokenIds, logprobs } of deltas) {
+    if (sampling.logprobs === null) assertEquals(logprobs, null);
+    else {assertEquals(
+        logprobs!.map((entry) => [entry.tokenId, entry.top.length]),
+        tokenIds.map((id) => [id, sampling.logprobs]),
+      );}
+  }
+}
