@@ -87,11 +87,7 @@ void compute_qkv(const ForwardContext& context, int32_t layer) {
   const QkvOffsets offset(config);
   const Rows& normed = context.scratch.normed;
   Rows& qkv = context.scratch.qkv;
-  weights.q_proj.multiply(normed.row(0), normed.width(), num_tokens, qkv.data(), qkv.width(), context.threads);
-  weights.k_proj.multiply(normed.row(0), normed.width(), num_tokens, qkv.data() + offset.k, qkv.width(),
-                          context.threads);
-  weights.v_proj.multiply(normed.row(0), normed.width(), num_tokens, qkv.data() + offset.v, qkv.width(),
-                          context.threads);
+  weights.qkv.multiply(normed.row(0), normed.width(), num_tokens, qkv.data(), qkv.width(), context.threads);
   for_each_token(context.threads, num_tokens, 2 * qkv.width(), [&](int32_t token) {
     float* row = qkv.row(token);
     const float* cosines = context.scratch.cosines[table].row(token);
@@ -165,15 +161,13 @@ void run_feed_forward(const ForwardContext& context, const LayerWeights& weights
   const Rows& normed = context.scratch.normed;
   Rows& gate_up = context.scratch.gate_up;
   Rows& projected = context.scratch.projected;
-  weights.gate_proj.multiply(normed.row(0), normed.width(), num_tokens, gate_up.data(), gate_up.width(),
-                             context.threads);
-  weights.up_proj.multiply(normed.row(0), normed.width(), num_tokens, gate_up.data() + width, gate_up.width(),
+  weights.gate_up.multiply(normed.row(0), normed.width(), num_tokens, gate_up.data(), gate_up.width(),
                            context.threads);
   const auto gate = config.activation == OCTAVO_SILU ? vector_ops().silu_gate : vector_ops().gelu_tanh_gate;
   for_each_token(context.threads, num_tokens, int64_t{8} * width,
                  [&](int32_t token) { gate(gate_up.row(token), gate_up.row(token) + width, width); });
-  weights.down_proj.multiply(gate_up.data(), gate_up.width(), num_tokens, projected.data(), projected.width(),
-                             context.threads);
+  weights.down.multiply(gate_up.data(), gate_up.width(), num_tokens, projected.data(), projected.width(),
+                        context.threads);
 }
 
 void run_layer(const ForwardContext& context, int32_t layer) {
@@ -185,8 +179,8 @@ void run_layer(const ForwardContext& context, int32_t layer) {
   run_attention(context, layer);
   const Rows& attn = context.scratch.attn;
   Rows& projected = context.scratch.projected;
-  weights.o_proj.multiply(attn.row(0), attn.width(), context.step.num_tokens(), projected.data(), projected.width(),
-                          context.threads);
+  weights.attn_out.multiply(attn.row(0), attn.width(), context.step.num_tokens(), projected.data(), projected.width(),
+                            context.threads);
   add_residual(context, {weights.o_bias, weights.attn_post_norm, weights.ffn_norm});
   run_feed_forward(context, weights);
   add_residual(context, {none, weights.ffn_post_norm, is_last ? none : layers[static_cast<size_t>(layer) + 1].attn_norm});

@@ -128,27 +128,56 @@ void Model::load_tensor(const octavo_tensor& tensor) {
   const std::string name = describe(info, tensor.layer);
   check_shape(tensor, info, name.c_str());
   const MappedFile& file = check_range(tensor, info);
-  const WeightPlace place = weight_place(weights_, tensor.role, tensor.layer);
-  if (place.is_given()) fail(OCTAVO_INVALID_ARGUMENT, "%s is given twice", name.c_str());
+  if (is_given(tensor.role, tensor.layer)) fail(OCTAVO_INVALID_ARGUMENT, "%s is given twice", name.c_str());
 
+  const WeightPlace place = weight_place(weights_, tensor.role, tensor.layer);
   const uint8_t* source = file.data() + tensor.offset_bytes;
   std::vector<int32_t> order;
   if (tensor.interleaved_heads > 0) order = halves_order(tensor.interleaved_heads, config_.head_dim);
-  if (place.matrix != nullptr) {
-    *place.matrix = Matrix::pack(tensor.dtype, source, tensor.rows, tensor.cols,
-                                 order.empty() ? nullptr : order.data(), *threads_);
+  if (place.projection != nullptr) {
+    const uint64_t size_bytes = static_cast<uint64_t>(tensor.size_bytes);
+    load_part(tensor, place, {tensor.dtype, source, size_bytes, tensor.rows, std::move(order)});
+  } else if (place.matrix != nullptr) {
+    *place.matrix = Matrix::pack(tensor.dtype, source, tensor.rows, tensor.cols, nullptr, *threads_);
+    weight_bytes_ += place.matrix->size_bytes();
+    drop(tensor);
   } else {
     *place.vector = read_vector(tensor, source, name.c_str(), order);
     if (info.is_norm) {
       for (float& weight : *place.vector) weight += config_.norm_weight_offset;
     }
+    weight_bytes_ += place.vector->size() * sizeof(float);
+    drop(tensor);
   }
-  weight_bytes_ += place.size_bytes();
-  file.drop(static_cast<uint64_t>(tensor.offset_bytes), static_cast<uint64_t>(tensor.size_bytes));
+  given_.insert({tensor.role, tensor.layer});
+}
+
+// Keeps a tensor until the projection it is part of is complete, then packs them together.
+void Model::load_part(const octavo_tensor& tensor, const WeightPlace& place, ProjectionSource source) {
+  std::map<int32_t, WaitingTensor>& parts = waiting_[place.projection];
+  parts[place.part] = {tensor, std::move(source)};
+  if (static_cast<int32_t>(parts.size()) < place.num_parts) return;
+  std::vector<ProjectionSource> sources;
+  for (const auto& [part, waiting] : parts) sources.push_back(waiting.source);
+  try {
+    *place.projection = Projection::pack(sources, tensor.cols, *threads_);
+  } catch (...) {
+    parts.erase(place.part);
+    throw;
+  }
+  weight_bytes_ += place.projection->size_bytes();
+  for (const auto& [part, waiting] : parts) drop(waiting.tensor);
+  waiting_.erase(place.projection);
+}
+
+// The file's memory of a tensor that has been packed is not needed any more.
+void Model::drop(const octavo_tensor& tensor) const {
+  files_[static_cast<size_t>(tensor.file)].drop(static_cast<uint64_t>(tensor.offset_bytes),
+                                                static_cast<uint64_t>(tensor.size_bytes));
 }
 
 void Model::check_model_role(const RoleInfo& info) {
-  if (!info.is_required || weight_place(weights_, info.role, -1).is_given()) return;
+  if (!info.is_required || is_given(info.role, -1)) return;
   fail(OCTAVO_INVALID_ARGUMENT, "%s is missing", info.name);
 }
 
@@ -157,7 +186,7 @@ void Model::check_layer_role(const RoleInfo& info) {
   int32_t given_layer = -1;
   int32_t missing_layer = -1;
   for (int32_t layer = config_.num_layers - 1; layer >= 0; --layer) {
-    (weight_place(weights_, info.role, layer).is_given() ? given_layer : missing_layer) = layer;
+    (is_given(info.role, layer) ? given_layer : missing_layer) = layer;
   }
   if (missing_layer < 0) return;
   const std::string missing = describe(info, missing_layer);
@@ -187,6 +216,7 @@ void Model::finish() {
     }
   }
   apply_rope_factors();
+  given_.clear();
   files_.clear();
   threads_.reset();
   is_finished_ = true;

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "arch/thread_pool.h"
@@ -36,7 +39,16 @@ class Model {
   uint64_t weight_bytes() const { return weight_bytes_; }
 
  private:
+  // A tensor of a projection whose other tensors are still to come.
+  struct WaitingTensor {
+    octavo_tensor tensor;
+    ProjectionSource source;
+  };
+
   const MappedFile& check_range(const octavo_tensor& tensor, const RoleInfo& info) const;
+  bool is_given(int32_t role, int32_t layer) const { return given_.count({role, layer}) > 0; }
+  void load_part(const octavo_tensor& tensor, const WeightPlace& place, ProjectionSource source);
+  void drop(const octavo_tensor& tensor) const;
   void check_model_role(const RoleInfo& info);
   void check_layer_role(const RoleInfo& info);
   void apply_rope_factors();
@@ -48,6 +60,8 @@ class Model {
   uint64_t weight_bytes_ = 0;
   bool is_finished_ = false;
   // Until finished.
+  std::set<std::pair<int32_t, int32_t>> given_;  // role, layer
+  std::map<const Projection*, std::map<int32_t, WaitingTensor>> waiting_;  // by part
   std::vector<MappedFile> files_;
   std::unique_ptr<ThreadPool> threads_;
 };

@@ -18,23 +18,32 @@ struct RoleRow {
   int kind;
   Matrix ModelWeights::* model_matrix = nullptr;
   Vector ModelWeights::* model_vector = nullptr;
-  Matrix LayerWeights::* layer_matrix = nullptr;
   Vector LayerWeights::* layer_vector = nullptr;
+  Projection LayerWeights::* layer_projection = nullptr;
+  int32_t part = 0;
+  int32_t num_parts = 1;
 };
 
 constexpr RoleRow model_matrix(octavo_role role, const char* name, Dim rows, Dim cols, int kind,
                                Matrix ModelWeights::* place) {
-  return {role, name, rows, cols, kind | kMatrix, place, nullptr, nullptr, nullptr};
+  return {role, name, rows, cols, kind | kMatrix, place};
 }
 constexpr RoleRow model_vector(octavo_role role, const char* name, Dim cols, int kind, Vector ModelWeights::* place) {
-  return {role, name, Dim::kOne, cols, kind, nullptr, place, nullptr, nullptr};
-}
-constexpr RoleRow matrix(octavo_role role, const char* name, Dim rows, Dim cols, int kind,
-                         Matrix LayerWeights::* place) {
-  return {role, name, rows, cols, kind | kMatrix | kRequired, nullptr, nullptr, place, nullptr};
+  return {role, name, Dim::kOne, cols, kind, nullptr, place};
 }
 constexpr RoleRow vector(octavo_role role, const char* name, Dim cols, int kind, Vector LayerWeights::* place) {
-  return {role, name, Dim::kOne, cols, kind, nullptr, nullptr, nullptr, place};
+  return {role, name, Dim::kOne, cols, kind, nullptr, nullptr, place};
+}
+
+// Which part of which projection a matrix is.
+struct Part {
+  Projection LayerWeights::* projection;
+  int32_t part;
+  int32_t num_parts;
+};
+constexpr RoleRow matrix(octavo_role role, const char* name, Dim rows, Dim cols, int kind, Part part) {
+  return {role,    name,    rows,    cols,           kind | kMatrix | kRequired,
+          nullptr, nullptr, nullptr, part.projection, part.part, part.num_parts};
 }
 
 using L = LayerWeights;
@@ -47,10 +56,10 @@ constexpr RoleRow kRoles[] = {
     model_matrix(OCTAVO_ROLE_LM_HEAD, "lm_head", Dim::kVocab, Dim::kHidden, 0, &M::lm_head),
     model_vector(OCTAVO_ROLE_ROPE_FACTORS, "rope_factors", Dim::kHalfHead, 0, &M::rope_factors),
     vector(OCTAVO_ROLE_ATTN_NORM, "attn_norm", Dim::kHidden, kNorm | kRequired, &L::attn_norm),
-    matrix(OCTAVO_ROLE_Q_PROJ, "q_proj", Dim::kQ, Dim::kHidden, kQRows, &L::q_proj),
-    matrix(OCTAVO_ROLE_K_PROJ, "k_proj", Dim::kKv, Dim::kHidden, kKvRows, &L::k_proj),
-    matrix(OCTAVO_ROLE_V_PROJ, "v_proj", Dim::kKv, Dim::kHidden, 0, &L::v_proj),
-    matrix(OCTAVO_ROLE_O_PROJ, "o_proj", Dim::kHidden, Dim::kQ, 0, &L::o_proj),
+    matrix(OCTAVO_ROLE_Q_PROJ, "q_proj", Dim::kQ, Dim::kHidden, kQRows, {&L::qkv, 0, 3}),
+    matrix(OCTAVO_ROLE_K_PROJ, "k_proj", Dim::kKv, Dim::kHidden, kKvRows, {&L::qkv, 1, 3}),
+    matrix(OCTAVO_ROLE_V_PROJ, "v_proj", Dim::kKv, Dim::kHidden, 0, {&L::qkv, 2, 3}),
+    matrix(OCTAVO_ROLE_O_PROJ, "o_proj", Dim::kHidden, Dim::kQ, 0, {&L::attn_out, 0, 1}),
     vector(OCTAVO_ROLE_Q_BIAS, "q_bias", Dim::kQ, kQRows, &L::q_bias),
     vector(OCTAVO_ROLE_K_BIAS, "k_bias", Dim::kKv, kKvRows, &L::k_bias),
     vector(OCTAVO_ROLE_V_BIAS, "v_bias", Dim::kKv, 0, &L::v_bias),
@@ -59,9 +68,9 @@ constexpr RoleRow kRoles[] = {
     vector(OCTAVO_ROLE_K_NORM, "k_norm", Dim::kHead, kNorm, &L::k_norm),
     vector(OCTAVO_ROLE_ATTN_POST_NORM, "attn_post_norm", Dim::kHidden, kNorm, &L::attn_post_norm),
     vector(OCTAVO_ROLE_FFN_NORM, "ffn_norm", Dim::kHidden, kNorm | kRequired, &L::ffn_norm),
-    matrix(OCTAVO_ROLE_GATE_PROJ, "gate_proj", Dim::kIntermediate, Dim::kHidden, 0, &L::gate_proj),
-    matrix(OCTAVO_ROLE_UP_PROJ, "up_proj", Dim::kIntermediate, Dim::kHidden, 0, &L::up_proj),
-    matrix(OCTAVO_ROLE_DOWN_PROJ, "down_proj", Dim::kHidden, Dim::kIntermediate, 0, &L::down_proj),
+    matrix(OCTAVO_ROLE_GATE_PROJ, "gate_proj", Dim::kIntermediate, Dim::kHidden, 0, {&L::gate_up, 0, 2}),
+    matrix(OCTAVO_ROLE_UP_PROJ, "up_proj", Dim::kIntermediate, Dim::kHidden, 0, {&L::gate_up, 1, 2}),
+    matrix(OCTAVO_ROLE_DOWN_PROJ, "down_proj", Dim::kHidden, Dim::kIntermediate, 0, {&L::down, 0, 1}),
     vector(OCTAVO_ROLE_FFN_POST_NORM, "ffn_post_norm", Dim::kHidden, kNorm, &L::ffn_post_norm),
     vector(OCTAVO_ROLE_ATTN_SINKS, "attn_sinks", Dim::kQHeads, 0, &L::attn_sinks),
 };
@@ -117,11 +126,14 @@ const std::vector<int32_t>& all_roles() {
 
 WeightPlace weight_place(ModelWeights& weights, int32_t role, int32_t layer) {
   const RoleRow& row = find_role(role);
-  if (row.model_matrix != nullptr) return {&(weights.*row.model_matrix), nullptr};
-  if (row.model_vector != nullptr) return {nullptr, &(weights.*row.model_vector)};
+  WeightPlace place = {nullptr, nullptr, nullptr, row.part, row.num_parts};
+  if (row.model_matrix != nullptr) place.matrix = &(weights.*row.model_matrix);
+  if (row.model_vector != nullptr) place.vector = &(weights.*row.model_vector);
+  if (!is_layer_role(role)) return place;
   LayerWeights& layer_weights = weights.layers[static_cast<size_t>(layer)];
-  if (row.layer_matrix != nullptr) return {&(layer_weights.*row.layer_matrix), nullptr};
-  return {nullptr, &(layer_weights.*row.layer_vector)};
+  if (row.layer_vector != nullptr) place.vector = &(layer_weights.*row.layer_vector);
+  if (row.layer_projection != nullptr) place.projection = &(layer_weights.*row.layer_projection);
+  return place;
 }
 
 }  // namespace octavo

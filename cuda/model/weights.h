@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gemm/matrix.h"
+#include "model/projection.h"
 #include "octavo.h"
 
 namespace octavo {
@@ -15,7 +16,7 @@ using Vector = std::vector<float>;
 struct LayerWeights {
   Vector attn_norm, attn_post_norm, ffn_norm, ffn_post_norm, q_norm, k_norm;
   Vector q_bias, k_bias, v_bias, o_bias, attn_sinks;
-  Matrix q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
+  Projection qkv, attn_out, gate_up, down;
 };
 
 struct ModelWeights {
@@ -45,12 +46,14 @@ const std::vector<int32_t>& all_roles();
 
 inline bool is_layer_role(int32_t role) { return role >= OCTAVO_ROLE_ATTN_NORM; }
 
-// Where a role's tensor is kept: exactly one of the two is not null.
+// Where a role's tensor is kept: one of the three is not null. A projection is made of num_parts tensors, of which this
+// one is part.
 struct WeightPlace {
   Matrix* matrix;
   Vector* vector;
-  bool is_given() const { return matrix != nullptr ? matrix->rows() > 0 : !vector->empty(); }
-  uint64_t size_bytes() const { return matrix != nullptr ? matrix->size_bytes() : vector->size() * sizeof(float); }
+  Projection* projection;
+  int32_t part;
+  int32_t num_parts;
 };
 WeightPlace weight_place(ModelWeights& weights, int32_t role, int32_t layer);
 

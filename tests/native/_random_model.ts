@@ -19,6 +19,8 @@ export interface RandomModelOptions {
   /** Optional roles to add. */
   readonly roles?: readonly Role[];
   readonly dtype?: FloatDtype;
+  /** Of v_proj and up_proj, where it is another. */
+  readonly secondDtype?: FloatDtype;
   /** The file holds q and k with RoPE pairs side by side. */
   readonly interleaved?: boolean;
   /** An output head of its own. */
@@ -107,7 +109,6 @@ function shapeOf(config: NativeModelConfig, role: Role): [rows: number, cols: nu
 /** Makes a model from a seed. */
 export function makeRandomModel(options: RandomModelOptions = {}): RandomModel {
   const config = { ...LLAMA, ...options.config };
-  const dtype = options.dtype ?? "F32";
   const random = makeRandom(options.seed ?? 1);
   const isModelRole = (role: Role) => role === "rope_factors";
   const places: [Role, number][] = [["token_embedding", -1], ["output_norm", -1]];
@@ -121,6 +122,8 @@ export function makeRandomModel(options: RandomModelOptions = {}): RandomModel {
   const file: number[] = [0, 0, 0]; // so that tensors are not aligned
   for (const [role, layer] of places) {
     const [rows, cols] = shapeOf(config, role);
+    const second = role === "v_proj" || role === "up_proj" ? options.secondDtype : undefined;
+    const dtype = second ?? options.dtype ?? "F32";
     const scale = rows === 1 ? 0.3 : 1.5 / Math.sqrt(cols);
     const center = role.endsWith("norm") ? 1 - config.normWeightOffset : role === "rope_factors" ? 1 : 0;
     const values = Float32Array.from({ length: rows * cols }, () => center + scale * (random() * 2 - 1));

@@ -40,6 +40,7 @@ const ARCHITECTURES: Record<string, RandomModelOptions> = {
   "llama": {},
   "llama from GGUF, pairs side by side, with RoPE factors": { interleaved: true, roles: ["rope_factors"] },
   "llama in float16 with an output head of its own": { dtype: "F16", untied: true },
+  "llama in float32 and bfloat16, mixed within a layer": { secondDtype: "BF16", interleaved: true },
   "mistral, windows on every layer": {
     config: { layers: WINDOWED.map((layer) => ({ ...layer, slidingWindow: 7 })) },
   },
