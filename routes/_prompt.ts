@@ -44,13 +44,21 @@ export async function tokenizePrompts(
 }
 
 function encode(server: Server, text: string, { param, addSpecialTokens }: TokenizeOptions): number[] {
+  checkNumChars(server, text.length, param);
+  // JSON can hold halves of surrogate pairs; they become U+FFFD as they would in UTF-8.
+  return server.tokenizer.encode(text.toWellFormed(), { addSpecialTokens });
+}
+
+/**
+ * Refuses a text that no tokenizing could make short enough: a token holds a bounded number of bytes, and a character
+ * (UTF-16 unit) takes at least one.
+ *
+ * @throws {ApiError} 400 `context_length_exceeded`.
+ */
+export function checkNumChars(server: Server, numChars: number, param: string): void {
   const { maxModelLen } = server.engine.info;
-  const maxChars = maxModelLen * server.tokenTexts.longestBytes;
-  if (text.length > maxChars) {
-    const atLeast = Math.ceil(text.length / server.tokenTexts.longestBytes);
-    throw contextLengthExceeded(maxModelLen, `a prompt of at least ${atLeast}`, param);
-  }
-  return server.tokenizer.encode(text, { addSpecialTokens });
+  const atLeast = Math.ceil(numChars / server.tokenTexts.longestBytes);
+  if (atLeast > maxModelLen) throw contextLengthExceeded(maxModelLen, `a prompt of at least ${atLeast}`, param);
 }
 
 /**

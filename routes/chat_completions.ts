@@ -10,7 +10,7 @@ import type { ChatMessage } from "../models/types.ts";
 import { ChunkWriter } from "./_chunk_writer.ts";
 import { type Endpoint, generationHandler, type Plan, type ResponseHead, responseHead } from "./_handler.ts";
 import { chatLogprobs, type TokenTexts } from "./_logprobs.ts";
-import { maxTokens, tokenizePrompts } from "./_prompt.ts";
+import { checkNumChars, maxTokens, tokenizePrompts } from "./_prompt.ts";
 import { type Choice, type ResponseFormat, usageJson } from "./_respond.ts";
 import { requestSampling } from "./_sampling.ts";
 import type { Server } from "./_server.ts";
@@ -54,7 +54,8 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
   };
 }
 
-function renderPrompt({ chatTemplate }: Server, body: ChatCompletionBody): string {
+function renderPrompt(server: Server, body: ChatCompletionBody): string {
+  const { chatTemplate } = server;
   if (chatTemplate === null) {
     throw badRequest("The model has no chat template; use /v1/completions", { param: "messages" });
   }
@@ -63,6 +64,8 @@ function renderPrompt({ chatTemplate }: Server, body: ChatCompletionBody): strin
     content: typeof content === "string" ? content : content.map(({ text }) => text).join("\n"),
     ...name && { name },
   }));
+  // Before the template's work, which grows with the text.
+  checkNumChars(server, messages.reduce((sum, { content }) => sum + (content?.length ?? 0), 0), "messages");
   try {
     return chatTemplate.render(messages, {
       addGenerationPrompt: body.add_generation_prompt ?? true,

@@ -199,6 +199,7 @@ export function fakeTokenizer(): Tokenizer & { numEncodings: number } {
     table,
     encode(text, { addSpecialTokens = true } = {}) {
       this.numEncodings++;
+      if (!text.isWellFormed()) throw new TypeError("Cannot encode half a surrogate pair");
       const parts = text.split(/(<s>|<\|start\|>|<\|end\|>)/);
       const ids = parts.flatMap((part) => {
         const special = SPECIAL_TEXTS.indexOf(part);

@@ -107,6 +107,13 @@ Deno.test("completion cuts the default max_tokens to what the context has left",
   assertEquals(engine.requests[0]!.request.sampling.maxTokens, 6);
 });
 
+Deno.test("completion takes half a surrogate pair as U+FFFD", async () => {
+  const { app, engine } = fakeApp();
+  const response = await post(app, PATH, '{"prompt": "a\\ud83d"}');
+  assertEquals(response.status, 200, await response.text());
+  assertEquals(engine.requests[0]!.request.promptTokenIds, [BOS, 97, 0xef, 0xbf, 0xbd]);
+});
+
 Deno.test("completion leaves special tokens away when told to", async () => {
   const { app, engine } = fakeApp();
   await (await post(app, PATH, { prompt: "A", add_special_tokens: false })).text();

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes, unreachable } from "@std/assert";
 import { EngineError, OverloadedError, RequestError } from "../../engine/errors.ts";
 import { ENDPOINTS } from "../../routes/reference.ts";
 import { CHAT_REFUSED_FIELDS, COMPLETION_REFUSED_FIELDS } from "../../routes/schemas/refused_fields.ts";
@@ -188,13 +188,21 @@ Deno.test("quotes, brackets and commas inside of strings do not count as values"
   }
 });
 
-Deno.test("context_length_exceeded names both numbers and costs no tokenizing when the text cannot fit", async () => {
-  const { app, tokenizer } = fakeApp();
-  const response = await post(app, COMPLETIONS, { prompt: "x".repeat(256 * 9 + 1) });
-  const { error } = await response.json();
-  assertEquals([response.status, error.code], [400, "context_length_exceeded"]);
-  assertMatch(error.message, /holds 256 tokens.*at least 257/);
-  assertEquals(tokenizer.numEncodings, 0);
+Deno.test("context_length_exceeded names both numbers and costs no rendering or tokenizing when the text cannot fit", async () => {
+  const render = () => unreachable("the template was rendered");
+  const { app, tokenizer } = fakeApp({ chatTemplate: { source: "", render } });
+  const text = "x".repeat(256 * 9 + 1);
+  for (
+    const [path, body] of [[COMPLETIONS, { prompt: text }], [CHAT, {
+      messages: [{ ...USER_MESSAGE, content: text }],
+    }]] as const
+  ) {
+    const response = await post(app, path, body);
+    const { error } = await response.json();
+    assertEquals([response.status, error.code], [400, "context_length_exceeded"]);
+    assertMatch(error.message, /holds 256 tokens.*at least 257/);
+    assertEquals(tokenizer.numEncodings, 0);
+  }
 });
 
 Deno.test("requests answer 415 when the body is not declared as JSON", async () => {
