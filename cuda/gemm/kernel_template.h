@@ -2,69 +2,57 @@
 // All of it is in an unnamed namespace: each file that includes it gets its own, compiled for its instruction set.
 #pragma once
 
+#include <utility>
+
 #include "gemm/kernel.h"
 
 namespace octavo {
 namespace {
 
-// The unsigned quants of 32 columns of 16 / kParts rows, in quads.
-template <class Simd, int kFormat>
-inline __attribute__((always_inline)) void unpack(const uint8_t* quants, int part, typename Simd::Bytes quads[kQuads]) {
+// Weights are fetched this far ahead, across strips and, for most matrices, into the next one: the next to be used.
+constexpr int kPrefetchBytes = 4096;
+
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
+template <int... kValues, class Body>
+inline __attribute__((always_inline)) void unroll_list(std::integer_sequence<int, kValues...>, const Body& body) {
+  (body(Constant<kValues>{}), ...);
+}
+
+// body(Constant<0>{}), body(Constant<1>{}) ... body(Constant<kCount - 1>{})
+template <int kCount, class Body>
+inline __attribute__((always_inline)) void unroll(const Body& body) {
+  unroll_list(std::make_integer_sequence<int, kCount>{}, body);
+}
+
+// The unsigned quants of quad kQuad of 32 columns, 16 / kParts rows of them.
+template <class Simd, int kFormat, int kQuad>
+inline __attribute__((always_inline)) typename Simd::Bytes unpack(const uint8_t* quants, int part) {
   constexpr Format format = kFormats[kFormat];
+  constexpr int low = format.low_bits;
   using Bytes = typename Simd::Bytes;
-  const uint8_t* high = quants + 64 * format.low_bits;
-#pragma GCC unroll 8
-  for (int q = 0; q < kQuads; ++q) {
-    if constexpr (format.low_bits == 8) quads[q] = Simd::load(quants + 64 * q, part);
+  const uint8_t* high = quants + 64 * low;
+  Bytes quad;
+  if constexpr (low == 8) quad = Simd::load(quants + 64 * kQuad, part);
+  if constexpr (low == 4) {
+    quad = Simd::mask(Simd::template shift<-(kQuad / 4 * 4)>(Simd::load(quants + 64 * (kQuad % 4), part)), 15);
   }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    if constexpr (format.low_bits == 4) {
-      const Bytes both = Simd::load(quants + 64 * j, part);
-      quads[j] = Simd::mask(both, 0x0F);
-      quads[j + 4] = Simd::mask(Simd::template shift<-4>(both), 0x0F);
-    }
-  }
-  if constexpr (format.low_bits == 2) {
-    const Bytes first = Simd::load(quants, part), second = Simd::load(quants + 64, part);
-    quads[0] = Simd::mask(first, 3);
-    quads[1] = Simd::mask(Simd::template shift<-2>(first), 3);
-    quads[2] = Simd::mask(Simd::template shift<-4>(first), 3);
-    quads[3] = Simd::mask(Simd::template shift<-6>(first), 3);
-    quads[4] = Simd::mask(second, 3);
-    quads[5] = Simd::mask(Simd::template shift<-2>(second), 3);
-    quads[6] = Simd::mask(Simd::template shift<-4>(second), 3);
-    quads[7] = Simd::mask(Simd::template shift<-6>(second), 3);
+  if constexpr (low == 2) {
+    quad = Simd::mask(Simd::template shift<-(kQuad % 4 * 2)>(Simd::load(quants + 64 * (kQuad / 4), part)), 3);
   }
   // Bits that a 16-bit shift carries into the neighbouring byte fall outside the mask.
   if constexpr (format.high_bits == 1) {
-    constexpr int low = format.low_bits, bit = 1 << low;
-    const Bytes bits = Simd::load(high, part);
-    quads[0] = Simd::merge(quads[0], Simd::template shift<low>(bits), bit);
-    quads[1] = Simd::merge(quads[1], Simd::template shift<low - 1>(bits), bit);
-    quads[2] = Simd::merge(quads[2], Simd::template shift<low - 2>(bits), bit);
-    quads[3] = Simd::merge(quads[3], Simd::template shift<low - 3>(bits), bit);
-    quads[4] = Simd::merge(quads[4], Simd::template shift<low - 4>(bits), bit);
-    quads[5] = Simd::merge(quads[5], Simd::template shift<low - 5>(bits), bit);
-    quads[6] = Simd::merge(quads[6], Simd::template shift<low - 6>(bits), bit);
-    quads[7] = Simd::merge(quads[7], Simd::template shift<low - 7>(bits), bit);
+    quad = Simd::merge(quad, Simd::template shift<low - kQuad>(Simd::load(high, part)), 1 << low);
   }
   if constexpr (format.high_bits == 2) {
-    constexpr int low = format.low_bits, bits = 3 << low;
-    const Bytes first = Simd::load(high, part), second = Simd::load(high + 64, part);
-    quads[0] = Simd::merge(quads[0], Simd::template shift<low>(first), bits);
-    quads[1] = Simd::merge(quads[1], Simd::template shift<low - 2>(first), bits);
-    quads[2] = Simd::merge(quads[2], Simd::template shift<low - 4>(first), bits);
-    quads[3] = Simd::merge(quads[3], Simd::template shift<low - 6>(first), bits);
-    quads[4] = Simd::merge(quads[4], Simd::template shift<low>(second), bits);
-    quads[5] = Simd::merge(quads[5], Simd::template shift<low - 2>(second), bits);
-    quads[6] = Simd::merge(quads[6], Simd::template shift<low - 4>(second), bits);
-    quads[7] = Simd::merge(quads[7], Simd::template shift<low - 6>(second), bits);
+    const Bytes bits = Simd::load(high + 64 * (kQuad / 4), part);
+    quad = Simd::merge(quad, Simd::template shift<low - kQuad % 4 * 2>(bits), 3 << low);
   }
-#pragma GCC unroll 8
-  for (int q = 0; q < kQuads; ++q) {
-    if constexpr (format.lookup) quads[q] = Simd::lookup(quads[q], kIq4Values);
-  }
+  if constexpr (format.lookup) quad = Simd::lookup(quad, kIq4Values);
+  return quad;
 }
 
 // The scales (and minimums) of 32 columns, block `block` of a file block, one or two groups.
@@ -111,68 +99,77 @@ inline __attribute__((always_inline)) void load_scales(const uint8_t* packed, in
   }
 }
 
-// y += weights * x for 32 columns of every token:
+// y += weights * x for 32 columns of some tokens:
 //
 //          16 rows -->            x: 4 activations of one token, broadcast to every row
 //   quad 0 [r0: c0 c1 c2 c3][r1: c0 c1 c2 c3] ...   dot  [x0 x1 x2 x3][x0 x1 x2 x3] ...
 //   quad 1 [r0: c4 c5 c6 c7] ...                         [x4 x5 x6 x7] ...
 //   sum over the quads of a group -> int32 a row -> f32, times scale of the row, times scale of the activations
+//
+// Quads outside, tokens inside: each quad is unpacked once, and the tokens' sums do not wait for each other.
 template <class Simd, int kFormat, int kTokens>
 inline __attribute__((always_inline)) void multiply_block(const uint8_t* packed, int block, int part,
                                                           const Activation* x, typename Simd::Floats y[kTokens]) {
   constexpr Format format = kFormats[kFormat];
-  constexpr int scale_bytes = format.scale_bytes(), quant_bytes = 64 * (format.low_bits + format.high_bits);
-  constexpr int group_quads = kQuads / format.groups;
-  typename Simd::Bytes quads[kQuads];
+  constexpr int quant_bytes = 64 * (format.low_bits + format.high_bits), group_quads = kQuads / format.groups;
+  const uint8_t* quants = packed + format.scale_bytes() + quant_bytes * block;
   typename Simd::Floats scale[2], minimum[2];
-  unpack<Simd, kFormat>(packed + scale_bytes + quant_bytes * block, part, quads);
   load_scales<Simd, kFormat>(packed, block, part, scale, minimum);
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-    const auto x_scale = Simd::broadcast(x[t].scale);
-#pragma GCC unroll 2
-    for (int g = 0; g < format.groups; ++g) {
-      auto sum = Simd::start(format.minimums() ? 0 : x[t].start[g]);
-#pragma GCC unroll 8
-      for (int q = group_quads * g; q < group_quads * (g + 1); ++q) Simd::dot(sum, quads[q], x[t], q);
-      y[t] = Simd::fma(Simd::to_floats(Simd::finish(sum)), Simd::mul(scale[g], x_scale), y[t]);
+  unroll<format.groups>([&](auto group) {
+    constexpr int g = group.value;
+    typename Simd::Sum sums[kTokens];
+    unroll<kTokens>([&](auto t) { sums[t.value] = Simd::start(format.minimums() ? 0 : x[t.value].start[g]); });
+    unroll<group_quads>([&](auto index) {
+      // 4-bit quads q and q + 4 share their bytes: one after the other.
+      constexpr bool shared = format.low_bits == 4 && group_quads == kQuads;
+      constexpr int q = shared ? index.value / 2 + index.value % 2 * 4 : group_quads * g + index.value;
+      const auto quad = unpack<Simd, kFormat, q>(quants, part);
+      unroll<kTokens>([&](auto t) { Simd::dot(sums[t.value], quad, x[t.value], q); });
+    });
+    unroll<kTokens>([&](auto token) {
+      constexpr int t = token.value;
+      const auto both_scales = Simd::mul(scale[g], Simd::broadcast(x[t].scale));
+      y[t] = Simd::fma(Simd::to_floats(Simd::finish(sums[t])), both_scales, y[t]);
       if constexpr (format.minimums()) y[t] = Simd::fma(minimum[g], Simd::broadcast(x[t].sum[g]), y[t]);
-    }
-  }
+    });
+  });
 }
 
 template <class Simd, int kTokens>
 inline __attribute__((always_inline)) void store_tile(const Tile& tile,
                                                       const typename Simd::Floats y[Simd::kParts][kTokens]) {
-#pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-#pragma GCC unroll 4
-    for (int part = 0; part < Simd::kParts; ++part) {
-      constexpr int lanes = kStripRows / Simd::kParts;
-      const int rows = tile.num_rows - lanes * part;
-      if (rows > 0) Simd::store(y[part][t], tile.y + t * tile.y_stride + lanes * part, rows < lanes ? rows : lanes);
-    }
-  }
+  constexpr int lanes = kStripRows / Simd::kParts;
+  unroll<kTokens>([&](auto t) {
+    unroll<Simd::kParts>([&](auto part) {
+      const int rows = tile.num_rows - lanes * part.value;
+      float* out = tile.y + t.value * tile.y_stride + lanes * part.value;
+      if (rows > 0) Simd::store(y[part.value][t.value], out, rows < lanes ? rows : lanes);
+    });
+  });
 }
 
 template <class Simd, int kFormat, int kTokens>
 void multiply_quantized(const Tile& tile) {
   constexpr Format format = kFormats[kFormat];
   constexpr int packed_bytes = format.packed_bytes(), blocks = format.blocks();
+  // Tokens whose sums fit the registers; y of the others waits in memory.
+  constexpr int tokens_at_once = kTokens < Simd::kTokensAtOnce ? kTokens : Simd::kTokensAtOnce;
   typename Simd::Floats y[Simd::kParts][kTokens];
-#pragma GCC unroll 4
-  for (int part = 0; part < Simd::kParts; ++part) {
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) y[part][t] = Simd::broadcast(0);
-  }
+  unroll<Simd::kParts>(
+      [&](auto part) { unroll<kTokens>([&](auto t) { y[part.value][t.value] = Simd::broadcast(0); }); });
   const uint8_t* packed = tile.weights;
   const Activation* x = tile.activations;
   for (int64_t col = 0; col < tile.cols; col += format.block_cols, packed += packed_bytes) {
     for (int block = 0; block < blocks; ++block, x += kTokens) {
-#pragma GCC unroll 4
-      for (int part = 0; part < Simd::kParts; ++part) {
-        multiply_block<Simd, kFormat, kTokens>(packed, block, part, x, y[part]);
-      }
+      constexpr int block_bytes = packed_bytes / blocks;
+      unroll<(block_bytes + 63) / 64>(
+          [&](auto line) { __builtin_prefetch(packed + block_bytes * block + 64 * line.value + kPrefetchBytes); });
+      unroll<Simd::kParts>([&](auto part) {
+        unroll<kTokens / tokens_at_once>([&](auto index) {
+          constexpr int first = index.value * tokens_at_once;
+          multiply_block<Simd, kFormat, tokens_at_once>(packed, block, part.value, x + first, y[part.value] + first);
+        });
+      });
     }
   }
   store_tile<Simd, kTokens>(tile, y);
@@ -184,29 +181,24 @@ void multiply_elements(const Tile& tile) {
   constexpr Format format = kFormats[kFormat];
   constexpr int col_bytes = kStripRows * format.block_bytes;
   typename Simd::Floats y[Simd::kParts][kTokens];
-#pragma GCC unroll 4
-  for (int part = 0; part < Simd::kParts; ++part) {
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) y[part][t] = Simd::broadcast(0);
-  }
+  unroll<Simd::kParts>(
+      [&](auto part) { unroll<kTokens>([&](auto t) { y[part.value][t.value] = Simd::broadcast(0); }); });
   const uint8_t* packed = tile.weights;
   for (int64_t first = 0; first < tile.cols; first += kBlockCols, packed += kBlockCols * col_bytes) {
     const int64_t cols = tile.cols - first < kBlockCols ? tile.cols - first : kBlockCols;
-#pragma GCC unroll 4
-    for (int part = 0; part < Simd::kParts; ++part) {
-      typename Simd::Floats sum[kTokens];
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) sum[t] = Simd::broadcast(0);
+    const float* x = tile.x + first;
+    unroll<Simd::kParts>([&](auto part) {
+      typename Simd::Floats sums[kTokens];
+      unroll<kTokens>([&](auto t) { sums[t.value] = Simd::broadcast(0); });
       for (int64_t col = 0; col < cols; ++col) {
-        const auto weights = Simd::template load_elements<format.dtype>(packed + col_bytes * col, part);
-#pragma GCC unroll 8
-        for (int t = 0; t < kTokens; ++t) {
-          sum[t] = Simd::fma(weights, Simd::broadcast(tile.x[t * tile.x_stride + first + col]), sum[t]);
-        }
+        if (part.value == 0) __builtin_prefetch(packed + col_bytes * col + kPrefetchBytes);
+        const auto weights = Simd::template load_elements<format.dtype>(packed + col_bytes * col, part.value);
+        unroll<kTokens>([&](auto t) {
+          sums[t.value] = Simd::fma(weights, Simd::broadcast(x[t.value * tile.x_stride + col]), sums[t.value]);
+        });
       }
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) y[part][t] = Simd::add(y[part][t], sum[t]);
-    }
+      unroll<kTokens>([&](auto t) { y[part.value][t.value] = Simd::add(y[part.value][t.value], sums[t.value]); });
+    });
   }
   store_tile<Simd, kTokens>(tile, y);
 }

@@ -10,6 +10,7 @@ namespace {
 // data[2q] holds activations 0 and 2 of quad q as 16-bit numbers, data[2q + 1] its 1 and 3.
 struct Avx2 {
   static constexpr int kParts = 2;  // a register holds a quad of 8 rows
+  static constexpr int kTokensAtOnce = 4;
   using Bytes = __m256i;
   using Ints = __m256i;
   using Floats = __m256;

@@ -7,6 +7,7 @@ namespace {
 // data holds the activations as 16-bit numbers, in order.
 struct Portable {
   static constexpr int kParts = 4;  // a register holds a quad of 4 rows
+  static constexpr int kTokensAtOnce = 4;
   using Bytes = uint8_t __attribute__((vector_size(16)));
   using Shorts = uint16_t __attribute__((vector_size(16)));
   using Words = uint32_t __attribute__((vector_size(16)));
@@ -114,7 +115,9 @@ void dequantize_row(const uint8_t* strip, int64_t cols, int lane, float* out) {
       for (int block = 0; block < format.blocks(); ++block) {
         Portable::Bytes quads[kQuads];
         Portable::Floats scale[2], minimum[2];
-        unpack<Portable, kFormat>(strip + format.scale_bytes() + quant_bytes * block, part, quads);
+        unroll<kQuads>([&](auto q) {
+          quads[q.value] = unpack<Portable, kFormat, q.value>(strip + format.scale_bytes() + quant_bytes * block, part);
+        });
         load_scales<Portable, kFormat>(strip, block, part, scale, minimum);
         for (int i = 0; i < kBlockCols; ++i) {
           const int group = i * format.groups / kBlockCols;

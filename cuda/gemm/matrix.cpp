@@ -2,10 +2,12 @@
 
 #include <algorithm>
 
+#include "arch/aligned_buffer.h"
 #include "arch/cpu.h"
 #include "arch/error.h"
 #include "gemm/kernel.h"
 #include "gemm/pack.h"
+#include "gemm/weight_memory.h"
 
 namespace octavo {
 namespace {
@@ -96,20 +98,21 @@ Matrix Matrix::pack(int32_t dtype, const uint8_t* source, int32_t rows, int32_t 
   const int64_t num_strips = (int64_t{rows} + kStripRows - 1) / kStripRows;
   const int64_t packed_bytes = strip_bytes(format, cols);
   const int64_t row_bytes = cols / format.block_cols * int64_t{format.block_bytes};
-  matrix.data_ = AlignedBuffer(static_cast<size_t>(num_strips) * static_cast<size_t>(packed_bytes));
+  matrix.size_bytes_ = static_cast<size_t>(num_strips) * static_cast<size_t>(packed_bytes);
+  matrix.data_ = allocate_weights(matrix.size_bytes_);
   threads.run(num_strips, [&](int64_t strip, int) {
     const uint8_t* strip_rows[kStripRows] = {};
     for (int64_t row = strip * kStripRows; row < std::min<int64_t>(rows, (strip + 1) * kStripRows); ++row) {
       strip_rows[row % kStripRows] = source + row_bytes * (row_order == nullptr ? row : row_order[row]);
     }
-    pack_strip(format, strip_rows, cols, matrix.data_.data() + strip * packed_bytes);
+    pack_strip(format, strip_rows, cols, matrix.data_.get() + strip * packed_bytes);
   });
   return matrix;
 }
 
 void Matrix::dequantize_row(int32_t row, float* out) const {
   const int64_t strip = row / kStripRows;
-  const uint8_t* packed = data_.data() + strip * strip_bytes(kFormats[format_], cols_);
+  const uint8_t* packed = data_.get() + strip * strip_bytes(kFormats[format_], cols_);
   kDequantizeRow[format_](packed, cols_, row % kStripRows, out);
 }
 
@@ -150,7 +153,7 @@ void Matrix::multiply(const float* x, int64_t x_stride, int32_t m, float* y, int
         tile.x = x + token * x_stride;
       }
       for (int64_t strip = task * task_strips; strip < end; ++strip) {
-        tile.weights = data_.data() + strip * bytes_of_strip;
+        tile.weights = data_.get() + strip * bytes_of_strip;
         tile.y = y + token * y_stride + strip * kStripRows;
         tile.num_rows = static_cast<int>(std::min<int64_t>(kStripRows, rows_ - strip * kStripRows));
         kernel.multiply[size_index](tile);

@@ -3,8 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
-#include "arch/aligned_buffer.h"
 #include "arch/thread_pool.h"
 #include "octavo.h"
 
@@ -25,7 +25,7 @@ class Matrix {
 
   int32_t rows() const { return rows_; }
   int32_t cols() const { return cols_; }
-  size_t size_bytes() const { return data_.size_bytes(); }
+  size_t size_bytes() const { return size_bytes_; }
 
   // out[cols] = row as f32, exactly as its format defines it (used for token embeddings).
   void dequantize_row(int32_t row, float* out) const;
@@ -38,7 +38,8 @@ class Matrix {
   int32_t format_ = 0;  // index in kFormats (gemm/format.h)
   int32_t rows_ = 0;
   int32_t cols_ = 0;
-  AlignedBuffer data_;
+  size_t size_bytes_ = 0;
+  std::shared_ptr<uint8_t[]> data_;
 };
 
 }  // namespace octavo

@@ -14,6 +14,7 @@ namespace {
 
 struct Avx512Vectors {
   static constexpr int kParts = 1;  // a register holds a quad of all 16 rows
+  static constexpr int kTokensAtOnce = 8;
   using Bytes = __m512i;
   using Ints = __m512i;
   using Floats = __m512;
