@@ -25,7 +25,8 @@ export function ggufConfig(header: GgufHeader): ModelConfig {
     return all.fail("general.architecture", `must be one of ${known.join(", ")}`, name);
   }
   const fields = all.under(`${name}.`);
-  refuseExperts(fields);
+  refuse(all, "split.count", 1, "files in several parts are not supported");
+  refuse(fields, "expert_count", 0, "mixtures of experts are not supported");
   const numLayers = fields.integer("block_count", limits.layers);
   const hiddenSize = fields.integer("embedding_length", limits.hidden);
   const numQHeads = sameInAllLayers(fields, "attention.head_count", numLayers) ??
@@ -76,9 +77,9 @@ function sameInAllLayers(fields: Fields, key: string, numLayers: number): number
   return first;
 }
 
-function refuseExperts(fields: Fields): void {
-  const count = fields.integerOr("expert_count", 0, { min: 0, max: 1 << 20 });
-  if (count > 0) fields.fail("expert_count", "must be 0: mixtures of experts are not supported", count);
+function refuse(fields: Fields, key: string, most: number, why: string): void {
+  const count = fields.integerOr(key, 0, { min: 0, max: 2 ** 31 - 1 });
+  if (count > most) fields.fail(key, `must be ${most}: ${why}`, count);
 }
 
 function vocabSize(header: GgufHeader, fields: Fields): number {

@@ -37,10 +37,10 @@ export function ggufTokenizerJson(header: GgufHeader): { json: TokenizerJson; bo
   const eosId = fields.tokenIdOr("tokenizer.ggml.eos_token_id", tokens.length);
   const addBos = fields.booleanOr("tokenizer.ggml.add_bos_token", parts.addsBos);
   const addEos = fields.booleanOr("tokenizer.ggml.add_eos_token", false);
-  const { addsBos: _, ...components } = parts;
+  const { addsBos: _addsBos, matchesNormalized, ...components } = parts;
   const json = {
     version: "1.0",
-    added_tokens: addedTokens(vocabulary),
+    added_tokens: addedTokens(vocabulary, matchesNormalized),
     post_processor: template(tokens, addBos ? bosId : null, addEos ? eosId : null),
     ...components,
   };
@@ -50,6 +50,8 @@ export function ggufTokenizerJson(header: GgufHeader): { json: TokenizerJson; bo
 type Parts = Pick<TokenizerJson, "normalizer" | "pre_tokenizer" | "decoder" | "model"> & {
   /** Whether BOS is added where the file does not say. */
   readonly addsBos: boolean;
+  /** User-defined tokens are looked for in the normalized text: Gemma's runs of spaces. */
+  readonly matchesNormalized: boolean;
 };
 
 function byteLevelParts({ fields, tokens }: GgufVocabulary): Parts {
@@ -79,6 +81,7 @@ function byteLevelParts({ fields, tokens }: GgufVocabulary): Parts {
     decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
     model: { type: "BPE", vocab: vocabularyMap(tokens), merges, ignore_merges: preTokenizer.ignoresMerges },
     addsBos: preTokenizer.addsBos,
+    matchesNormalized: false,
   };
 }
 
@@ -108,6 +111,8 @@ function sentencePieceParts(vocabulary: GgufVocabulary): Parts {
       byte_fallback: true,
     },
     addsBos: true,
+    // The prefix would be put before each of them too.
+    matchesNormalized: !hasPrefix,
   };
 }
 
@@ -136,11 +141,12 @@ function mergesFromScores({ fields, tokens, types }: GgufVocabulary): [string, s
 }
 
 /** Special tokens and those that are never split. */
-function addedTokens({ tokens, types }: GgufVocabulary): AddedToken[] {
+function addedTokens({ tokens, types }: GgufVocabulary, matchesNormalized: boolean): AddedToken[] {
   return tokens.flatMap((content, id) => {
     const special = types[id] === tokenType.control || types[id] === tokenType.unknown;
     if (content === "" || (!special && types[id] !== tokenType.userDefined)) return [];
-    return [{ id, content, special, normalized: false, single_word: false, lstrip: false, rstrip: false }];
+    const normalized = matchesNormalized && !special;
+    return [{ id, content, special, normalized, single_word: false, lstrip: false, rstrip: false }];
   });
 }
 
