@@ -37,7 +37,7 @@ self.onmessage = async ({ data }) => {
 async function run({ model, settings, counters }: StartMessage, mailbox: MailboxReceiver<EngineMessage>) {
   const { device } = settings;
   using library = settings.library === null ? await openLibrary({ device }) : new Library(settings.library);
-  using nativeModel = loadModel(library, model, settings.numThreads);
+  using nativeModel = loadModel(library, model, settings);
   const pageBytes = nativeModel.kvPageBytes(settings.kvCacheDtype, settings.pageSize);
   const { memoryFreeBytes } = library.deviceInfo();
   const numPages = planKvPages({ ...settings, pageBytes, memoryFreeBytes });
@@ -56,17 +56,17 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
 }
 
 /** Reads all tensors, file by file in the order of their offsets, as a disk likes it. */
-function loadModel(library: Library, model: WorkerModel, numThreads: number): NativeModel {
-  const nativeModel = new NativeModel(library, model.config, numThreads);
+function loadModel(library: Library, model: WorkerModel, { maxModelLen, numThreads }: EngineSettings): NativeModel {
+  const nativeModel = new NativeModel(library, { ...model.config, maxModelLen }, numThreads);
   try {
     const files = model.paths.map((path) => nativeModel.addFile(path));
     const tensors = model.tensors.toSorted((a, b) => a.file - b.file || a.offsetBytes - b.offsetBytes);
     const totalBytes = tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 0);
-    let loadedBytes = 0;
+    let doneBytes = 0;
     for (const tensor of tensors) {
       nativeModel.loadTensor({ ...tensor, file: files[tensor.file]! });
-      loadedBytes += tensor.sizeBytes;
-      post({ type: "progress", loadedBytes, totalBytes });
+      doneBytes += tensor.sizeBytes;
+      post({ type: "progress", doneBytes, totalBytes });
     }
     nativeModel.finish();
     return nativeModel;

@@ -70,7 +70,7 @@ export interface Outcome {
 
 /** From the engine. */
 export type WorkerMessage =
-  | { readonly type: "progress"; readonly loadedBytes: number; readonly totalBytes: number }
+  | { readonly type: "progress"; readonly doneBytes: number; readonly totalBytes: number }
   | { readonly type: "ready"; readonly info: EngineInfo; readonly limits: RequestLimits }
   | { readonly type: "outcomes"; readonly outcomes: readonly Outcome[] }
   | { readonly type: "warning"; readonly message: string }

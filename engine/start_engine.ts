@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { ProgressListener } from "../models/progress.ts";
 import type { ModelFiles } from "../models/types.ts";
 import { Counters } from "./counters.ts";
 import { EngineClient } from "./engine_client.ts";
@@ -33,7 +34,7 @@ export interface StartEngineOptions {
   /** Path of the native library; looked up if left out. */
   readonly library?: string;
   /** Called as tensors are loaded. */
-  readonly onProgress?: (loadedBytes: number, totalBytes: number) => void;
+  readonly onProgress?: ProgressListener;
 }
 
 /** Largest `logprobs`; OpenAI's limit. */
@@ -47,7 +48,7 @@ const LOGIT_EDITS_PER_SEQ = 1024;
  * @throws {RangeError} A setting is out of its range.
  * @throws {EngineError} The library, the model or the KV cache could not be set up; the message says why.
  */
-export function startEngine(options: StartEngineOptions): Promise<Engine> {
+export async function startEngine(options: StartEngineOptions): Promise<Engine> {
   const { model, onProgress, maxQueuedRequests } = options;
   const settings = engineSettings(options);
   const counters = new Counters();
@@ -64,9 +65,12 @@ export function startEngine(options: StartEngineOptions): Promise<Engine> {
     fail(event.message);
   };
   worker.onmessage = ({ data }: MessageEvent<WorkerMessage>) => {
-    if (data.type === "progress") onProgress?.(data.loadedBytes, data.totalBytes);
-    if (data.type === "failed") fail(data.message);
-    if (data.type === "ready") {
+    if (data.type === "progress") {
+      const { doneBytes, totalBytes } = data;
+      onProgress?.({ label: `Loading ${model.name}`, doneBytes, totalBytes });
+    } else if (data.type === "failed") {
+      fail(data.message);
+    } else if (data.type === "ready") {
       const { info, limits } = data;
       resolve(new EngineClient({ worker, mailbox, counters, info, limits, maxQueuedRequests }));
     }
@@ -84,7 +88,7 @@ export function startEngine(options: StartEngineOptions): Promise<Engine> {
     counters: counters.memory,
   };
   worker.postMessage(start, [mailbox.receivingEnd.port]);
-  return promise;
+  return await promise;
 }
 
 /** Settings with everything decided that needs no device. @throws {RangeError} One is out of its range. */

@@ -1,0 +1,262 @@
+/**
+ * Octavo as a library: load a model, generate text.
+ *
+ * @example
+ * ```ts ignore
+ * import { LLM } from "./llm.ts";
+ *
+ * await using llm = await LLM.load({ kvCacheDtype: "fp8" });
+ * const [out] = await llm.generate("London is the capital of", { temperature: 0.7, topP: 0.8 });
+ * console.log(out.outputs[0].text);
+ * ```
+ *
+ * @module
+ */
+
+import { collect, type Collected } from "./engine/collect.ts";
+import { generate } from "./engine/generate.ts";
+import type { KvCacheDtypeName, KvCacheMemory } from "./engine/kv_cache_plan.ts";
+import { type SamplingOptions, samplingParams } from "./engine/sampling_params.ts";
+import { startEngine, type StartEngineOptions } from "./engine/start_engine.ts";
+import type { Delta, Engine, EngineInfo, GenerationRequest, SamplingParams } from "./engine/types.ts";
+import { fetchDemoModel } from "./models/demo.ts";
+import { openModel } from "./models/open_model.ts";
+import type { ProgressListener } from "./models/progress.ts";
+import type { ChatMessage, ModelFiles, Tokenizer } from "./models/types.ts";
+import { OPTIONS, parseMemory } from "./options.ts";
+
+/** How to load a model; what is left out has the server's defaults (`--help` lists them). */
+export interface LLMOptions {
+  /** A .gguf file, a folder, or `org/name` of the Hugging Face hub. Default: the demo model, SmolLM2-135M-Instruct. */
+  readonly model?: string;
+  /** How the KV cache is stored. Default "auto": as the model's weights. */
+  readonly kvCacheDtype?: KvCacheDtypeName;
+  /** Memory for the KV cache: "2GiB" or "0.25", or as an object. */
+  readonly kvCacheMemory?: string | KvCacheMemory;
+  /** Calibrate the FP8 KV cache's scales. Not supported yet: true is an error. */
+  readonly calculateKvScales?: boolean;
+  /** Longest sequence, prompt and output together. Default: the model's own limit. */
+  readonly maxModelLen?: number;
+  /** Sequences that run at the same time. */
+  readonly maxNumSeqs?: number;
+  /** Tokens of one step. */
+  readonly maxNumBatchedTokens?: number;
+  /** Tokens of a KV page: 16, 32 or 64. */
+  readonly pageSize?: number;
+  /** Threads for computing; 0 = one for each physical core. */
+  readonly threads?: number;
+  readonly device?: NonNullable<StartEngineOptions["device"]>;
+  /** Told how far fetching and loading have come. */
+  readonly onProgress?: ProgressListener;
+}
+
+/** A prompt: text, or token ids. */
+export type Prompt = string | readonly number[];
+
+/** What a prompt gave. */
+export interface RequestOutput {
+  /** The prompt's text, or null when it was given as token ids. */
+  readonly prompt: string | null;
+  readonly promptTokenIds: readonly number[];
+  /** n completions, by index. */
+  readonly outputs: Collected;
+}
+
+/** A loaded model. Close it, or hold it with `await using`: its Worker keeps the program running. */
+export class LLM implements AsyncDisposable {
+  readonly #engine: Engine;
+  readonly #model: ModelFiles;
+  #nextId = 0;
+
+  private constructor(engine: Engine, model: ModelFiles) {
+    this.#engine = engine;
+    this.#model = model;
+  }
+
+  /**
+   * Fetches a model if need be and loads it.
+   *
+   * @throws {ModelNotFoundError | ModelFileError | HubError | FetchError} The model cannot be had or read.
+   * @throws {RangeError} A setting is out of its range.
+   * @throws {EngineError} The native library, the weights or the KV cache could not be set up.
+   *
+   * @example
+   * ```ts ignore
+   * await using llm = await LLM.load({ model: "HuggingFaceTB/SmolLM2-135M-Instruct", maxModelLen: 2048 });
+   * ```
+   */
+  static async load(options: LLMOptions = {}): Promise<LLM> {
+    if (options.calculateKvScales) {
+      throw new RangeError("calculateKvScales is not supported yet: the KV cache uses a scale of 1");
+    }
+    const { onProgress, device } = options;
+    const progress = onProgress === undefined ? {} : { onProgress };
+    const memory = options.kvCacheMemory ?? OPTIONS.kvCacheMemory.default;
+    const kvCacheMemory = typeof memory === "string" ? parseMemory(memory) : memory;
+    const model = await openModel(options.model ?? await fetchDemoModel(progress), progress);
+    const engine = await startEngine({
+      model,
+      kvCacheDtype: options.kvCacheDtype ?? OPTIONS.kvCacheDtype.default,
+      kvCacheMemory,
+      maxModelLen: options.maxModelLen ?? null,
+      maxNumSeqs: options.maxNumSeqs ?? OPTIONS.maxNumSeqs.default,
+      maxNumBatchedTokens: options.maxNumBatchedTokens ?? OPTIONS.maxNumBatchedTokens.default,
+      pageSize: options.pageSize ?? OPTIONS.pageSize.default,
+      numThreads: options.threads ?? OPTIONS.threads.default,
+      // A program's own prompts wait as long as it likes.
+      maxQueuedRequests: Infinity,
+      ...(device === undefined ? {} : { device }),
+      ...progress,
+    });
+    return new LLM(engine, model);
+  }
+
+  /** Fixed facts: dtype and size of the KV cache, limits, device. */
+  get info(): EngineInfo {
+    return this.#engine.info;
+  }
+
+  get tokenizer(): Tokenizer {
+    return this.#model.tokenizer;
+  }
+
+  /**
+   * Completes one prompt or several, batched. `maxTokens` is 16 unless given; the model's own sampling defaults apply.
+   *
+   * @param params For all prompts, or one for each.
+   * @returns One output for each prompt, in order.
+   * @throws {RequestError} A prompt or a sampling param cannot be served; then nothing runs.
+   * @throws {EngineError} The engine failed or is closed.
+   *
+   * @example
+   * ```ts ignore
+   * const [a, b] = await llm.generate(["One, two,", "Red, green,"], { maxTokens: 8, temperature: 0 });
+   * ```
+   */
+  async generate(
+    prompts: Prompt | readonly Prompt[],
+    params: SamplingOptions | readonly SamplingOptions[] = {},
+  ): Promise<RequestOutput[]> {
+    const list = isPrompt(prompts) ? [prompts] : prompts;
+    return await this.#run(list, params, (prompt, options) => this.#completionRequest(prompt, options));
+  }
+
+  /**
+   * Answers one conversation or several, batched. `maxTokens` is what the context has left unless given.
+   *
+   * @param params For all conversations, or one for each.
+   * @throws {TypeError} The model brings no chat template.
+   * @throws {TemplateError} The template refuses the messages.
+   * @throws {RequestError} A conversation or a sampling param cannot be served; then nothing runs.
+   * @throws {EngineError} The engine failed or is closed.
+   *
+   * @example
+   * ```ts ignore
+   * const [out] = await llm.chat([{ role: "user", content: "What is an octavo?" }]);
+   * ```
+   */
+  async chat(
+    messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
+    params: SamplingOptions | readonly SamplingOptions[] = {},
+  ): Promise<RequestOutput[]> {
+    const list = isConversation(messages) ? [messages] : messages;
+    return await this.#run(list, params, (conversation, options) => this.#chatRequest(conversation, options));
+  }
+
+  /**
+   * Streams what each step adds, for a prompt or a conversation. Leaving the loop aborts the request.
+   *
+   * @throws As {@linkcode generate} and {@linkcode chat}, at the first delta.
+   *
+   * @example
+   * ```ts ignore
+   * for await (const delta of llm.stream("Once upon a time", { maxTokens: 100 })) {
+   *   Deno.stdout.writeSync(new TextEncoder().encode(delta.text));
+   * }
+   * ```
+   */
+  async *stream(
+    input: Prompt | readonly ChatMessage[],
+    params: SamplingOptions = {},
+  ): AsyncGenerator<Delta, void, undefined> {
+    const { request } = isPrompt(input) ? this.#completionRequest(input, params) : this.#chatRequest(input, params);
+    for await (const deltas of generate(this.#engine, request)) yield* deltas;
+  }
+
+  /** Ends all requests, then frees the model. */
+  close(): Promise<void> {
+    return this.#engine.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #run<T>(
+    inputs: readonly T[],
+    params: SamplingOptions | readonly SamplingOptions[],
+    prepare: (input: T, options: SamplingOptions) => PreparedRequest,
+  ): Promise<RequestOutput[]> {
+    const each = isList(params) ? params : inputs.map(() => params);
+    if (each.length !== inputs.length) {
+      throw new RangeError(`Expected one set of params for each of ${inputs.length} inputs, received ${each.length}`);
+    }
+    const prepared = inputs.map((input, i) => prepare(input, each[i]!));
+    const submitted: ReturnType<typeof collect>[] = [];
+    try {
+      for (const { request } of prepared) submitted.push(collect(this.#engine, request));
+    } catch (error) {
+      for (const { abort } of submitted) abort();
+      await Promise.allSettled(submitted.map(({ outputs }) => outputs));
+      throw error;
+    }
+    const outputs = await Promise.all(submitted.map(({ outputs }) => outputs));
+    return prepared.map(({ prompt, request: { promptTokenIds } }, i) => ({
+      prompt,
+      promptTokenIds,
+      outputs: outputs[i]!,
+    }));
+  }
+
+  #completionRequest(prompt: Prompt, options: SamplingOptions): PreparedRequest {
+    const promptTokenIds = typeof prompt === "string" ? this.tokenizer.encode(prompt) : prompt;
+    const sampling = samplingParams(options, this.#model.generationDefaults);
+    return { prompt: typeof prompt === "string" ? prompt : null, request: this.#request(promptTokenIds, sampling) };
+  }
+
+  #chatRequest(messages: readonly ChatMessage[], options: SamplingOptions): PreparedRequest {
+    const { chatTemplate, name, generationDefaults } = this.#model;
+    if (chatTemplate === null) throw new TypeError(`Cannot chat: the model ${name} brings no chat template`);
+    const prompt = chatTemplate.render(messages, { addGenerationPrompt: true });
+    const promptTokenIds = this.tokenizer.encode(prompt, { addSpecialTokens: false });
+    const left = Math.min(this.info.maxModelLen, this.info.numKvTokens) - promptTokenIds.length;
+    const sampling = samplingParams(
+      { ...options, maxTokens: options.maxTokens ?? Math.max(1, left) },
+      generationDefaults,
+    );
+    return { prompt, request: this.#request(promptTokenIds, sampling) };
+  }
+
+  #request(promptTokenIds: readonly number[], sampling: SamplingParams): GenerationRequest {
+    return { id: `llm-${this.#nextId++}`, promptTokenIds, sampling };
+  }
+}
+
+interface PreparedRequest {
+  readonly prompt: string | null;
+  readonly request: GenerationRequest;
+}
+
+function isPrompt(input: Prompt | readonly unknown[]): input is Prompt {
+  return typeof input === "string" || typeof input[0] === "number";
+}
+
+function isConversation(
+  messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
+): messages is readonly ChatMessage[] {
+  return messages.length > 0 && !Array.isArray(messages[0]);
+}
+
+function isList<T>(value: T | readonly T[]): value is readonly T[] {
+  return Array.isArray(value);
+}

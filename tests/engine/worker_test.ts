@@ -1,0 +1,153 @@
+/** The engine as it is: its Worker, the native library and a tiny checkpoint. */
+
+import { assert, assertAlmostEquals, assertEquals, assertGreater, assertRejects } from "@std/assert";
+import { EngineError } from "../../engine/errors.ts";
+import { collect, type Collected } from "../../engine/collect.ts";
+import { startEngine, type StartEngineOptions } from "../../engine/start_engine.ts";
+import type { Engine, SamplingParams } from "../../engine/types.ts";
+import { openModel } from "../../models/open_model.ts";
+import { greedy } from "./_fake_model.ts";
+
+const DATA = new URL("../data/tiny/", import.meta.url);
+const GOLDEN = JSON.parse(await Deno.readTextFile(new URL("golden.json", DATA)));
+const PROMPT: number[] = GOLDEN.prompt;
+/** Greedy tokens of Hugging Face transformers in f32. */
+const EXPECTED: number[] = GOLDEN.folders.base.exact_kv.greedy;
+const SAMPLING = greedy({ maxTokens: EXPECTED.length, ignoreEos: true });
+
+const MODEL = await openModel(decodeURIComponent(new URL("base", DATA).pathname));
+
+function start(options: Partial<StartEngineOptions> = {}): Promise<Engine> {
+  return startEngine({
+    model: MODEL,
+    kvCacheDtype: "float32",
+    kvCacheMemory: { bytes: 16 * 2 ** 20 },
+    maxNumSeqs: 16,
+    maxNumBatchedTokens: 64,
+    pageSize: 16,
+    numThreads: 1,
+    maxQueuedRequests: 100,
+    ...options,
+  });
+}
+
+let numRequests = 0;
+
+function complete(engine: Engine, promptTokenIds: number[], sampling: SamplingParams = SAMPLING): Promise<Collected> {
+  return collect(engine, { id: `request-${numRequests++}`, promptTokenIds, sampling }).outputs;
+}
+
+Deno.test("startEngine() reports progress and what it has decided", async () => {
+  const progress: number[] = [];
+  await using engine = await start({
+    kvCacheDtype: "auto",
+    onProgress: ({ doneBytes, totalBytes }) => progress.push(doneBytes / totalBytes),
+  });
+  assertEquals(progress.at(-1), 1);
+  assertEquals(progress, progress.toSorted((a, b) => a - b));
+  const { info } = engine;
+  assertEquals([info.kvCacheDtype, info.kvCacheDtypeReason], ["bfloat16", "the model's own dtype"]);
+  // K and V of 3 layers, 2 kv heads of 32 in 2 bytes.
+  assertEquals(info.kvBytesPerToken, 2 * 3 * 2 * 32 * 2);
+  assertEquals(info.numKvTokens, info.numPages * 16);
+  // 16 MiB hold more than the most that 16 sequences of 512 tokens can use.
+  assertEquals(info.numKvTokens, 16 * 512);
+  assertEquals([info.maxModelLen, info.maxNumSeqs, info.numThreads], [512, 16, 1]);
+  assertGreater(info.weightBytes, 0);
+  assertEquals(info.device.backend, "cpu");
+});
+
+for (const pageSize of [16, 32, 64]) {
+  Deno.test(`Engine gives Hugging Face's greedy tokens with pages of ${pageSize}, chunked and batched`, async () => {
+    await using engine = await start({ pageSize, maxNumBatchedTokens: 16 });
+    const prompts = [PROMPT, PROMPT.slice(0, 7), PROMPT, PROMPT.slice(3)];
+    const [first, , third] = await Promise.all(prompts.map((prompt) => complete(engine, prompt)));
+    assertEquals(first![0].tokenIds, EXPECTED);
+    assertEquals(third![0].tokenIds, EXPECTED);
+  });
+}
+
+Deno.test("Engine gives the same tokens when its cache is too small for all", async () => {
+  const prompts = Array.from({ length: 8 }, (_, i) => PROMPT.slice(i, i + 8));
+  const sampling = { ...SAMPLING, maxTokens: 40 };
+  const roomy = await start({ maxModelLen: 64 });
+  const expected = await Promise.all(prompts.map((prompt) => complete(roomy, prompt, sampling)));
+  await roomy.close();
+  // 6 pages; a sequence begins with one and ends with three.
+  await using tight = await start({ maxModelLen: 64, kvCacheMemory: { bytes: 6 * 16 * 1536 } });
+  assertEquals(tight.info.numPages, 6);
+  assertEquals(await Promise.all(prompts.map((prompt) => complete(tight, prompt, sampling))), expected);
+  assertGreater(tight.stats().preemptionsTotal, 0);
+});
+
+Deno.test("Engine samples by seed alone, whatever else is in the batch", async () => {
+  await using engine = await start();
+  const sampling = { ...SAMPLING, temperature: 1, seed: 5n, n: 3 };
+  const alone = await complete(engine, PROMPT, sampling);
+  const [again] = await Promise.all([
+    complete(engine, PROMPT, sampling),
+    ...Array.from({ length: 6 }, (_, i) => complete(engine, PROMPT.slice(i + 1), { ...sampling, seed: BigInt(i) })),
+  ]);
+  assertEquals(again, alone);
+  const second = await complete(engine, PROMPT, { ...sampling, seed: 6n, n: 1 });
+  assertEquals(second[0].tokenIds, alone[1]!.tokenIds);
+});
+
+Deno.test("Engine gives log-probabilities that follow bias and bans", async () => {
+  await using engine = await start();
+  const [best = 0] = EXPECTED;
+  const [plain] = await complete(engine, PROMPT, { ...SAMPLING, maxTokens: 1, logprobs: 3 });
+  const [{ top, logprob }] = plain.logprobs as [
+    typeof plain.logprobs & object extends readonly (infer T)[] ? T : never,
+  ];
+  assertEquals([top.length, top[0]!.tokenId], [3, best]);
+  assertAlmostEquals(top[0]!.logprob, logprob, 1e-6);
+  assertAlmostEquals(top[0]!.logprob - top[1]!.logprob, GOLDEN.folders.base.exact_kv.greedy_gap[0], 2e-2);
+  const [biased] = await complete(engine, PROMPT, { ...SAMPLING, maxTokens: 1, logitBias: new Map([[best, -100]]) });
+  assertEquals(biased.tokenIds, [top[1]!.tokenId]);
+  // The best token ends the sequence, but not as the first.
+  const ended = { ...SAMPLING, stopTokenIds: [best] };
+  assertEquals((await complete(engine, PROMPT, ended))[0].stopReason, best);
+  const [later] = await complete(engine, PROMPT, { ...ended, minTokens: 1 });
+  assertEquals(later.tokenIds[0], top[1]!.tokenId);
+});
+
+Deno.test("Engine serves every KV dtype", async () => {
+  for (const kvCacheDtype of ["float32", "float16", "bfloat16", "fp8", "fp8_e5m2"] as const) {
+    await using engine = await start({ kvCacheDtype });
+    const [{ tokenIds, finishReason }] = await complete(engine, PROMPT);
+    assertEquals([tokenIds.length, finishReason], [EXPECTED.length, "length"]);
+    // The first token's logits are 0.6 nat apart.
+    assertEquals(tokenIds[0], EXPECTED[0]);
+  }
+});
+
+Deno.test("Engine aborts a request whose consumer goes away and ends the rest", async () => {
+  await using engine = await start();
+  const long = { ...SAMPLING, maxTokens: 400 };
+  const gone = collect(engine, { id: "gone", promptTokenIds: PROMPT, sampling: long });
+  const stays = complete(engine, PROMPT);
+  gone.abort();
+  const [{ finishReason, tokenIds }] = await gone.outputs;
+  assertEquals(finishReason, "abort");
+  assert(tokenIds.length < 400);
+  assertEquals((await stays)[0].tokenIds, EXPECTED);
+  assertEquals(engine.stats().kvCacheUsage, 0);
+});
+
+Deno.test("startEngine() says what is wrong when it cannot start", async () => {
+  await assertRejects(() => start({ library: "/nowhere/lib.so" }), EngineError, "/nowhere/lib.so");
+  await assertRejects(() => start({ kvCacheMemory: { bytes: 1000 } }), EngineError, "Raise --kv-cache-memory");
+  const model = { ...MODEL, tensors: MODEL.tensors.filter(({ role }) => role !== "output_norm") };
+  await assertRejects(() => start({ model }), EngineError, "output_norm");
+});
+
+Deno.test("startEngine() refuses settings out of range", async () => {
+  const refused: [Partial<StartEngineOptions>, string][] = [
+    [{ maxModelLen: 513 }, "max_model_len must be an integer from 2 to 512, received 513"],
+    [{ maxNumSeqs: 0 }, "max_num_seqs must be an integer from 1 to 4096, received 0"],
+    [{ pageSize: 24 }, "page_size must be 16, 32 or 64, received 24"],
+    [{ numThreads: -1 }, "num_threads must be an integer from 0 to 1024, received -1"],
+  ];
+  for (const [options, message] of refused) await assertRejects(() => start(options), RangeError, message);
+});
