@@ -77,6 +77,7 @@ export function modelConfig(settings: ModelSettings): ModelConfig {
     activation: architecture.activation,
     rmsNormEps: settings.rmsNormEps,
     normWeightOffset: settings.normWeightOffset,
+    // transformers rounds it to the weights' dtype when it runs in bfloat16; in float32 it is exact, as here.
     embeddingScale: architecture.isGemma ? Math.sqrt(settings.hiddenSize) : 1,
     attnSoftmaxScale: 1 / Math.sqrt(settings.queryScalar),
     attnLogitSoftcap: settings.attnLogitSoftcap,

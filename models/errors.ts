@@ -25,7 +25,7 @@ export class ModelFileError extends RangeError {
 }
 
 /** A value as an error message shows it: one line, at most 80 characters. */
-export function shown(value: unknown): string {
+function shown(value: unknown): string {
   let text: string;
   if (typeof value === "bigint" || typeof value === "number") text = String(value);
   else if (ArrayBuffer.isView(value)) text = `an array of ${value.byteLength} bytes`;

@@ -105,8 +105,9 @@ export function parseGguf(source: ByteSource): GgufHeader {
   const numKeys = reader.count("metadata count", 8 + 4 + 1);
   const metadata = readMetadata(reader, numKeys);
   const entries = readTensorEntries(reader, numTensors);
-  const dataOffset = alignUp(reader.offset, alignment(source.path, metadata));
-  return { path: source.path, version, metadata, tensors: placeTensors(source, dataOffset, metadata, entries) };
+  const align = alignment(source.path, metadata);
+  const dataOffset = Math.ceil(reader.offset / align) * align;
+  return { path: source.path, version, metadata, tensors: placeTensors(source, entries, dataOffset, align) };
 }
 
 function readMetadata(reader: ByteReader, count: number): Map<string, GgufValue> {
@@ -130,9 +131,7 @@ function readValue(reader: ByteReader, key: string, type: number): GgufValue {
     if (value !== 0 && value !== 1) reader.fail(key, "must be a boolean, 0 or 1", value);
     return value === 1;
   }
-  return typeof value === "bigint" && BigInt(Number(value)) === value && Number.isSafeInteger(Number(value))
-    ? Number(value)
-    : value;
+  return Number.isSafeInteger(Number(value)) ? Number(value) : value;
 }
 
 function readArray(reader: ByteReader, key: string): GgufValue {
@@ -217,11 +216,10 @@ function alignment(path: string, metadata: ReadonlyMap<string, GgufValue>): numb
 /** Checks that the tensors lie inside the file, aligned, apart and under different names. */
 function placeTensors(
   source: ByteSource,
-  dataOffset: number,
-  metadata: ReadonlyMap<string, GgufValue>,
   entries: readonly TensorEntry[],
+  dataOffset: number,
+  align: number,
 ): GgufTensor[] {
-  const align = alignment(source.path, metadata);
   const dataBytes = Math.max(0, source.sizeBytes - dataOffset);
   const names = new Set<string>();
   for (const { name, offset, sizeBytes } of entries) {
@@ -244,8 +242,4 @@ function placeTensors(
     }
   });
   return entries.map(({ offset, ...entry }) => ({ ...entry, offsetBytes: dataOffset + offset }));
-}
-
-function alignUp(value: number, align: number): number {
-  return Math.ceil(value / align) * align;
 }

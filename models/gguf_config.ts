@@ -8,7 +8,7 @@
 
 import { type Architecture, architectureOf, architectures } from "./architectures.ts";
 import { limits, modelConfig, periodicWindows, stretchedLen } from "./config.ts";
-import { Fields } from "./fields.ts";
+import { Fields, type Range } from "./fields.ts";
 import type { GgufHeader } from "./gguf.ts";
 import { type RopeParameters, type RopeScaling, yarnAttnFactor } from "./rope.ts";
 import type { ModelConfig } from "./types.ts";
@@ -29,7 +29,8 @@ export function ggufConfig(header: GgufHeader): ModelConfig {
   refuse(fields, "expert_count", 0, "mixtures of experts are not supported");
   const numLayers = fields.integer("block_count", limits.layers);
   const hiddenSize = fields.integer("embedding_length", limits.hidden);
-  const numQHeads = sameInAllLayers(fields, "attention.head_count", numLayers) ??
+  const perLayer = (key: string, range: Range) => sameInAllLayers(fields, key, numLayers, range);
+  const numQHeads = perLayer("attention.head_count", limits.heads) ??
     fields.fail("attention.head_count", "must be there");
   const headDim = fields.integerOr("attention.key_length", hiddenSize / numQHeads, limits.headDim);
   for (const key of ["attention.value_length", "rope.dimension_count"]) {
@@ -44,10 +45,10 @@ export function ggufConfig(header: GgufHeader): ModelConfig {
     architecture,
     vocabSize: vocabSize(header, fields),
     hiddenSize,
-    intermediateSize: sameInAllLayers(fields, "feed_forward_length", numLayers) ??
+    intermediateSize: perLayer("feed_forward_length", limits.intermediate) ??
       fields.fail("feed_forward_length", "must be there"),
     numQHeads,
-    numKvHeads: sameInAllLayers(fields, "attention.head_count_kv", numLayers) ?? numQHeads,
+    numKvHeads: perLayer("attention.head_count_kv", limits.heads) ?? numQHeads,
     headDim,
     // Gemma 3's context length is that after scaling.
     maxModelLen: isGemma3 ? contextLen : stretchedLen(contextLen, rope),
@@ -64,17 +65,14 @@ export function ggufConfig(header: GgufHeader): ModelConfig {
   });
 }
 
-/** A count that may be given once or once a layer. */
-function sameInAllLayers(fields: Fields, key: string, numLayers: number): number | null {
-  const value = fields.get(key);
-  if (!ArrayBuffer.isView(value)) return fields.integerOr(key, null, limits.intermediate);
+/** A count that may be given once or once a layer; null where it is not given. */
+function sameInAllLayers(fields: Fields, key: string, numLayers: number, range: Range): number | null {
+  if (!ArrayBuffer.isView(fields.get(key))) return fields.integerOr(key, null, range);
   const counts = Array.from(fields.numbersOr(key, numLayers) ?? []);
   if (counts.some((count) => count !== counts[0])) fields.fail(key, "must be the same in all layers", counts);
-  const [first] = counts;
-  if (first === undefined || !Number.isInteger(first) || first < 1) {
-    return fields.fail(key, "must be positive integers", first);
-  }
-  return first;
+  const [count] = counts;
+  const isSound = count !== undefined && Number.isInteger(count) && count >= range.min && count <= range.max;
+  return isSound ? count : fields.fail(key, `must be integers from ${range.min} to ${range.max}`, count);
 }
 
 function refuse(fields: Fields, key: string, most: number, why: string): void {

@@ -35,7 +35,6 @@ const layerRolesByName: Readonly<Record<string, TensorRole>> = {
   "attn_q_norm.weight": "q_norm",
   "attn_k_norm.weight": "k_norm",
   "post_attention_norm.weight": "attn_post_norm",
-  "attn_sinks.weight": "attn_sinks",
   "ffn_norm.weight": "ffn_norm",
   "ffn_gate.weight": "gate_proj",
   "ffn_up.weight": "up_proj",

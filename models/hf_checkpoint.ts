@@ -20,8 +20,8 @@ export interface Checkpoint {
   readonly tensors: readonly CheckpointTensor[];
 }
 
-const singleFile = "model.safetensors";
-const indexFile = "model.safetensors.index.json";
+export const safetensorsFile = "model.safetensors";
+export const safetensorsIndexFile = "model.safetensors.index.json";
 
 /** No folder, no hidden file, no way out of the model's folder. */
 const shardName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors$/;
@@ -32,10 +32,10 @@ const shardName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.safetensors$/;
  * @throws {ModelFileError} When there are none, or one is damaged, or they contradict the index.
  */
 export function readCheckpoint(folder: string): Checkpoint {
-  const indexPath = join(folder, indexFile);
+  const indexPath = join(folder, safetensorsIndexFile);
   const index = readRecordOrNull(indexPath);
   const shards = index === null ? null : shardsOf(indexPath, index);
-  const names = shards === null ? [singleFile] : [...new Set(shards.values())].sort();
+  const names = shards === null ? [safetensorsFile] : [...new Set(shards.values())].sort();
   const paths = names.map((name) => join(folder, name));
   const tensors: CheckpointTensor[] = [];
   const fileOf = new Map<string, number>();
@@ -85,6 +85,10 @@ function readShard(path: string): SafetensorsTensor[] {
     return readSafetensors(path);
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
-    throw new ModelFileError(path, "the file", `must be there: weights are read from ${singleFile} or ${indexFile}`);
+    throw new ModelFileError(
+      path,
+      "the file",
+      `must be there: weights are read from ${safetensorsFile} or ${safetensorsIndexFile}`,
+    );
   }
 }

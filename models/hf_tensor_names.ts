@@ -25,7 +25,6 @@ const inLayer: Readonly<Record<string, TensorRole>> = {
   "self_attn.o_proj.bias": "o_bias",
   "self_attn.q_norm.weight": "q_norm",
   "self_attn.k_norm.weight": "k_norm",
-  "self_attn.sinks": "attn_sinks",
   "mlp.gate_proj.weight": "gate_proj",
   "mlp.up_proj.weight": "up_proj",
   "mlp.down_proj.weight": "down_proj",

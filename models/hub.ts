@@ -9,9 +9,9 @@ import { join } from "node:path";
 import { DownloadError } from "./download.ts";
 import { HubCache, type HubFile } from "./hub_cache.ts";
 import { HubError } from "./hub_error.ts";
-import { chooseFiles, safetensorsIndexFile } from "./hub_files.ts";
+import { chooseFiles } from "./hub_files.ts";
 import { type HubSettings, hubSettings } from "./hub_settings.ts";
-import { shardsOf } from "./hf_checkpoint.ts";
+import { safetensorsIndexFile, shardsOf } from "./hf_checkpoint.ts";
 import { readRecord } from "./json_file.ts";
 import type { ProgressListener } from "./progress.ts";
 
@@ -120,7 +120,7 @@ async function cachedModel(source: HubSource, cache: HubCache): Promise<string |
   const commit = await cache.commitOf(source.revision);
   if (commit === null) return null;
   const names = await cache.filesOf(commit);
-  if (names.length === 0) return null;
+  if (!names.some((name) => /\.(?:safetensors|gguf)$/.test(name))) return null;
   const folder = cache.snapshotFolder(commit);
   const choice = chooseFiles(source.repo, names, source.quantization);
   return choice.kind === "gguf" ? join(folder, choice.file) : folder;
@@ -147,5 +147,6 @@ function explained(error: unknown, { repo, revision }: HubSource, { endpoint, to
   if (error instanceof TypeError) {
     return new HubError(`${start}: the hub cannot be reached (${error.message})`, { cause: error });
   }
+  if (error instanceof SyntaxError) return new HubError(`${start}: the answer is no JSON`, { cause: error });
   return error;
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { safetensorsFile, safetensorsIndexFile } from "./hf_checkpoint.ts";
 import { HubError } from "./hub_error.ts";
 
 const settingsFiles = [
@@ -14,9 +15,6 @@ const settingsFiles = [
   "chat_template.jinja",
   "chat_template.json",
 ];
-
-export const safetensorsFile = "model.safetensors";
-export const safetensorsIndexFile = "model.safetensors.index.json";
 
 /** What to fetch: one GGUF file, or a folder's files without the shards that its index names. */
 export type HubChoice =

@@ -38,7 +38,8 @@ export interface TensorMapping {
   readonly needsLmHead: boolean;
 }
 
-const perLayer: readonly TensorRole[] = [
+const neededRoles: readonly TensorRole[] = ["token_embedding", "output_norm"];
+const neededPerLayer: readonly TensorRole[] = [
   "attn_norm",
   "q_proj",
   "k_proj",
@@ -49,6 +50,7 @@ const perLayer: readonly TensorRole[] = [
   "up_proj",
   "down_proj",
 ];
+const optionalRoles: readonly TensorRole[] = ["lm_head", "rope_factors", "q_bias", "k_bias", "v_bias", "o_bias"];
 const vectorDtypes: readonly TensorDtype[] = ["F32", "F16", "BF16"];
 
 /**
@@ -59,12 +61,15 @@ const vectorDtypes: readonly TensorDtype[] = ["F32", "F16", "BF16"];
 export function mapTensors(tensors: readonly FileTensor[], mapping: TensorMapping): TensorSource[] {
   const sources: TensorSource[] = [];
   const seen = new Set<string>();
+  const known = new Set([...neededRoles, ...layerRoles(mapping.architecture), ...optionalRoles]);
   for (const tensor of tensors) {
     const place = mapping.placeOf(tensor.name);
     if (place === null) continue;
     const path = mapping.paths[tensor.file]!;
     const field = `tensor ${tensor.name}`;
-    if (place === undefined) throw new ModelFileError(path, field, "is not known to this architecture");
+    if (place === undefined || !known.has(place.role)) {
+      throw new ModelFileError(path, field, `is not known to architecture ${mapping.architecture.name}`);
+    }
     const { layer, role } = place;
     if (layer >= mapping.config.numLayers) {
       throw new ModelFileError(path, field, `must be of one of the ${mapping.config.numLayers} layers`, layer);
@@ -140,23 +145,25 @@ function roleShape(role: TensorRole, config: ModelConfig): readonly number[] {
   }
 }
 
+/** Roles that each layer of an architecture must have. */
+function layerRoles(architecture: Architecture): TensorRole[] {
+  const roles = [...neededPerLayer];
+  if (architecture.hasQkNorm) roles.push("q_norm", "k_norm");
+  if (architecture.hasPostNorms) roles.push("attn_post_norm", "ffn_post_norm");
+  if (architecture.needsQkvBias) roles.push("q_bias", "k_bias", "v_bias");
+  return roles;
+}
+
 function checkComplete(seen: ReadonlySet<string>, mapping: TensorMapping): void {
   const { architecture, config, paths } = mapping;
   const need = (layer: number, role: TensorRole) => {
     if (seen.has(`${layer} ${role}`)) return;
     const where = layer < 0 ? "" : ` of layer ${layer}`;
-    throw new ModelFileError(
-      paths[0]!,
-      `the ${role} tensor${where}`,
-      `of architecture ${architecture.name} is missing`,
-    );
+    const problem = `of architecture ${architecture.name} is missing`;
+    throw new ModelFileError(paths[0]!, `the ${role} tensor${where}`, problem);
   };
-  need(-1, "token_embedding");
-  need(-1, "output_norm");
+  for (const role of neededRoles) need(-1, role);
   if (mapping.needsLmHead) need(-1, "lm_head");
-  const roles: TensorRole[] = [...perLayer];
-  if (architecture.hasQkNorm) roles.push("q_norm", "k_norm");
-  if (architecture.hasPostNorms) roles.push("attn_post_norm", "ffn_post_norm");
-  if (architecture.needsQkvBias) roles.push("q_bias", "k_bias", "v_bias");
+  const roles = layerRoles(architecture);
   for (let layer = 0; layer < config.numLayers; layer++) roles.forEach((role) => need(layer, role));
 }

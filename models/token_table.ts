@@ -82,7 +82,7 @@ export function decodeTokens(table: TokenTable, ids: readonly number[], skipSpec
     const flags = table.flags[id]!;
     if (skipSpecialTokens && (flags & tokenFlag.special) !== 0) continue;
     // TextDecoder takes no shared memory: slice() copies.
-    const bytes = new Uint8Array(table.bytes.slice(table.offsets[id], table.offsets[id + 1]));
+    const bytes = table.bytes.slice(table.offsets[id], table.offsets[id + 1]);
     if ((flags & tokenFlag.byte) !== 0) {
       byteRun.push(bytes[0]!);
       continue;

@@ -252,7 +252,7 @@ Deno.test("openGgufModel() names field and value when metadata or tensors do not
       "blk.0.attn_norm.weight",
       { name: "blk.0.ssm_a" },
       "tensor blk.0.ssm_a",
-      "is not known to this architecture",
+      "is not known to architecture llama",
     );
     tensor(
       "blk.1.attn_norm.weight",
