@@ -60,7 +60,8 @@ export async function download(request: Download): Promise<void> {
   const found = arrived.digest();
   if (found !== digest.hex) {
     await Deno.remove(incomplete);
-    throw new DownloadError(`${request.url} must have the ${digest.kind} digest ${digest.hex}, found ${found}`);
+    const problem = `must have the ${digest.kind} digest ${digest.hex}, found ${found}`;
+    throw new DownloadError(`${request.url} ${problem}`, { status: 200 });
   }
   await file.syncData();
   await Deno.rename(incomplete, request.path);

@@ -54,8 +54,8 @@ export async function fetchFromHub(source: HubSource, options: HubOptions = {}):
   try {
     return await fetchModel(source, settings, cache, options.onProgress ?? (() => {}));
   } catch (error) {
-    const isUnreachable = error instanceof TypeError || (error instanceof DownloadError && error.status === null);
-    const cached = isUnreachable ? await cachedModel(source, cache) : null;
+    // fetch() throws a TypeError: the hub did not even say what the revision is now.
+    const cached = error instanceof TypeError ? await cachedModel(source, cache) : null;
     if (cached !== null) return cached;
     throw explained(error, source, settings);
   }

@@ -6,6 +6,7 @@
 
 import { join, resolve } from "node:path";
 import { openGgufModel } from "./gguf_model.ts";
+import { safetensorsFile, safetensorsIndexFile } from "./hf_checkpoint.ts";
 import { openHuggingFaceModel } from "./hf_model.ts";
 import { fetchFromHub, type HubOptions, type HubSource, parseHubSource } from "./hub.ts";
 import { HubError } from "./hub_error.ts";
@@ -53,10 +54,11 @@ function openFetched(path: string, repo: string): ModelFiles {
 
 function openFolder(folder: string): ModelFiles {
   const names = Array.from(Deno.readDirSync(folder), (entry) => entry.name);
-  if (names.includes("config.json")) return openHuggingFaceModel(folder);
   const ggufNames = names.filter((name) => name.endsWith(".gguf")).sort();
   const [only] = ggufNames;
-  if (only !== undefined && ggufNames.length === 1) return openGgufModel(join(folder, only));
+  const hasWeights = names.includes(safetensorsFile) || names.includes(safetensorsIndexFile);
+  if (only !== undefined && ggufNames.length === 1 && !hasWeights) return openGgufModel(join(folder, only));
+  if (names.includes("config.json")) return openHuggingFaceModel(folder);
   const found = only === undefined
     ? "neither"
     : `no config.json and ${ggufNames.length} .gguf files (${ggufNames.join(", ")})`;

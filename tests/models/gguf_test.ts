@@ -4,6 +4,7 @@ import type { ByteSource } from "../../models/byte_source.ts";
 import { ModelFileError } from "../../models/errors.ts";
 import { parseGguf } from "../../models/gguf.ts";
 import { openGgufModel } from "../../models/gguf_model.ts";
+import { openModel } from "../../models/open_model.ts";
 import { type GgufSpec, type GgufTensorSpec, type MetadataValue, tinyGguf, writeGguf } from "./_gguf_writer.ts";
 import { withTempFolder } from "./_fixtures.ts";
 
@@ -189,7 +190,7 @@ Deno.test("openGgufModel() opens a model or names what is wrong when bytes are c
 });
 
 Deno.test("openGgufModel() reads a whole model", async () => {
-  await withTempFolder((folder) => {
+  await withTempFolder(async (folder) => {
     const path = `${folder}/Tiny-2L.Q4_K_M.gguf`;
     Deno.writeFileSync(path, writeGguf(tinyGguf()));
     const model = openGgufModel(path);
@@ -200,6 +201,9 @@ Deno.test("openGgufModel() reads a whole model", async () => {
     assertEquals(model.chatTemplate!.render([{ role: "user", content: "ab" }]), "ab<|im_end|>");
     const heads = (role: string) => model.tensors.find((tensor) => tensor.role === role)!.interleavedHeads;
     assertEquals([heads("q_proj"), heads("k_proj"), heads("v_proj")], [4, 2, 0]);
+    assertEquals((await openModel(folder)).source, path);
+    Deno.writeTextFileSync(`${folder}/config.json`, "{}");
+    assertEquals((await openModel(folder)).source, path);
     Deno.writeFileSync(path, writeGguf(tinyGguf("qwen3")));
     assertEquals(openGgufModel(path).tensors.every((tensor) => tensor.interleavedHeads === 0), true);
   });
