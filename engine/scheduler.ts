@@ -53,7 +53,6 @@ export class Scheduler {
 
   /** Chooses the next step: sequences with `queryLen` set. The array is reused by the next call. */
   schedule(): readonly Sequence[] {
-    const preemptions = this.numPreemptions;
     this.#batch.length = 0;
     this.#budget = this.#limits.maxNumBatchedTokens;
     // Preempting shortens `running` at its end, which may be the sequence that asked.
@@ -64,7 +63,8 @@ export class Scheduler {
     for (const sequence of this.running) {
       if (sequence.numPending > 1 && this.#budget > 0) this.#take(sequence);
     }
-    if (this.numPreemptions === preemptions) this.#admit();
+    // Nobody preempted above comes back here: what it gave is less than what it needs by the page that was taken.
+    this.#admit();
     return this.#batch;
   }
 

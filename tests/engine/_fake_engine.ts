@@ -11,23 +11,8 @@ import { VOCAB_SIZE } from "./_fake_model.ts";
 const CONFIG = { maxNumSeqs: 4, maxNumBatchedTokens: 16, pageSize: 4, numPages: 64 };
 const ALL_STEPS = 2 ** 31 - 1;
 
-/** The engine, and a function that lets it run its first n steps (all of them at the start). */
-export function startFakeEngine(
-  options: { fault?: Fault; maxQueuedRequests?: number; steps?: number } = {},
-): { engine: EngineClient; allowSteps(n: number): void } {
-  const counters = new Counters();
-  const mailbox = new MailboxSender<EngineMessage>();
-  const gate = new Int32Array(new SharedArrayBuffer(4));
-  gate[0] = options.steps ?? ALL_STEPS;
-  const worker = new Worker(new URL("./_fake_engine_worker.ts", import.meta.url), { type: "module" });
-  const start: FakeStart = {
-    mailbox: mailbox.receivingEnd,
-    counters: counters.memory,
-    config: CONFIG,
-    fault: options.fault ?? "none",
-    gate,
-  };
-  worker.postMessage(start, [mailbox.receivingEnd.port]);
+/** What an {@linkcode EngineClient} of the fake model needs, but for its Worker. */
+export function clientOptions() {
   const { pageSize, numPages, maxNumSeqs, maxNumBatchedTokens } = CONFIG;
   const limits = {
     maxModelLen: 200,
@@ -54,9 +39,29 @@ export function startFakeEngine(
     numThreads: 1,
     device: { backend: "fake", name: "fake", isa: "none" },
   } as const;
-  const { maxQueuedRequests = 1024 } = options;
+  return { counters: new Counters(), info, limits, maxQueuedRequests: 1024 };
+}
+
+/** The engine, and a function that lets it run its first n steps (all of them at the start). */
+export function startFakeEngine(
+  options: { fault?: Fault; maxQueuedRequests?: number; steps?: number } = {},
+): { engine: EngineClient; allowSteps(n: number): void } {
+  const mailbox = new MailboxSender<EngineMessage>();
+  const gate = new Int32Array(new SharedArrayBuffer(4));
+  gate[0] = options.steps ?? ALL_STEPS;
+  const worker = new Worker(new URL("./_fake_engine_worker.ts", import.meta.url), { type: "module" });
+  const common = clientOptions();
+  const start: FakeStart = {
+    mailbox: mailbox.receivingEnd,
+    counters: common.counters.memory,
+    config: CONFIG,
+    fault: options.fault ?? "none",
+    gate,
+  };
+  worker.postMessage(start, [mailbox.receivingEnd.port]);
+  const { maxQueuedRequests = common.maxQueuedRequests } = options;
   return {
-    engine: new EngineClient({ worker, mailbox, counters, info, limits, maxQueuedRequests }),
+    engine: new EngineClient({ ...common, worker, mailbox, maxQueuedRequests }),
     allowSteps(n) {
       Atomics.store(gate, 0, n);
       Atomics.notify(gate, 0);

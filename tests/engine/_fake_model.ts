@@ -244,7 +244,8 @@ export class FakeRunner implements StepRunner {
     buffer.sampled[s] = token;
     buffer.sampledLogprob[s] = -token - 1;
     for (let i = 0; i < buffer.maxLogprobs; i++) {
-      const isAsked = i < buffer.numLogprobs[s]!;
+      // -1 fills up where there are fewer than asked for; here there are three.
+      const isAsked = i < Math.min(3, buffer.numLogprobs[s]!);
       buffer.topToken[s * buffer.maxLogprobs + i] = isAsked ? (token + i) % VOCAB_SIZE : -1;
       buffer.topLogprob[s * buffer.maxLogprobs + i] = isAsked ? -token - 1 - i : NaN;
     }

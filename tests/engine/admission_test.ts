@@ -38,8 +38,8 @@ Deno.test("checkRequest() refuses prompt + max_tokens beyond the model's length"
 });
 
 Deno.test("checkRequest() refuses what the whole cache cannot hold", () => {
-  // 48 + 16 tokens, of which the last never enters the cache: 4 pages.
-  check(tokens(48), {}, { numPages: 4 });
+  // 49 + 16 tokens, of which the last never enters the cache: 4 pages.
+  check(tokens(49), {}, { numPages: 4 });
   assertEquals(
     refusal(tokens(50), {}, { numPages: 4 })[0],
     "The request needs 5 pages of 16 tokens for its 50 prompt " +

@@ -1,6 +1,9 @@
 import { assertEquals, assertGreater, assertThrows } from "@std/assert";
 import { EngineError, OverloadedError, RequestError } from "../../engine/errors.ts";
-import { Recorder, startFakeEngine } from "./_fake_engine.ts";
+import { EngineClient } from "../../engine/engine_client.ts";
+import { MailboxReceiver, MailboxSender } from "../../engine/mailbox.ts";
+import type { EngineMessage, WorkerMessage } from "../../engine/messages.ts";
+import { clientOptions, Recorder, startFakeEngine } from "./_fake_engine.ts";
 import { expectedOutput, greedy } from "./_fake_model.ts";
 
 const PROMPT = [1, 5, 9];
@@ -88,18 +91,34 @@ Deno.test("EngineClient aborts a request and frees its pages when the sink's own
 });
 
 // After ROCm/ATOM#1589: 58,455 aborts for requests that had finished.
-Deno.test("EngineClient sends no abort for a request that has ended", async () => {
-  const { engine } = startFakeEngine();
-  const sink = new Recorder();
-  const abort = engine.submit(request("a"), sink);
-  await sink.ended;
-  abort();
-  const next = new Recorder();
-  engine.submit(request("b"), next);
-  await next.ended;
-  assertEquals(engine.stats().requestsFinishedTotal, { stop: 0, length: 2, abort: 0, error: 0 });
-  await engine.close();
-  assertEquals(sink.events, ["end 30"]);
+Deno.test("EngineClient sends one abort for a live request and none for one that has ended", async () => {
+  const mailbox = new MailboxSender<EngineMessage>();
+  const receiver = new MailboxReceiver<EngineMessage>(mailbox.receivingEnd);
+  const worker = { terminate() {} } as Worker;
+  const engine = new EngineClient({ ...clientOptions(), worker, mailbox });
+  const post = (data: WorkerMessage) => worker.onmessage!(new MessageEvent("message", { data }));
+  const received = () => {
+    const types: string[] = [];
+    for (let message = receiver.receive(); message !== undefined; message = receiver.receive()) {
+      types.push(message.type);
+    }
+    return types;
+  };
+  const sinks = [new Recorder(), new Recorder()];
+  const [abortEnded, abortLive] = sinks.map((sink, i) => engine.submit(request(`r${i}`), sink));
+  const usage = { promptTokens: 3, completionTokens: 0, cachedTokens: 0 };
+  const ended = { deltas: [], usage, error: null };
+  post({ type: "outcomes", outcomes: [{ key: 0, ...ended }] });
+  assertEquals(received(), ["submit", "submit"]);
+  for (const abort of [abortEnded!, abortEnded!, abortLive!, abortLive!]) abort();
+  assertEquals(received(), ["abort"]);
+  // What the Worker says late of a request that has ended is nobody's.
+  post({ type: "outcomes", outcomes: [{ key: 0, ...ended }, { key: 1, ...ended }] });
+  const closed = engine.close();
+  post({ type: "closed" });
+  await closed;
+  receiver.close();
+  assertEquals(sinks.map((sink) => sink.events), [["end 0"], ["end 0"]]);
 });
 
 // After vllm#36960 and PR#36961: health is read, not asked for, and shows a frozen engine.

@@ -98,14 +98,14 @@ Deno.test("Scheduler.schedule() takes all pages for a sequence that never asks f
 });
 
 Deno.test("Scheduler.schedule() preempts the youngest when the pool is empty, and takes it up again first", () => {
-  const bench = new Bench(4);
+  const bench = new Bench(4, { maxNumSeqs: 2 });
   const a = bench.add("a", 2);
   const b = bench.add("b", 3);
+  bench.add("c", 1);
   bench.step();
   for (let i = 0; i < 100 && bench.scheduler.numPreemptions === 0; i++) bench.step();
   assertEquals([a.state, b.state, b.numComputed, b.numPages], ["running", "waiting", 0, 0]);
   const numTokens = b.numTokens;
-  bench.add("c", 1);
   assertEquals(bench.names(bench.scheduler.waiting), "bc");
   bench.scheduler.finish(a);
   // One page is left, which is b's for its next tokens.

@@ -94,6 +94,7 @@ Deno.test("StepLoop lets requests join and leave at every step", () => {
 Deno.test("StepLoop gives log-probabilities when they are asked for", () => {
   const harness = new Harness(ROOMY);
   const key = harness.submit(PROMPT, { ...LONG, maxTokens: 2, logprobs: 2 });
+  const more = harness.submit(PROMPT, { ...LONG, maxTokens: 2, logprobs: 4 });
   harness.finish();
   const [token = 0] = expectedOutput(PROMPT, LONG);
   assertEquals(harness.transcripts.get(key)!.deltas[0]!.logprobs, [{
@@ -101,6 +102,8 @@ Deno.test("StepLoop gives log-probabilities when they are asked for", () => {
     logprob: -token - 1,
     top: [{ tokenId: token, logprob: -token - 1 }, { tokenId: (token + 1) % PIECES.length, logprob: -token - 2 }],
   }]);
+  // The model has only three to give.
+  assertEquals(harness.transcripts.get(more)!.deltas[0]!.logprobs![0]!.top.length, 3);
 });
 
 Deno.test("StepLoop bans stop ids until minTokens", () => {
