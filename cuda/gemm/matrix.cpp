@@ -82,7 +82,7 @@ uint64_t tensor_bytes(int32_t dtype, int32_t rows, int32_t cols) {
 }
 
 Matrix Matrix::pack(int32_t dtype, const uint8_t* source, int32_t rows, int32_t cols, const int32_t* row_order,
-                    ThreadPool& threads) {
+                    ThreadPool& threads, const Release& release) {
   const int index = find_format(dtype);
   if (index < 0) fail(OCTAVO_UNSUPPORTED, "weights of dtype %d are not offered", dtype);
   const Format& format = kFormats[index];
@@ -100,13 +100,24 @@ Matrix Matrix::pack(int32_t dtype, const uint8_t* source, int32_t rows, int32_t 
   const int64_t row_bytes = cols / format.block_cols * int64_t{format.block_bytes};
   matrix.size_bytes_ = static_cast<size_t>(num_strips) * static_cast<size_t>(packed_bytes);
   matrix.data_ = allocate_weights(matrix.size_bytes_);
-  threads.run(num_strips, [&](int64_t strip, int) {
+  const auto pack_one = [&](int64_t strip) {
     const uint8_t* strip_rows[kStripRows] = {};
     for (int64_t row = strip * kStripRows; row < std::min<int64_t>(rows, (strip + 1) * kStripRows); ++row) {
       strip_rows[row % kStripRows] = source + row_bytes * (row_order == nullptr ? row : row_order[row]);
     }
     pack_strip(format, strip_rows, cols, matrix.data_.get() + strip * packed_bytes);
-  });
+  };
+  const bool releases = release != nullptr && row_order == nullptr;
+  constexpr int64_t kReleaseBytes = 8 << 20;
+  const int64_t slab_strips = releases ? kReleaseBytes / (kStripRows * row_bytes) + 1 : num_strips;
+  for (int64_t begin = 0; begin < num_strips; begin += slab_strips) {
+    const int64_t count = std::min(slab_strips, num_strips - begin);
+    threads.run(count, [&](int64_t strip, int) { pack_one(begin + strip); });
+    if (!releases) continue;
+    const int64_t first_row = begin * kStripRows;
+    const int64_t end_row = std::min<int64_t>(rows, (begin + count) * kStripRows);
+    release(static_cast<uint64_t>(first_row * row_bytes), static_cast<uint64_t>((end_row - first_row) * row_bytes));
+  }
   return matrix;
 }
 

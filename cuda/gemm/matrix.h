@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "arch/thread_pool.h"
@@ -19,9 +20,12 @@ class Matrix {
   Matrix() = default;
 
   // source: rows x cols in dtype's file layout. row_order: source row of each row, or nullptr for 0, 1, 2 ...
+  // release, where given, is called while packing with the offset and size in bytes of parts of source that will not be
+  // read again, so that a mapped file's memory can go as the packed matrix grows (only without row_order).
   // Throws Error for a dtype that is not offered.
+  using Release = std::function<void(uint64_t offset_bytes, uint64_t size_bytes)>;
   static Matrix pack(int32_t dtype, const uint8_t* source, int32_t rows, int32_t cols, const int32_t* row_order,
-                     ThreadPool& threads);
+                     ThreadPool& threads, const Release& release = nullptr);
 
   int32_t rows() const { return rows_; }
   int32_t cols() const { return cols_; }

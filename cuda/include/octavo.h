@@ -202,7 +202,8 @@ typedef struct octavo_engine_config {
  * 21. edit_bias           float[E]   added to the logit
  *  out:
  * 22. sampled             int32[S]   the token, or -1 where sample is 0
- * 23. sampled_logprob     float[S]   natural log-probability, after penalties and edits, before temperature and filters
+ * 23. sampled_logprob     float[S]   natural log-probability, after penalties and edits, before temperature and filters;
+ *                                    0 where num_logprobs is -1
  * 24. top_token           int32[S*L] most likely tokens, best first; -1 fills up
  * 25. top_logprob         float[S*L]
  *

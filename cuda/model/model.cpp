@@ -138,9 +138,12 @@ void Model::load_tensor(const octavo_tensor& tensor) {
     const uint64_t size_bytes = static_cast<uint64_t>(tensor.size_bytes);
     load_part(tensor, place, {tensor.dtype, source, size_bytes, tensor.rows, std::move(order)});
   } else if (place.matrix != nullptr) {
-    *place.matrix = Matrix::pack(tensor.dtype, source, tensor.rows, tensor.cols, nullptr, *threads_);
+    // Half of a small model may be its embedding: what is packed of it must go while the rest is read.
+    const uint64_t tensor_begin = static_cast<uint64_t>(tensor.offset_bytes);
+    *place.matrix = Matrix::pack(
+        tensor.dtype, source, tensor.rows, tensor.cols, nullptr, *threads_,
+        [&](uint64_t offset_bytes, uint64_t size_bytes) { file.drop(tensor_begin + offset_bytes, size_bytes); });
     weight_bytes_ += place.matrix->size_bytes();
-    drop(tensor);
   } else {
     *place.vector = read_vector(tensor, source, name.c_str(), order);
     if (info.is_norm) {
