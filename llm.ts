@@ -133,6 +133,11 @@ export class LLM implements AsyncDisposable {
    * const [a, b] = await llm.generate(["One, two,", "Red, green,"], { maxTokens: 8, temperature: 0 });
    * ```
    */
+  generate(
+    prompts: readonly Prompt[],
+    params?: SamplingOptions | readonly SamplingOptions[],
+  ): Promise<RequestOutput[]>;
+  generate(prompt: Prompt, params?: SamplingOptions): Promise<[RequestOutput]>;
   async generate(
     prompts: Prompt | readonly Prompt[],
     params: SamplingOptions | readonly SamplingOptions[] = {},
@@ -155,6 +160,11 @@ export class LLM implements AsyncDisposable {
    * const [out] = await llm.chat([{ role: "user", content: "What is an octavo?" }]);
    * ```
    */
+  chat(
+    conversations: readonly (readonly ChatMessage[])[],
+    params?: SamplingOptions | readonly SamplingOptions[],
+  ): Promise<RequestOutput[]>;
+  chat(messages: readonly ChatMessage[], params?: SamplingOptions): Promise<[RequestOutput]>;
   async chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
     params: SamplingOptions | readonly SamplingOptions[] = {},

@@ -27,7 +27,7 @@ export interface DetokenizerOptions {
  * The text of one sequence.
  *
  * @example
- * ```ts
+ * ```ts ignore
  * const detokenizer = new Detokenizer(tokenizer.table, { skipSpecialTokens: true, isTextStart: false });
  * let text = "";
  * for (const id of ids) text += detokenizer.push(id);

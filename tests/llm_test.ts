@@ -21,9 +21,9 @@ function load(options: LLMOptions = {}): Promise<LLM> {
 Deno.test("LLM.generate() completes one prompt or several, as text or token ids", async () => {
   await using llm = await load();
   const [out] = await llm.generate(PROMPT, GREEDY);
-  assertEquals([out!.prompt, out!.promptTokenIds], [null, PROMPT]);
-  assertEquals(out!.outputs.length, 1);
-  const { text, tokenIds, finishReason, stopReason, logprobs } = out!.outputs[0];
+  assertEquals([out.prompt, out.promptTokenIds], [null, PROMPT]);
+  assertEquals(out.outputs.length, 1);
+  const { text, tokenIds, finishReason, stopReason, logprobs } = out.outputs[0];
   assertEquals(tokenIds, EXPECTED);
   assertEquals(text, llm.tokenizer.decode(EXPECTED, { skipSpecialTokens: true }));
   assertEquals([finishReason, stopReason, logprobs], ["length", null, null]);
@@ -42,7 +42,7 @@ Deno.test("LLM.generate() refuses what cannot be served and runs nothing", async
   await assertRejects(() => llm.generate([PROMPT, [99_999]], GREEDY), RequestError, "received 99999");
   await assertRejects(() => llm.generate(PROMPT, { topP: 3 }), RequestError, "top_p must be");
   await assertRejects(() => llm.generate(["a", "b"], [GREEDY]), RangeError, "each of 2 inputs, received 1");
-  assertEquals((await llm.generate(PROMPT, GREEDY))[0]!.outputs[0].tokenIds, EXPECTED);
+  assertEquals((await llm.generate(PROMPT, GREEDY))[0].outputs[0].tokenIds, EXPECTED);
 });
 
 Deno.test("LLM.chat() answers one conversation or several through the chat template", async () => {
@@ -50,14 +50,14 @@ Deno.test("LLM.chat() answers one conversation or several through the chat templ
   const conversation = [{ role: "user", content: "Hello" }];
   const params = { ...GREEDY, maxTokens: 4 };
   const [out] = await llm.chat(conversation, params);
-  assertGreater(out!.prompt!.indexOf("Hello"), -1);
-  assertEquals(out!.promptTokenIds, llm.tokenizer.encode(out!.prompt!, { addSpecialTokens: false }));
+  assertGreater(out.prompt!.indexOf("Hello"), -1);
+  assertEquals(out.promptTokenIds, llm.tokenizer.encode(out.prompt!, { addSpecialTokens: false }));
   const outs = await llm.chat([conversation, [{ role: "user", content: "Bye" }]], params);
   assertEquals(outs[0], out);
   assertEquals(outs.length, 2);
   // Without maxTokens an answer may fill the context.
   const [long] = await llm.chat(conversation, { temperature: 0, ignoreEos: true });
-  assertEquals(long!.promptTokenIds.length + long!.outputs[0].tokenIds.length, llm.info.maxModelLen);
+  assertEquals(long.promptTokenIds.length + long.outputs[0].tokenIds.length, llm.info.maxModelLen);
 });
 
 Deno.test("LLM.stream() yields the text of generate() in pieces, and aborts when it is left", async () => {
@@ -69,12 +69,12 @@ Deno.test("LLM.stream() yields the text of generate() in pieces, and aborts when
     text += delta.text;
   }
   assertEquals(tokenIds, EXPECTED);
-  assertEquals(text, (await llm.generate(PROMPT, GREEDY))[0]!.outputs[0].text);
+  assertEquals(text, (await llm.generate(PROMPT, GREEDY))[0].outputs[0].text);
   for await (const delta of llm.stream([{ role: "user", content: "Hello" }])) {
     assertEquals(delta.index, 0);
     break;
   }
-  assertEquals((await llm.generate(PROMPT, GREEDY))[0]!.outputs[0].tokenIds, EXPECTED);
+  assertEquals((await llm.generate(PROMPT, GREEDY))[0].outputs[0].tokenIds, EXPECTED);
 });
 
 Deno.test("LLM.load() names an option that is not supported yet or out of range", async () => {

@@ -97,9 +97,7 @@ Deno.test("Engine gives log-probabilities that follow bias and bans", async () =
   await using engine = await start();
   const [best = 0] = EXPECTED;
   const [plain] = await complete(engine, PROMPT, { ...SAMPLING, maxTokens: 1, logprobs: 3 });
-  const [{ top, logprob }] = plain.logprobs as [
-    typeof plain.logprobs & object extends readonly (infer T)[] ? T : never,
-  ];
+  const { top, logprob } = plain.logprobs![0]!;
   assertEquals([top.length, top[0]!.tokenId], [3, best]);
   assertAlmostEquals(top[0]!.logprob, logprob, 1e-6);
   assertAlmostEquals(top[0]!.logprob - top[1]!.logprob, GOLDEN.folders.base.exact_kv.greedy_gap[0], 2e-2);
