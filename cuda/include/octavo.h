@@ -165,7 +165,7 @@ typedef struct octavo_engine_config {
   int32_t num_pages;
   int32_t max_num_seqs;           /* sequences of one step */
   int32_t max_num_batched_tokens; /* tokens of one step */
-  int32_t max_pages_per_seq;      /* >= ceil(max_model_len / page_size) */
+  int32_t max_pages_per_seq;      /* the longest sequence has this many pages, or max_model_len tokens if that is less */
   int32_t max_logprobs;           /* top log-probabilities a sequence may ask for, 0 .. 64 */
   int32_t max_logit_edits;        /* entries of the logit edit tables of one step, >= 0 */
   int32_t num_threads;            /* CPU: 0 = physical cores. Ignored by GPU builds. */
@@ -274,7 +274,7 @@ OCTAVO_API int32_t octavo_model_finish(octavo_model *model);
 /* Bytes that the weights take in memory. */
 OCTAVO_API double octavo_model_weight_bytes(const octavo_model *model);
 
-/* Frees the model; its engines must be closed before. NULL is allowed. */
+/* Closes the model; its memory is freed with the last of its engines. NULL is allowed. */
 OCTAVO_API void octavo_model_close(octavo_model *model);
 
 /* --- Engines ---------------------------------------------------------------------------------------------- */
@@ -285,7 +285,7 @@ OCTAVO_API double octavo_kv_page_bytes(const octavo_model *model, int32_t kv_dty
 /* Fills *layout for this config. Errors: OCTAVO_INVALID_ARGUMENT. */
 OCTAVO_API int32_t octavo_step_layout_get(const octavo_engine_config *config, octavo_step_layout *layout);
 
-/* Opens an engine on a finished model, which must outlive it. kv_scales: float[num_layers][2][num_kv_heads], K then V,
+/* Opens an engine on a finished model and keeps the model's memory until it is closed. kv_scales: float[num_layers][2][num_kv_heads], K then V,
  * all finite and > 0 (real = stored x scale); NULL = 1. Returns NULL on failure. */
 OCTAVO_API octavo_engine *octavo_engine_create(const octavo_model *model, const octavo_engine_config *config,
                                                const float *kv_scales);

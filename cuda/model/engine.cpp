@@ -15,12 +15,6 @@ namespace {
 const octavo_engine_config& check_config(const Model& model, const octavo_engine_config& config) {
   if (!model.is_finished()) fail(OCTAVO_INVALID_ARGUMENT, "the model is not finished");
   check_engine_config(config);
-  const int32_t max_model_len = model.config().max_model_len;
-  const int32_t needed = max_model_len / config.page_size + (max_model_len % config.page_size != 0);
-  if (config.max_pages_per_seq < needed) {
-    fail(OCTAVO_INVALID_ARGUMENT, "max_pages_per_seq must be at least %d for max_model_len %d, found %d", needed,
-         max_model_len, config.max_pages_per_seq);
-  }
   // Memory is reserved without being committed, so a cache larger than the machine would fail only when it fills.
   const double cache_bytes = static_cast<double>(KvCache::size_bytes(model.config(), config));
   const double memory_bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));

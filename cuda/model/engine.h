@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "arch/thread_pool.h"
@@ -46,5 +47,6 @@ class Engine {
 
 // The ABI's handle.
 struct octavo_engine {
+  std::shared_ptr<const octavo::Model> model;  // before the engine, which refers to it to its end
   octavo::Engine engine;
 };

@@ -18,7 +18,7 @@ extern "C" octavo_engine* octavo_engine_create(const octavo_model* model, const 
   octavo_engine* engine = nullptr;
   guard([&] {
     if (model == nullptr || config == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model and config must not be NULL");
-    engine = new octavo_engine{octavo::Engine(model->model, *config, kv_scales)};
+    engine = new octavo_engine{model->model, octavo::Engine(*model->model, *config, kv_scales)};
   });
   return engine;
 }

@@ -70,5 +70,5 @@ class Model {
 
 // The ABI's handle.
 struct octavo_model {
-  octavo::Model model;
+  std::shared_ptr<octavo::Model> model;  // shared with its engines
 };

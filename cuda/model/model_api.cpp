@@ -13,7 +13,7 @@ extern "C" octavo_model* octavo_model_create(const octavo_model_config* config, 
     if (config == nullptr || layers == nullptr || inv_freq == nullptr) {
       fail(OCTAVO_INVALID_ARGUMENT, "config, layers and inv_freq must not be NULL");
     }
-    model = new octavo_model{octavo::Model(*config, layers, inv_freq)};
+    model = new octavo_model{std::make_shared<octavo::Model>(*config, layers, inv_freq)};
   });
   return model;
 }
@@ -22,7 +22,7 @@ extern "C" int32_t octavo_model_add_file(octavo_model* model, const char* path) 
   int32_t index = -1;
   guard([&] {
     if (model == nullptr || path == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model and path must not be NULL");
-    index = model->model.add_file(path);
+    index = model->model->add_file(path);
   });
   return index;
 }
@@ -30,19 +30,19 @@ extern "C" int32_t octavo_model_add_file(octavo_model* model, const char* path) 
 extern "C" int32_t octavo_model_load_tensor(octavo_model* model, const octavo_tensor* tensor) {
   return guard([&] {
     if (model == nullptr || tensor == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model and tensor must not be NULL");
-    model->model.load_tensor(*tensor);
+    model->model->load_tensor(*tensor);
   });
 }
 
 extern "C" int32_t octavo_model_finish(octavo_model* model) {
   return guard([&] {
     if (model == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model must not be NULL");
-    model->model.finish();
+    model->model->finish();
   });
 }
 
 extern "C" double octavo_model_weight_bytes(const octavo_model* model) {
-  return model == nullptr ? 0 : static_cast<double>(model->model.weight_bytes());
+  return model == nullptr ? 0 : static_cast<double>(model->model->weight_bytes());
 }
 
 extern "C" void octavo_model_close(octavo_model* model) { delete model; }
@@ -51,7 +51,7 @@ extern "C" double octavo_kv_page_bytes(const octavo_model* model, int32_t kv_dty
   double bytes = 0;
   guard([&] {
     if (model == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model must not be NULL");
-    const octavo_model_config& config = model->model.config();
+    const octavo_model_config& config = model->model->config();
     const octavo_kv_shape shape = {kv_dtype, page_size, 1, config.num_kv_heads, config.head_dim, 0};
     octavo::check_kv_shape(shape);
     bytes = static_cast<double>(octavo::kv_layer_page_bytes(shape)) * config.num_layers;

@@ -61,7 +61,7 @@ Deno.test("octavo_engine_create() refuses settings out of their range", () => {
   refused({ numPages: 2 ** 27 }, "num_pages must be 1 to 134217727, found 134217728");
   refused({ maxNumSeqs: 0 }, "max_num_seqs");
   refused({ maxNumBatchedTokens: -5 }, "max_num_batched_tokens");
-  refused({ maxPagesPerSeq: 15 }, "max_pages_per_seq must be at least 16 for max_model_len 256, found 15");
+  refused({ maxPagesPerSeq: 0 }, "max_pages_per_seq must be 1 to 134217727, found 0");
   refused({ maxLogprobs: 65 }, "max_logprobs must be 0 to 64, found 65");
   refused({ maxLogitEdits: -1 }, "max_logit_edits");
   refused({ numThreads: -1 }, "num_threads");
