@@ -1,0 +1,69 @@
+/**
+ * The command line: `octavo serve [MODEL] [options]`.
+ *
+ * @module
+ */
+
+import { describeOptions, OptionError, parseCommandLine } from "./options.ts";
+import { serve, type Server } from "./serve.ts";
+import { VERSION } from "./version.ts";
+
+const HELP = `Octavo ${VERSION}: an OpenAI-compatible LLM inference server with an FP8 KV cache
+
+Usage: octavo serve [MODEL] [options]
+
+MODEL is a .gguf file, a folder in Hugging Face's layout, or org/name[@revision] on the Hugging Face hub.
+Without MODEL the demo model (SmolLM2-135M-Instruct) is served.
+
+Options (a flag wins over its environment variable):
+${describeOptions()}
+  --help, -h
+        Print this and exit
+  --version
+        Print the version and exit
+`;
+
+/**
+ * Runs a command line and returns when it is done; `serve` is done when the server has shut down.
+ *
+ * @returns The process's exit code: 0, 1 after a failure, 2 when the command line is wrong.
+ */
+export async function main(args: readonly string[]): Promise<number> {
+  try {
+    const { options, positionals, help, version } = parseCommandLine(args, (name) => Deno.env.get(name));
+    if (version) {
+      console.log(VERSION);
+      return 0;
+    }
+    if (help || positionals.length === 0) {
+      console.log(HELP);
+      return help ? 0 : 2;
+    }
+    const [command, model, ...rest] = positionals;
+    if (command !== "serve") throw new OptionError(`Unknown command "${command}"; there is: serve`);
+    if (rest.length > 0) throw new OptionError(`Expected one MODEL, received also "${rest[0]}"`);
+    await using server = await serve({ model, ...options });
+    closeOnSignals(server);
+    await server.finished;
+    return 0;
+  } catch (error) {
+    console.error(`octavo: ${(error as Error).message}`);
+    return error instanceof OptionError ? 2 : 1;
+  }
+}
+
+/** The first SIGINT or SIGTERM lets running requests finish; the second ends the process at once. */
+function closeOnSignals(server: Server): void {
+  let signals = 0;
+  const onSignal = () => {
+    if (++signals > 1) Deno.exit(130);
+    console.error("Finishing the running requests; press Ctrl-C again to end at once");
+    server.close();
+  };
+  Deno.addSignalListener("SIGINT", onSignal);
+  Deno.addSignalListener("SIGTERM", onSignal);
+  server.finished.finally(() => {
+    Deno.removeSignalListener("SIGINT", onSignal);
+    Deno.removeSignalListener("SIGTERM", onSignal);
+  });
+}
