@@ -35,8 +35,7 @@ Engine::Engine(const Model& model, const octavo_engine_config& config, const flo
       scratch_(model.config(), config),
       threads_(resolve_num_threads(config.num_threads)),
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
-  const int32_t num_samplers = std::min(threads_.size(), config.max_num_seqs);
-  for (int32_t i = 0; i < num_samplers; ++i) samplers_.emplace_back(model.config().vocab_size);
+  for (int32_t i = 0; i < threads_.size(); ++i) samplers_.emplace_back(model.config().vocab_size);
   row_seq_.reserve(static_cast<size_t>(config.max_num_seqs));
 }
 

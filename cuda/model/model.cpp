@@ -113,9 +113,8 @@ const MappedFile& Model::check_range(const octavo_tensor& tensor, const RoleInfo
   const uint64_t size_bytes = static_cast<uint64_t>(tensor.size_bytes);
   if (tensor.offset_bytes < 0 || size_bytes > file.size_bytes() ||
       static_cast<uint64_t>(tensor.offset_bytes) > file.size_bytes() - size_bytes) {
-    fail(OCTAVO_INVALID_ARGUMENT, "%s lies at bytes %lld to %lld + %lld of \"%s\", which has %llu", name.c_str(),
-         static_cast<long long>(tensor.offset_bytes), static_cast<long long>(tensor.offset_bytes),
-         static_cast<long long>(tensor.size_bytes), file.path().c_str(),
+    fail(OCTAVO_INVALID_ARGUMENT, "%s lies at byte %lld and has %lld bytes, but \"%s\" has only %llu", name.c_str(),
+         static_cast<long long>(tensor.offset_bytes), static_cast<long long>(tensor.size_bytes), file.path().c_str(),
          static_cast<unsigned long long>(file.size_bytes()));
   }
   return file;

@@ -31,10 +31,4 @@ Scratch::Scratch(const octavo_model_config& model, const octavo_engine_config& c
       head_input("output head inputs", config.max_num_seqs, model.hidden_size),
       logits("logits", config.max_num_seqs, model.vocab_size) {}
 
-uint64_t Scratch::size_bytes() const {
-  return hidden.size_bytes() + normed.size_bytes() + qkv.size_bytes() + attn.size_bytes() + projected.size_bytes() +
-         gate_up.size_bytes() + cosines[0].size_bytes() * 4 + positions.size_bytes() * 2 + head_input.size_bytes() +
-         logits.size_bytes();
-}
-
 }  // namespace octavo

@@ -18,7 +18,6 @@ class Rows {
   const float* row(int64_t index) const { return memory_.as<float>() + index * width_; }
   float* data() { return memory_.as<float>(); }
   int64_t width() const { return width_; }
-  uint64_t size_bytes() const { return memory_.size_bytes(); }
 
  private:
   int64_t width_;
@@ -42,8 +41,6 @@ struct Scratch {
   // S rows each: one a sequence that samples.
   Rows head_input;  // [hidden_size]
   Rows logits;      // [vocab_size]
-
-  uint64_t size_bytes() const;
 };
 
 }  // namespace octavo

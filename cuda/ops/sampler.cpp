@@ -35,11 +35,6 @@ Sampler::Sampler(int32_t vocab_size)
       weights_(sizeof(float) * static_cast<size_t>(vocab_size)),
       block_sums_(sizeof(float) * static_cast<size_t>(num_blocks_)) {}
 
-uint64_t Sampler::scratch_bytes(int32_t vocab_size) {
-  return (4 * sizeof(float) + 2 * sizeof(Candidate)) * static_cast<uint64_t>(vocab_size) +
-         3 * sizeof(float) * static_cast<uint64_t>(count_blocks(vocab_size));
-}
-
 void Sampler::edit_logits(const float* logits, const SamplingParams& params, const LogitEdits& edits) {
   float* edited = edited_.as<float>();
   std::copy(logits, logits + vocab_size_, edited);

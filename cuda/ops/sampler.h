@@ -15,9 +15,6 @@ class Sampler {
  public:
   explicit Sampler(int32_t vocab_size);
 
-  // Bytes that a sampler takes.
-  static uint64_t scratch_bytes(int32_t vocab_size);
-
   // Prepares draws from logits[vocab_size], which must stay until the last draw. params and edits must be valid.
   // Returns false when no logit is above -infinity; then nothing may be drawn. NaN counts as -infinity.
   bool prepare(const float* logits, const SamplingParams& params, const LogitEdits& edits);

@@ -193,20 +193,28 @@ export function loadModel(library: Library, model: RandomModel, numThreads = 2):
   }
 }
 
+/** Changes to {@linkcode openEngine}'s small limits. */
+export type EngineSettings = Partial<NativeEngineConfig> & { readonly kvScales?: Float32Array };
+
 /** An engine with small limits and f32 KV unless said. */
-export function openEngine(model: NativeModel, config: NativeModelConfig, settings: Partial<NativeEngineConfig> = {}) {
-  return new NativeEngine(model, {
-    kvDtype: "float32",
-    pageSize: 16,
-    numPages: 64,
-    maxNumSeqs: 8,
-    maxNumBatchedTokens: 128,
-    maxPagesPerSeq: 16,
-    maxLogprobs: 4,
-    maxLogitEdits: 12,
-    numThreads: 2,
-    ...settings,
-  }, config.vocabSize);
+export function openEngine(model: NativeModel, config: NativeModelConfig, settings: EngineSettings = {}): NativeEngine {
+  return new NativeEngine(
+    model,
+    {
+      kvDtype: "float32",
+      pageSize: 16,
+      numPages: 64,
+      maxNumSeqs: 8,
+      maxNumBatchedTokens: 128,
+      maxPagesPerSeq: 16,
+      maxLogprobs: 4,
+      maxLogitEdits: 12,
+      numThreads: 2,
+      ...settings,
+    },
+    config.vocabSize,
+    settings.kvScales ?? null,
+  );
 }
 
 /** One sequence's part of a step. */

@@ -1,10 +1,11 @@
 import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { Library } from "../../ffi/library.ts";
-import { NativeEngine, type NativeEngineConfig } from "../../ffi/native_engine.ts";
+import type { NativeEngine } from "../../ffi/native_engine.ts";
 import type { StepBuffer } from "../../ffi/step_buffer.ts";
 import { ENGINE_CONFIG, STEP_LAYOUT } from "../../ffi/structs.ts";
 import { libraryPath, openLibrary } from "./_library.ts";
 import {
+  type EngineSettings,
   fillStep,
   loadModel,
   makeRandomModel,
@@ -20,10 +21,10 @@ const sampler = openLibrary(["octavo_sample"]);
 const model = makeRandomModel({ roles: ["q_norm", "k_norm"] });
 const native = loadModel(library, model);
 const { vocabSize } = model.config;
-const open = (settings: Partial<NativeEngineConfig> = {}) => openEngine(native, model.config, settings);
+const open = (settings: EngineSettings = {}) => openEngine(native, model.config, settings);
 
 /** The logits after prompt, computed alone in one step. */
-function logitsAlone(prompt: readonly number[], settings: Partial<NativeEngineConfig> = {}): Float32Array {
+function logitsAlone(prompt: readonly number[], settings: EngineSettings = {}): Float32Array {
   using engine = open(settings);
   return runStep(engine, [{ tokens: prompt, pages: [0, 1, 2, 3, 4, 5, 6, 7] }])[0]!;
 }
@@ -54,8 +55,7 @@ Deno.test("octavo_step_layout_get() places the tables in order without overlap",
 });
 
 Deno.test("octavo_engine_create() refuses settings out of their range", () => {
-  const refused = (settings: Partial<NativeEngineConfig>, message: string) =>
-    assertThrows(() => open(settings), Error, message);
+  const refused = (settings: EngineSettings, message: string) => assertThrows(() => open(settings), Error, message);
   refused({ pageSize: 48 }, "page_size must be 16, 32 or 64, found 48");
   refused({ numPages: 0 }, "num_pages must be 1 to 134217727, found 0");
   refused({ numPages: 2 ** 27 }, "num_pages must be 1 to 134217727, found 134217728");
@@ -67,18 +67,10 @@ Deno.test("octavo_engine_create() refuses settings out of their range", () => {
   refused({ numThreads: -1 }, "num_threads");
   refused({ maxNumSeqs: 2 ** 20, maxPagesPerSeq: 2 ** 20 }, "the step buffer would need");
   refused({ numPages: 2 ** 27 - 1, pageSize: 16 }, "a KV cache of 134217727 pages needs");
-  const scales = new Float32Array(2 * 2 * 2).fill(1);
-  const openScaled = () => {
-    using engine = open();
-    const { maxNumSeqs, maxNumBatchedTokens, maxPagesPerSeq, maxLogprobs, maxLogitEdits } = engine.buffer;
-    const limits = { maxNumSeqs, maxNumBatchedTokens, maxPagesPerSeq, maxLogprobs, maxLogitEdits };
-    const config = { ...limits, kvDtype: "fp8_e4m3", pageSize: 16, numPages: 4, numThreads: 1 } as const;
-    new NativeEngine(native, config, vocabSize, scales).close();
-  };
-  openScaled();
+  const kvScales = new Float32Array(2 * 2 * 2).fill(1);
   for (const value of [0, -1, NaN, Infinity]) {
-    scales[7] = value;
-    assertThrows(openScaled, Error, "V scale of layer 1, kv head 1 must be finite and above 0");
+    kvScales[7] = value;
+    refused({ kvScales }, "V scale of layer 1, kv head 1 must be finite and above 0");
   }
 });
 
@@ -206,7 +198,7 @@ Deno.test("octavo_step() gives the same logits, bit for bit, in chunks of any si
 Deno.test("octavo_step() gives the same logits with any threads, page size and batch-mates", () => {
   const prompts = [37, 1, 16, 50].map((length, i) => randomTokens(length, vocabSize, 10 + i));
   const alone = prompts.map((prompt) => logitsAlone(prompt, { numThreads: 1 }));
-  for (const settings of [{ numThreads: 1 }, { numThreads: 3 }, { pageSize: 64 }] as const) {
+  for (const settings of [{ numThreads: 1 }, { numThreads: 7, maxNumSeqs: 4 }, { pageSize: 64 }] as const) {
     using engine = open(settings);
     const rows = prompts.map((tokens, s) => ({ tokens, pages: [0, 1, 2, 3].map((i) => 63 - s - 4 * i) }));
     assertEquals(runStep(engine, rows), alone, JSON.stringify(settings));
@@ -320,6 +312,13 @@ Deno.test("octavo_step() keeps KV in every dtype within its precision", () => {
     const largest = stored.reduce((most, logit, i) => Math.max(most, Math.abs(logit - exact[i]!)), 0);
     assert(largest > 0 && largest < limit, `${kvDtype}: ${largest}`);
   }
+});
+
+Deno.test("octavo_step() gives the same logits with any scales when KV is float32", () => {
+  const prompt = randomTokens(40, vocabSize, 61);
+  // Powers of two, so that x / scale * scale is x.
+  const kvScales = Float32Array.from([2, 0.25, 8, 1, 0.5, 64, 4, 0.125]);
+  assertEquals(logitsAlone(prompt, { kvScales }), logitsAlone(prompt));
 });
 
 Deno.test("octavo_step() reads no page that is not the sequence's", () => {
