@@ -6,7 +6,7 @@
 // A unit's rows (queries x q heads of one kv head) go over the keys a tile at a time:
 //
 //   K tile, f32, transposed          scores                  V tile, f32
-//   [head_dim][tile keys]   q rows   [rows][tile keys]       [tile keys][padded_dim]
+//   [granule][padded_dim][16]        [rows][tile keys]       [tile keys][padded_dim]
 //     each K row is read and converted once for all rows; the same memory then holds V
 //
 // Inside a split: online softmax, one rescaling a tile. Splits are merged in order. A row's arithmetic is the same
@@ -156,18 +156,28 @@ class UnitRun {
 
   // --- K and V: bytes to f32 -----------------------------------------------------------------------------------
 
-  const uint8_t* granule(int64_t base, int64_t g) const {
-    const int64_t token = base + g * kGranuleTokens;
-    const int32_t page_size = args_.shape.page_size;
-    const int32_t page =
-        args_.page_table[int64_t{unit_.seq} * args_.config.max_pages_per_seq + token / page_size];
-    return args_.pages + layout_.granule_offset(page, unit_.kv_head, token % page_size);
+  // K's part of the granule that holds a token; V's follows part_bytes later.
+  const uint8_t* granule(int64_t token) const {
+    const uint32_t at = static_cast<uint32_t>(token);
+    const uint32_t page_size = static_cast<uint32_t>(args_.shape.page_size);
+    const int32_t page = args_.page_table[int64_t{unit_.seq} * args_.config.max_pages_per_seq + at / page_size];
+    return args_.pages + layout_.granule_offset(page, unit_.kv_head, at % page_size);
   }
 
-  // K of granule g of the tile: tile[d][16 g + token].
+  // Asks for the same part of the granule a tile later while this one is worked on: pages lie anywhere, so the
+  // processor cannot guess where the next one is.
+  void prefetch(int64_t token, int64_t offset) const {
+    if (token + keys_ > unit_.last_key()) return;
+    const uint8_t* part = granule(token + keys_) + offset;
+    for (int64_t i = 0; i < layout_.part_bytes; i += 64) __builtin_prefetch(part + i, 0, 3);
+  }
+
+  // K of granule g of the tile: tile[g][d][token].
   void load_keys(int64_t base, int64_t g) {
-    const uint8_t* part = granule(base, g);
-    float* to = work_.tile + g * kGranuleTokens;
+    const int64_t token = base + g * kGranuleTokens;
+    const uint8_t* part = granule(token);
+    float* to = work_.tile + g * kGranuleTokens * padded_;
+    prefetch(token, 0);
     switch (args_.shape.kv_dtype) {
       case OCTAVO_KV_FLOAT32:
         return load_keys_as<OCTAVO_KV_FLOAT32>(part, to);
@@ -184,8 +194,10 @@ class UnitRun {
 
   // V of granule g of the tile: tile[16 g + token][d].
   void load_values(int64_t base, int64_t g) {
-    const uint8_t* part = granule(base, g) + layout_.part_bytes;
+    const int64_t token = base + g * kGranuleTokens;
+    const uint8_t* part = granule(token) + layout_.part_bytes;
     float* to = work_.tile + g * kGranuleTokens * padded_;
+    prefetch(token, layout_.part_bytes);
     switch (args_.shape.kv_dtype) {
       case OCTAVO_KV_FLOAT32:
         return load_values_as<OCTAVO_KV_FLOAT32>(part, to);
@@ -204,62 +216,78 @@ class UnitRun {
     return dtype == OCTAVO_KV_FLOAT32 ? 4 : dtype == OCTAVO_KV_FP8_E4M3 || dtype == OCTAVO_KV_FP8_E5M2 ? 16 : 8;
   }
 
-  // Calls body(column block, its first chunk, std-like constant of its width or 0, width) for each column block.
-  template <class Body>
-  void for_each_block(const uint8_t* part, Body&& body) {
-    for (int64_t at = 0; at < layout_.row_bytes; at += kBlockBytes) {
-      const int64_t width = least(kBlockBytes, layout_.row_bytes - at);
+  template <int kDtype>
+  void load_keys_as(const uint8_t* part, float* to) {
+    const int64_t row_bytes = layout_.row_bytes;
+    const int64_t column_floats = chunk_elements(kDtype) * kGranuleTokens;  // of one chunk's elements
+    for (int64_t at = 0; at < row_bytes; at += kBlockBytes) {
       const uint8_t* block = part + at * kGranuleTokens;
-      if (width == 128) {
-        body(block, at / kChunkBytes, Width<128>{}, width);
-      } else if (width == 64) {
-        body(block, at / kChunkBytes, Width<64>{}, width);
+      float* columns = to + at / kChunkBytes * column_floats;
+      if (row_bytes - at >= 128) {
+        transpose_block<kDtype, 128>(block, columns);
+      } else if (row_bytes - at == 64) {
+        transpose_block<kDtype, 64>(block, columns);
       } else {
-        body(block, at / kChunkBytes, Width<0>{}, width);
+        const int64_t width = row_bytes - at;  // not swizzled
+        for (int64_t c = 0; c < width; c += kChunkBytes, columns += column_floats) {
+          transpose_chunk<kDtype>([=](int token) { return block + token * width + c; }, columns);
+        }
       }
+    }
+    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.part_bytes)) {
+      patch_nans(part, to, 1, kGranuleTokens);
     }
   }
 
-  template <int kDtype>
-  void load_keys_as(const uint8_t* part, float* to) {
-    constexpr int kElements = chunk_elements(kDtype);
-    for_each_block(part, [&](const uint8_t* block, int64_t first_chunk, auto fixed, int64_t width) {
-      for (int64_t c = 0; c < width / kChunkBytes; ++c) {
-        const auto chunk_of = [&](int token) { return block + chunk_in_block<decltype(fixed)::kBytes>(token, c, width); };
-        transpose_chunk<kDtype>(chunk_of, to + (first_chunk + c) * kElements * keys_, keys_);
-      }
-    });
-    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.part_bytes)) {
-      patch_nans(part, to, 1, keys_);
+  // A swizzled block of kWidth bytes a row: chunk c of token t lies at chunk c ^ swizzle(t).
+  template <int kDtype, int kWidth>
+  static void transpose_block(const uint8_t* block, float* to) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kWidth / kChunkBytes; ++c) {
+      transpose_chunk<kDtype>([=](int token) { return block + chunk_in_block<kWidth>(token, c); },
+                              to + c * chunk_elements(kDtype) * kGranuleTokens);
     }
   }
 
   template <int kDtype>
   void load_values_as(const uint8_t* part, float* to) {
     constexpr int kElements = chunk_elements(kDtype);
-    for_each_block(part, [&](const uint8_t* block, int64_t first_chunk, auto fixed, int64_t width) {
-      float* columns = to + first_chunk * kElements;
-      for (int token = 0; token < kGranuleTokens; ++token) {
-        for (int64_t c = 0; c < width / kChunkBytes; ++c) {
-          widen_chunk<kDtype>(block + chunk_in_block<decltype(fixed)::kBytes>(token, c, width),
-                              columns + token * padded_ + c * kElements);
+    const int64_t row_bytes = layout_.row_bytes;
+    const int64_t row_floats = padded_;
+    for (int64_t at = 0; at < row_bytes; at += kBlockBytes) {
+      const uint8_t* block = part + at * kGranuleTokens;
+      float* columns = to + at / kChunkBytes * kElements;
+      if (row_bytes - at >= 128) {
+        widen_block<kDtype, 128>(block, columns, row_floats);
+      } else if (row_bytes - at == 64) {
+        widen_block<kDtype, 64>(block, columns, row_floats);
+      } else {
+        const int64_t width = row_bytes - at;
+        for (int token = 0; token < kGranuleTokens; ++token) {
+          for (int64_t c = 0; c < width; c += kChunkBytes) {
+            widen_chunk<kDtype>(block + token * width + c, columns + token * row_floats + c / kChunkBytes * kElements);
+          }
         }
       }
-    });
-    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.part_bytes)) patch_nans(part, to, padded_, 1);
+    }
+    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.part_bytes)) patch_nans(part, to, row_floats, 1);
+  }
+
+  template <int kDtype, int kWidth>
+  static void widen_block(const uint8_t* block, float* to, int64_t row_floats) {
+#pragma GCC unroll 16
+    for (int token = 0; token < kGranuleTokens; ++token, to += row_floats) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kWidth / kChunkBytes; c += 2) {
+        widen_two_chunks<kDtype>(block + chunk_in_block<kWidth>(token, c), block + chunk_in_block<kWidth>(token, c + 1),
+                                 to + c * chunk_elements(kDtype));
+      }
+    }
   }
 
   template <int kWidth>
-  struct Width {
-    static constexpr int kBytes = kWidth;
-  };
-
-  // Offset in a column block of chunk c of a token; kWidth 0 is a width without swizzle, given as width.
-  template <int kWidth>
-  static int64_t chunk_in_block(int token, int64_t c, int64_t width) {
-    if constexpr (kWidth == 128) return token * 128 + ((c ^ (token & 7)) * kChunkBytes);
-    if constexpr (kWidth == 64) return token * 64 + ((c ^ ((token >> 1) & 3)) * kChunkBytes);
-    return token * width + c * kChunkBytes;
+  static constexpr int chunk_in_block(int token, int c) {
+    return token * kWidth + (c ^ (kWidth == 128 ? token & 7 : (token >> 1) & 3)) * kChunkBytes;
   }
 
   // The quick conversions of E4M3 take its NaN codes for 480: this puts NaN in their places.
@@ -275,7 +303,7 @@ class UnitRun {
 
   // --- Scores --------------------------------------------------------------------------------------------------
 
-  // scores[r][key] = sum over d, in order, of q[r][d] tile[d][key].
+  // scores[r][key] = sum over d, in order, of q[r][d] tile[key / 16][d][key % 16].
   void multiply_scores(int64_t first, int64_t end) {
     int64_t key = first;
     for (; key + kScoreVecs * kLanes <= end; key += kScoreVecs * kLanes) score_columns<kScoreVecs>(key);
@@ -304,12 +332,17 @@ class UnitRun {
       for (int j = 0; j < kVecs; ++j) acc[i][j] = splat(0.0f);
     }
     const float* q = work_.q + int64_t{r} * head_dim_;
-    const float* k = work_.tile + key;
-    for (int32_t d = 0; d < head_dim_; ++d, k += keys_) {
+    const float* k[kVecs];
+    for (int j = 0; j < kVecs; ++j) {
+      const int64_t at = key + j * kLanes;
+      k[j] = work_.tile + at / kGranuleTokens * kGranuleTokens * padded_ + at % kGranuleTokens;
+    }
+    const int64_t dim = head_dim_;
+    for (int64_t d = 0; d < dim; ++d) {
       Vec column[kVecs];
-      for (int j = 0; j < kVecs; ++j) column[j] = load(k + j * kLanes);
+      for (int j = 0; j < kVecs; ++j) hold(column[j] = load(k[j] + d * kGranuleTokens));
       for (int i = 0; i < kRows; ++i) {
-        const Vec one = splat(q[i * head_dim_ + d]);
+        const Vec one = splat(q[i * dim + d]);
         for (int j = 0; j < kVecs; ++j) acc[i][j] = fma(one, column[j], acc[i][j]);
       }
     }
@@ -395,13 +428,15 @@ class UnitRun {
         acc[i][j] = mul(rescale, load(to.acc + int64_t{r + i} * padded_ + d + j * kLanes));
       }
     }
-    const float* weights = work_.scores + r * keys_;
-    const float* v = work_.tile + seen.first * padded_ + d;
-    for (int64_t key = seen.first; key < seen.end; ++key, v += padded_) {
+    const int64_t keys = keys_;
+    const int64_t row_floats = padded_;
+    const float* weights = work_.scores + r * keys;
+    const float* v = work_.tile + seen.first * row_floats + d;
+    for (int64_t key = seen.first; key < seen.end; ++key, v += row_floats) {
       Vec row[kVecs];
-      for (int j = 0; j < kVecs; ++j) row[j] = load(v + j * kLanes);
+      for (int j = 0; j < kVecs; ++j) hold(row[j] = load(v + j * kLanes));
       for (int i = 0; i < kRows; ++i) {
-        const Vec weight = splat(weights[i * keys_ + key]);
+        const Vec weight = splat(weights[i * keys + key]);
         for (int j = 0; j < kVecs; ++j) acc[i][j] = fma(weight, row[j], acc[i][j]);
       }
     }

@@ -12,29 +12,30 @@ constexpr float kE4m3Factor = 256.0f;
 
 using Vec = __m256;
 
-inline Vec splat(float x) { return _mm256_set1_ps(x); }
-inline Vec load(const float* from) { return _mm256_loadu_ps(from); }
-inline void store(float* to, Vec x) { _mm256_storeu_ps(to, x); }
-inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
-inline Vec divide(Vec a, Vec b) { return _mm256_div_ps(a, b); }
-inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-inline Vec max_of(Vec a, Vec b) { return _mm256_max_ps(a, b); }
-inline Vec min_of(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+OCTAVO_INLINE Vec splat(float x) { return _mm256_set1_ps(x); }
+OCTAVO_INLINE Vec load(const float* from) { return _mm256_loadu_ps(from); }
+OCTAVO_INLINE void store(float* to, Vec x) { _mm256_storeu_ps(to, x); }
+OCTAVO_INLINE void hold(Vec& x) { asm("" : "+x"(x)); }
+OCTAVO_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+OCTAVO_INLINE Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+OCTAVO_INLINE Vec divide(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+OCTAVO_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+OCTAVO_INLINE Vec max_of(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+OCTAVO_INLINE Vec min_of(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 
-inline float horizontal_max(Vec x) {
+OCTAVO_INLINE float horizontal_max(Vec x) {
   __m128 m = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   m = _mm_max_ps(m, _mm_movehl_ps(m, m));
   return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
 
-inline float horizontal_sum(Vec x) {
+OCTAVO_INLINE float horizontal_sum(Vec x) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-inline Vec keep_lanes(Vec x, int64_t first, int64_t end, Vec other) {
+OCTAVO_INLINE Vec keep_lanes(Vec x, int64_t first, int64_t end, Vec other) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const int from = static_cast<int>(first < 0 ? 0 : first);
   const int to = static_cast<int>(end > kLanes ? kLanes : end);
@@ -43,7 +44,7 @@ inline Vec keep_lanes(Vec x, int64_t first, int64_t end, Vec other) {
   return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(keep));
 }
 
-inline Vec exp2_of(Vec x) {
+OCTAVO_INLINE Vec exp2_of(Vec x) {
   const Vec clamped = max_of(splat(-126.0f), x);  // NaN stays
   const Vec shifted = add(clamped, splat(12582912.0f));
   const Vec f = _mm256_sub_ps(clamped, _mm256_sub_ps(shifted, splat(12582912.0f)));
@@ -59,33 +60,33 @@ inline Vec exp2_of(Vec x) {
   return _mm256_blendv_ps(power, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }
 
-inline __m128i load_chunk(const uint8_t* chunk) {
+OCTAVO_INLINE __m128i load_chunk(const uint8_t* chunk) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(chunk));
 }
 
 // 16 codes to the bits of float16.
 template <int kDtype>
-inline __m256i fp8_to_f16_bits(__m128i codes) {
+OCTAVO_INLINE __m256i fp8_to_f16_bits(__m128i codes) {
   const __m256i wide = _mm256_cvtepi8_epi16(codes);
   if constexpr (kDtype == OCTAVO_KV_FP8_E5M2) return _mm256_slli_epi16(wide, 8);
   // s eeee mmm -> (widened) s..s eeee mmm -> (<< 7) s s eeee mmm 0000000 -> s 0 eeee mmm 0000000
   return _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(static_cast<short>(0xbfff)));
 }
 
-// One 32-bit word of each of eight tokens' chunks, as f32: its 1, 2 or 4 elements go to rows stride floats apart.
+// One 32-bit word of each of eight tokens' chunks, as f32: its 1, 2 or 4 elements go to rows of 16 floats.
 template <int kDtype>
-inline void store_words(__m256i words, float* to, int64_t stride) {
+OCTAVO_INLINE void store_words(__m256i words, float* to) {
   if constexpr (kDtype == OCTAVO_KV_FLOAT32) {
     store(to, _mm256_castsi256_ps(words));
   } else if constexpr (kDtype == OCTAVO_KV_BFLOAT16) {
     store(to, _mm256_castsi256_ps(_mm256_slli_epi32(words, 16)));
-    store(to + stride, _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(static_cast<int>(0xffff0000u)))));
+    store(to + 16, _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(static_cast<int>(0xffff0000u)))));
   } else if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
     const __m256i by_element = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
                                                 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
     const __m256i halves = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(words, by_element), 0xd8);
     store(to, _mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
-    store(to + stride, _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
+    store(to + 16, _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
   } else {
     const __m256i by_element = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,  //
                                                 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -94,15 +95,15 @@ inline void store_words(__m256i words, float* to, int64_t stride) {
     const __m256i low = fp8_to_f16_bits<kDtype>(_mm256_castsi256_si128(bytes));
     const __m256i high = fp8_to_f16_bits<kDtype>(_mm256_extracti128_si256(bytes, 1));
     store(to, _mm256_cvtph_ps(_mm256_castsi256_si128(low)));
-    store(to + stride, _mm256_cvtph_ps(_mm256_extracti128_si256(low, 1)));
-    store(to + 2 * stride, _mm256_cvtph_ps(_mm256_castsi256_si128(high)));
-    store(to + 3 * stride, _mm256_cvtph_ps(_mm256_extracti128_si256(high, 1)));
+    store(to + 16, _mm256_cvtph_ps(_mm256_extracti128_si256(low, 1)));
+    store(to + 32, _mm256_cvtph_ps(_mm256_castsi256_si128(high)));
+    store(to + 48, _mm256_cvtph_ps(_mm256_extracti128_si256(high, 1)));
   }
 }
 
 // Tokens i and i + 4 of eight side by side, then a 4 x 4 transposition of 32-bit words in each half.
 template <int kDtype, class ChunkOf>
-inline void transpose_chunk(const ChunkOf& chunk_of, float* to, int64_t stride) {
+OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, float* to) {
   constexpr int kWordElements = kDtype == OCTAVO_KV_FLOAT32 ? 1 : kDtype >= OCTAVO_KV_FP8_E4M3 ? 4 : 2;
   for (int half = 0; half < 2; ++half) {
     __m256i t[4];
@@ -115,15 +116,15 @@ inline void transpose_chunk(const ChunkOf& chunk_of, float* to, int64_t stride) 
     const __m256i c = _mm256_unpacklo_epi32(t[2], t[3]);
     const __m256i d = _mm256_unpackhi_epi32(t[2], t[3]);
     float* column = to + 8 * half;
-    store_words<kDtype>(_mm256_unpacklo_epi64(a, c), column, stride);
-    store_words<kDtype>(_mm256_unpackhi_epi64(a, c), column + kWordElements * stride, stride);
-    store_words<kDtype>(_mm256_unpacklo_epi64(b, d), column + 2 * kWordElements * stride, stride);
-    store_words<kDtype>(_mm256_unpackhi_epi64(b, d), column + 3 * kWordElements * stride, stride);
+    store_words<kDtype>(_mm256_unpacklo_epi64(a, c), column);
+    store_words<kDtype>(_mm256_unpackhi_epi64(a, c), column + 16 * kWordElements);
+    store_words<kDtype>(_mm256_unpacklo_epi64(b, d), column + 32 * kWordElements);
+    store_words<kDtype>(_mm256_unpackhi_epi64(b, d), column + 48 * kWordElements);
   }
 }
 
 template <int kDtype>
-inline void widen_chunk(const uint8_t* chunk, float* to) {
+OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, float* to) {
   const __m128i codes = load_chunk(chunk);
   if constexpr (kDtype == OCTAVO_KV_FLOAT32) {
     _mm_storeu_ps(to, _mm_castsi128_ps(codes));
@@ -138,8 +139,14 @@ inline void widen_chunk(const uint8_t* chunk, float* to) {
   }
 }
 
+template <int kDtype>
+OCTAVO_INLINE void widen_two_chunks(const uint8_t* first, const uint8_t* second, float* to) {
+  widen_chunk<kDtype>(first, to);
+  widen_chunk<kDtype>(second, to + (kDtype == OCTAVO_KV_FLOAT32 ? 4 : kDtype >= OCTAVO_KV_FP8_E4M3 ? 16 : 8));
+}
+
 // Whether any of the codes is 0x7f or 0xff. bytes is a multiple of 256.
-inline bool has_e4m3_nan(const uint8_t* codes, int64_t bytes) {
+OCTAVO_INLINE bool has_e4m3_nan(const uint8_t* codes, int64_t bytes) {
   __m256i largest = _mm256_setzero_si256();  // of code x 2: NaN is 0xfe
   for (int64_t i = 0; i < bytes; i += 32) {
     const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + i));

@@ -11,37 +11,39 @@ constexpr float kE4m3Factor = 1.0f;  // f32 of a converted E4M3 x this = its val
 typedef float Vec __attribute__((vector_size(16)));
 typedef int32_t VecInt __attribute__((vector_size(16)));
 
-inline Vec splat(float x) { return Vec{x, x, x, x}; }
-inline Vec load(const float* from) {
+OCTAVO_INLINE Vec splat(float x) { return Vec{x, x, x, x}; }
+OCTAVO_INLINE Vec load(const float* from) {
   Vec x;
   __builtin_memcpy(&x, from, sizeof x);
   return x;
 }
-inline void store(float* to, Vec x) { __builtin_memcpy(to, &x, sizeof x); }
-inline Vec add(Vec a, Vec b) { return a + b; }
-inline Vec mul(Vec a, Vec b) { return a * b; }
-inline Vec divide(Vec a, Vec b) { return a / b; }
-inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+OCTAVO_INLINE void store(float* to, Vec x) { __builtin_memcpy(to, &x, sizeof x); }
+// Where a compiler would load a vector again for each use: keeps it in its register.
+OCTAVO_INLINE void hold(Vec&) {}
+OCTAVO_INLINE Vec add(Vec a, Vec b) { return a + b; }
+OCTAVO_INLINE Vec mul(Vec a, Vec b) { return a * b; }
+OCTAVO_INLINE Vec divide(Vec a, Vec b) { return a / b; }
+OCTAVO_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 // b where either is NaN, as in all min_of and max_of.
-inline Vec max_of(Vec a, Vec b) { return a > b ? a : b; }
-inline Vec min_of(Vec a, Vec b) { return a < b ? a : b; }
+OCTAVO_INLINE Vec max_of(Vec a, Vec b) { return a > b ? a : b; }
+OCTAVO_INLINE Vec min_of(Vec a, Vec b) { return a < b ? a : b; }
 
-inline float horizontal_max(Vec x) {
+OCTAVO_INLINE float horizontal_max(Vec x) {
   const float low = x[0] > x[2] ? x[0] : x[2];
   const float high = x[1] > x[3] ? x[1] : x[3];
   return low > high ? low : high;
 }
-inline float horizontal_sum(Vec x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+OCTAVO_INLINE float horizontal_sum(Vec x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
 // x in lanes first to end - 1, other elsewhere; first and end may lie outside the lanes.
-inline Vec keep_lanes(Vec x, int64_t first, int64_t end, Vec other) {
+OCTAVO_INLINE Vec keep_lanes(Vec x, int64_t first, int64_t end, Vec other) {
   for (int lane = 0; lane < kLanes; ++lane) x[lane] = lane >= first && lane < end ? x[lane] : other[lane];
   return x;
 }
 
 // 2^x for x up to 126 within 2 ulp; 2^0 = 1, NaN stays NaN, and below -125 the result is 0.
 // x = n + f: 2^f by a polynomial on [-0.5, 0.5] (relative error 1e-8), 2^n by adding n to the exponent.
-inline Vec exp2_of(Vec x) {
+OCTAVO_INLINE Vec exp2_of(Vec x) {
   const Vec clamped = max_of(splat(-126.0f), x);
   const Vec shifted = clamped + splat(12582912.0f);  // 1.5 x 2^23: its last place is 1
   const Vec f = clamped - (shifted - splat(12582912.0f));
@@ -60,7 +62,7 @@ inline Vec exp2_of(Vec x) {
 
 // Element i of a stored chunk.
 template <int kDtype>
-inline float element(const uint8_t* chunk, int i) {
+OCTAVO_INLINE float element(const uint8_t* chunk, int i) {
   if constexpr (kDtype == OCTAVO_KV_FLOAT32) {
     float x;
     __builtin_memcpy(&x, chunk + 4 * i, sizeof x);
@@ -82,22 +84,29 @@ constexpr int elements_of_chunk(int dtype) {
   return dtype == OCTAVO_KV_FLOAT32 ? 4 : dtype == OCTAVO_KV_FLOAT16 || dtype == OCTAVO_KV_BFLOAT16 ? 8 : 16;
 }
 
-// to[d * stride + token] = element d of chunk_of(token), 16 tokens.
+// to[16 d + token] = element d of chunk_of(token), 16 tokens.
 template <int kDtype, class ChunkOf>
-inline void transpose_chunk(const ChunkOf& chunk_of, float* to, int64_t stride) {
+OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, float* to) {
   for (int token = 0; token < 16; ++token) {
     const uint8_t* chunk = chunk_of(token);
-    for (int d = 0; d < elements_of_chunk(kDtype); ++d) to[d * stride + token] = element<kDtype>(chunk, d);
+    for (int d = 0; d < elements_of_chunk(kDtype); ++d) to[16 * d + token] = element<kDtype>(chunk, d);
   }
 }
 
 // to[d] = element d of chunk.
 template <int kDtype>
-inline void widen_chunk(const uint8_t* chunk, float* to) {
+OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, float* to) {
   for (int d = 0; d < elements_of_chunk(kDtype); ++d) to[d] = element<kDtype>(chunk, d);
 }
 
+// Two chunks, one after the other.
+template <int kDtype>
+OCTAVO_INLINE void widen_two_chunks(const uint8_t* first, const uint8_t* second, float* to) {
+  widen_chunk<kDtype>(first, to);
+  widen_chunk<kDtype>(second, to + elements_of_chunk(kDtype));
+}
+
 // Whether NaN codes need patching after conversion: the table knows them.
-inline bool has_e4m3_nan(const uint8_t*, int64_t) { return false; }
+OCTAVO_INLINE bool has_e4m3_nan(const uint8_t*, int64_t) { return false; }
 
 }  // namespace

@@ -1,0 +1,193 @@
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import { KV_DTYPE, STATUS } from "../../ffi/enums.ts";
+import {
+  byteAddress,
+  elementBytes,
+  encodeShape,
+  KV_DTYPES,
+  type KvDtype,
+  type KvShape,
+  pageBytes,
+  randomFloats,
+  randomNumbers,
+  shuffled,
+} from "./_kv.ts";
+import { openEachIsa } from "./_library.ts";
+
+const LIBRARIES = openEachIsa(
+  ["octavo_kv_layer_page_bytes", "octavo_kv_append", "octavo_kv_pack", "octavo_kv_unpack", "octavo_quantize"],
+  ["portable", "avx2", "avx512"],
+);
+const POISON = 0xa5;
+/** Row widths below 64 bytes, of 64, of 128, of several blocks, and with a rest, for every element size. */
+const HEAD_DIMS = [8, 16, 24, 64, 72, 80, 128, 136, 256];
+
+function shapeOf(kvDtype: KvDtype, headDim: number, pageSize: number): KvShape {
+  return { kvDtype, headDim, pageSize, numPages: 5, numKvHeads: 3 };
+}
+
+/** Distinct random slots, some of them -1. */
+function randomSlots(shape: KvShape, numTokens: number): Int32Array<ArrayBuffer> {
+  const random = randomNumbers(shape.headDim);
+  const slots = shuffled(shape.numPages * shape.pageSize, random).slice(0, numTokens);
+  return Int32Array.from(slots, (slot, i) => i % 7 === 3 ? -1 : slot);
+}
+
+/** Pages of poison with the rows of k and v at their slots, by the test's own address function. */
+function expectedPages(shape: KvShape, slots: Int32Array, k: Uint8Array, v: Uint8Array): Uint8Array {
+  const pages = new Uint8Array(shape.numPages * pageBytes(shape)).fill(POISON);
+  const rowBytes = shape.headDim * elementBytes(shape.kvDtype);
+  const paddedBytes = Math.ceil(rowBytes / 16) * 16;
+  slots.forEach((slot, i) => {
+    if (slot < 0) return;
+    for (let head = 0; head < shape.numKvHeads; head++) {
+      const row = (i * shape.numKvHeads + head) * rowBytes;
+      for (let byte = 0; byte < paddedBytes; byte++) {
+        pages[byteAddress(shape, { slot, head, part: "k", byte })] = byte < rowBytes ? k[row + byte]! : 0;
+        pages[byteAddress(shape, { slot, head, part: "v", byte })] = byte < rowBytes ? v[row + byte]! : 0;
+      }
+    }
+  });
+  return pages;
+}
+
+function assertSameBytes(found: Uint8Array, expected: Uint8Array, what: string) {
+  assertEquals(found.length, expected.length, what);
+  const i = found.findIndex((byte, at) => byte !== expected[at]);
+  if (i >= 0) throw new Error(`${what}: expected ${expected[i]} at byte ${i}, found ${found[i]}`);
+}
+
+for (const library of LIBRARIES) {
+  const { symbols } = library;
+
+  Deno.test(`octavo_kv_layer_page_bytes() follows the layout's formula (${library.isa})`, () => {
+    for (const kvDtype of KV_DTYPES) {
+      for (const headDim of HEAD_DIMS) {
+        for (const pageSize of [16, 32, 64]) {
+          const shape = shapeOf(kvDtype, headDim, pageSize);
+          assertEquals(symbols.octavo_kv_layer_page_bytes(encodeShape(shape)), pageBytes(shape));
+        }
+      }
+    }
+    assertEquals(pageBytes(shapeOf("fp8_e4m3", 128, 16)), 3 * 4096);
+    assertEquals(pageBytes(shapeOf("bfloat16", 24, 64)), 3 * 4 * 2 * 16 * 48);
+  });
+
+  Deno.test(`octavo_kv_append() stores what octavo_quantize() gives, in the granule layout (${library.isa})`, () => {
+    const scales = new Float32Array([0.5, 0.3, 1, 2, 0.7, 41 / 1024]);
+    for (const kvDtype of KV_DTYPES) {
+      for (const headDim of HEAD_DIMS) {
+        const shape = shapeOf(kvDtype, headDim, headDim % 3 === 0 ? 32 : headDim === 64 ? 64 : 16);
+        const slots = randomSlots(shape, 41);
+        const random = randomNumbers(headDim);
+        const bytes = headDim * elementBytes(kvDtype);
+        const [k, v] = [0, 1].map(() => randomFloats(41 * 3 * headDim, random, 50));
+        const [storedK, storedV] = [k!, v!].map((x, part) => {
+          const stored = new Uint8Array(41 * 3 * bytes);
+          for (let row = 0; row < 41 * 3; row++) {
+            const one = new Uint8Array(bytes);
+            const scale = scales[part * 3 + row % 3]!;
+            library.check(
+              symbols.octavo_quantize(
+                KV_DTYPE[kvDtype],
+                x.slice(row * headDim, (row + 1) * headDim),
+                headDim,
+                scale,
+                one,
+              ),
+            );
+            stored.set(one, row * bytes);
+          }
+          return stored;
+        });
+        const pages = new Uint8Array(5 * pageBytes(shape)).fill(POISON);
+        library.check(symbols.octavo_kv_append(encodeShape(shape), pages, k!, v!, slots, 41, scales));
+        assertSameBytes(pages, expectedPages(shape, slots, storedK!, storedV!), `${kvDtype} x ${headDim}`);
+      }
+    }
+  });
+
+  Deno.test(`octavo_kv_append() without scales stores the values themselves (${library.isa})`, () => {
+    const shape = shapeOf("float32", 16, 16);
+    const x = randomFloats(2 * 3 * 16, randomNumbers(1));
+    const pages = new Uint8Array(5 * pageBytes(shape)).fill(POISON);
+    const slots = new Int32Array([70, 3]);
+    library.check(symbols.octavo_kv_append(encodeShape(shape), pages, x, x, slots, 2, null));
+    const bytes = new Uint8Array(x.buffer);
+    assertSameBytes(pages, expectedPages(shape, slots, bytes, bytes), "pages");
+  });
+
+  Deno.test(`octavo_kv_pack() and octavo_kv_unpack() copy every bit and skip slot -1 (${library.isa})`, () => {
+    for (const kvDtype of KV_DTYPES) {
+      for (const headDim of HEAD_DIMS) {
+        const shape = shapeOf(kvDtype, headDim, headDim === 80 ? 64 : 32);
+        const slots = randomSlots(shape, 41);
+        const random = randomNumbers(headDim + 1);
+        const rowBytes = 3 * headDim * elementBytes(kvDtype);
+        const [k, v] = [0, 1].map(() => Uint8Array.from({ length: 41 * rowBytes }, () => 256 * random()));
+        const pages = new Uint8Array(5 * pageBytes(shape)).fill(POISON);
+        library.check(symbols.octavo_kv_pack(encodeShape(shape), pages, k!, v!, slots, 41));
+        assertSameBytes(pages, expectedPages(shape, slots, k!, v!), `${kvDtype} x ${headDim}`);
+
+        const [backK, backV] = [0, 1].map(() => new Uint8Array(41 * rowBytes).fill(POISON));
+        library.check(symbols.octavo_kv_unpack(encodeShape(shape), pages, backK!, backV!, slots, 41));
+        slots.forEach((slot, i) => {
+          if (slot >= 0) return;
+          for (const rows of [k!, v!]) rows.fill(POISON, i * rowBytes, (i + 1) * rowBytes);
+        });
+        assertSameBytes(backK!, k!, `k of ${kvDtype} x ${headDim}`);
+        assertSameBytes(backV!, v!, `v of ${kvDtype} x ${headDim}`);
+      }
+    }
+  });
+
+  Deno.test(`KV functions reject what is out of range and write nothing (${library.isa})`, () => {
+    const good = shapeOf("fp8_e4m3", 64, 16);
+    const rejected: [Partial<Omit<KvShape, "kvDtype">>, string][] = [
+      [{ pageSize: 48 }, "page_size must be 16, 32 or 64, found 48"],
+      [{ numPages: 0 }, "num_pages must be 1 to 2147483647, found 0"],
+      [{ numKvHeads: 0 }, "num_kv_heads must be 1 to 65536, found 0"],
+      [{ numKvHeads: -1 }, "found -1"],
+      [{ headDim: 4 }, "head_dim must be 8 to 256, found 4"],
+      [{ headDim: 264 }, "head_dim must be 8 to 256, found 264"],
+      [{ headDim: 12 }, "head_dim must be a multiple of 8, found 12"],
+    ];
+    for (const [change, text] of rejected) {
+      assertEquals(symbols.octavo_kv_layer_page_bytes(encodeShape({ ...good, ...change })), 0);
+      assertStringIncludes(library.lastError(), text);
+    }
+    const unknown = encodeShape(good);
+    new Int32Array(unknown.buffer)[0] = 9;
+    assertEquals(symbols.octavo_kv_layer_page_bytes(unknown), 0);
+    assertStringIncludes(library.lastError(), "found 9");
+    assertEquals(symbols.octavo_kv_layer_page_bytes(null), 0);
+    assertStringIncludes(library.lastError(), "shape must not be NULL");
+
+    const pages = new Uint8Array(5 * pageBytes(good)).fill(POISON);
+    const x = new Float32Array(2 * 3 * 64);
+    const bytes = new Uint8Array(2 * 3 * 64);
+    const shape = encodeShape(good);
+    const expectInvalid = (status: number, text: string) => {
+      assertEquals(status, STATUS.INVALID_ARGUMENT);
+      assertStringIncludes(library.lastError(), text);
+    };
+    for (const slot of [-2, 80, 2147483647, -2147483648]) {
+      const slots = new Int32Array([0, slot]);
+      const text = `slot of token 1 must be -1 to 79, found ${slot}`;
+      expectInvalid(symbols.octavo_kv_append(shape, pages, x, x, slots, 2, null), text);
+      expectInvalid(symbols.octavo_kv_pack(shape, pages, bytes, bytes, slots, 2), text);
+      expectInvalid(symbols.octavo_kv_unpack(shape, pages, bytes, bytes, slots, 2), text);
+    }
+    const slots = new Int32Array([0, 1]);
+    const { octavo_kv_append: append } = symbols;
+    expectInvalid(append(shape, pages, x, x, slots, -1, null), "num_tokens must not be negative, found -1");
+    expectInvalid(append(shape, null, x, x, slots, 2, null), "pages must not be NULL");
+    expectInvalid(append(shape, pages, null, x, slots, 2, null), "k must not be NULL");
+    expectInvalid(append(shape, pages, x, null, slots, 2, null), "v must not be NULL");
+    expectInvalid(append(shape, pages, x, x, null, 2, null), "slot_mapping must not be NULL");
+    const badScales = new Float32Array([1, 1, 1, 1, 0, 1]);
+    expectInvalid(append(shape, pages, x, x, slots, 2, badScales), "v scale of kv head 1 must be finite and above 0");
+    assertEquals(append(shape, null, null, null, null, 0, null), STATUS.OK);
+    assertSameBytes(pages, new Uint8Array(pages.length).fill(POISON), "pages");
+  });
+}
