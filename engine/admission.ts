@@ -78,6 +78,11 @@ function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: 
   }
   checkTokenIds("logit_bias", sampling.logitBias.keys(), vocabSize);
   checkTokenIds("stop_token_ids", sampling.stopTokenIds, vocabSize);
+  if (sampling.minTokens > 0 && sampling.stopTokenIds.length + numEosTokenIds >= vocabSize) {
+    throw new RequestError(`min_tokens would ban all ${vocabSize} tokens: too many stop_token_ids`, {
+      param: "stop_token_ids",
+    });
+  }
   const edits = maxLogitEdits(sampling, { promptTokens: promptTokenIds.length, numEosTokenIds, vocabSize });
   if (edits > limits.maxLogitEdits) {
     throw new RequestError(

@@ -26,6 +26,9 @@ export const MAX_N = 128;
 export const MAX_STOPS = 64;
 const MAX_STOP_LENGTH = 1024;
 const MAX_INT32 = 2 ** 31 - 1;
+/** Where it is this cold, or so little is left, only the likeliest token can be drawn; kept clear of float's zero. */
+const MIN_TEMPERATURE = 1e-5;
+const MIN_TOP_P = 1e-6;
 
 /**
  * Complete sampling params.
@@ -45,21 +48,21 @@ export function samplingParams(options: SamplingOptions = {}, defaults: Generati
   const maxTokens = integer("max_tokens", options.maxTokens ?? 16, 1, MAX_INT32);
   const topK = options.topK ?? defaults.topK ?? 0;
   const topP = options.topP ?? defaults.topP ?? 1;
-  const repetitionPenalty = options.repetitionPenalty ?? defaults.repetitionPenalty ?? 1;
+  const temperature = number("temperature", options.temperature ?? defaults.temperature ?? 1, 0, 100);
   return {
     n: integer("n", options.n ?? 1, 1, MAX_N),
     maxTokens,
     minTokens: integer("min_tokens", options.minTokens ?? 0, 0, maxTokens),
-    temperature: number("temperature", options.temperature ?? defaults.temperature ?? 1, 0, 100),
+    temperature: temperature < MIN_TEMPERATURE ? 0 : temperature,
     // -1 is how vLLM says "all".
     topK: topK === -1 ? 0 : integer("top_k", topK, 0, MAX_INT32),
-    topP: check("top_p", topP, topP > 0 && topP <= 1, "a number above 0 and at most 1"),
+    topP: Math.max(MIN_TOP_P, check("top_p", topP, topP > 0 && topP <= 1, "a number above 0 and at most 1")),
     minP: number("min_p", options.minP ?? defaults.minP ?? 0, 0, 1),
-    repetitionPenalty: check(
+    repetitionPenalty: number(
       "repetition_penalty",
-      repetitionPenalty,
-      repetitionPenalty > 0 && repetitionPenalty <= 100,
-      "a number above 0 and at most 100",
+      options.repetitionPenalty ?? defaults.repetitionPenalty ?? 1,
+      0.01,
+      100,
     ),
     presencePenalty: number("presence_penalty", options.presencePenalty ?? 0, -2, 2),
     frequencyPenalty: number("frequency_penalty", options.frequencyPenalty ?? 0, -2, 2),

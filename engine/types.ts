@@ -24,7 +24,7 @@ export interface SamplingParams {
   readonly topP: number;
   /** [0, 1]. */
   readonly minP: number;
-  /** > 0; 1 = none. */
+  /** 0.01 .. 100; 1 = none. */
   readonly repetitionPenalty: number;
   readonly presencePenalty: number;
   readonly frequencyPenalty: number;

@@ -232,6 +232,7 @@ export class FakeRunner implements StepRunner {
     const { buffer } = this;
     buffer.sampled[s] = -1;
     if (buffer.sample[s] !== 1) return;
+    assert(buffer.topP[s]! > 0 && buffer.topP[s]! <= 1 && buffer.repetitionPenalty[s]! > 0, "params are in range");
     const { edits, banned } = this.#readEdits(s);
     const token = draw(slots.map((slot) => this.#kv[slot]!).reduce(mix, 7), {
       temperature: buffer.temperature[s]!,

@@ -60,6 +60,13 @@ Deno.test("checkRequest() refuses an empty prompt and token ids out of range", (
 Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine has", () => {
   check([1], { n: 16 });
   assertEquals(refusal([1], { n: 17 })[0], "n must be at most 16 on this server, received 17");
+  const stopTokenIds = tokens(48);
+  check([1], { stopTokenIds }, { maxLogitEdits: 50 });
+  assertEquals(
+    refusal([1], { stopTokenIds, minTokens: 1 })[0],
+    "min_tokens would ban all 50 tokens: too many " +
+      "stop_token_ids",
+  );
   check([1], { logprobs: 5 });
   assertEquals(refusal([1], { logprobs: 6 })[0], "At most 5 log-probabilities a token are offered, requested 6");
   check(tokens(14), { repetitionPenalty: 1.5 });

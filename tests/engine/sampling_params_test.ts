@@ -1,4 +1,4 @@
-import { assertEquals, assertNotEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertGreater, assertNotEquals, assertThrows } from "@std/assert";
 import { RequestError } from "../../engine/errors.ts";
 import { type SamplingOptions, samplingParams } from "../../engine/sampling_params.ts";
 
@@ -38,6 +38,12 @@ Deno.test("samplingParams() lets options go before the model's defaults", () => 
   ]);
 });
 
+Deno.test("samplingParams() keeps values clear of what float rounds to zero", () => {
+  const { temperature, topP } = samplingParams({ temperature: 1e-300, topP: 1e-300 });
+  assertEquals(temperature, 0);
+  assertGreater(Math.fround(topP), 0);
+});
+
 Deno.test("samplingParams() draws a seed, or takes one modulo 2^64", () => {
   assertNotEquals(samplingParams().seed, samplingParams().seed);
   assertEquals(samplingParams({ seed: 7 }).seed, 7n);
@@ -68,7 +74,8 @@ const refused: [SamplingOptions, string, string][] = [
   [{ topP: 1.01 }, "top_p", "received 1.01"],
   [{ topP: NaN }, "top_p", "received NaN"],
   [{ minP: 2 }, "min_p", "received 2"],
-  [{ repetitionPenalty: 0 }, "repetition_penalty", "received 0"],
+  [{ repetitionPenalty: 0 }, "repetition_penalty", "a number from 0.01 to 100, received 0"],
+  [{ repetitionPenalty: 1e-300 }, "repetition_penalty", "received 1e-300"],
   [{ presencePenalty: 2.1 }, "presence_penalty", "a number from -2 to 2, received 2.1"],
   [{ frequencyPenalty: -3 }, "frequency_penalty", "received -3"],
   [{ logitBias: { 5: 101 } }, "logit_bias", "received 101"],

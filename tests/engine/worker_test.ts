@@ -3,6 +3,7 @@
 import { assert, assertAlmostEquals, assertEquals, assertGreater, assertRejects } from "@std/assert";
 import { EngineError } from "../../engine/errors.ts";
 import { collect, type Collected } from "../../engine/collect.ts";
+import { type SamplingOptions, samplingParams } from "../../engine/sampling_params.ts";
 import { startEngine, type StartEngineOptions } from "../../engine/start_engine.ts";
 import type { Engine, SamplingParams } from "../../engine/types.ts";
 import { openModel } from "../../models/open_model.ts";
@@ -108,6 +109,22 @@ Deno.test("Engine gives log-probabilities that follow bias and bans", async () =
   assertEquals((await complete(engine, PROMPT, ended))[0].stopReason, best);
   const [later] = await complete(engine, PROMPT, { ...ended, minTokens: 1 });
   assertEquals(later.tokenIds[0], top[1]!.tokenId);
+});
+
+// A step that the library refuses ends every request: no sampling param that is accepted may be refused there.
+Deno.test("Engine survives the ends of every sampling param's range", async () => {
+  await using engine = await start();
+  const ends: SamplingOptions[] = [
+    { temperature: 1e-300, topP: 1e-300, minP: 1e-300, topK: 2 ** 31 - 1 },
+    { temperature: 100, topP: 1, minP: 1, topK: 1, repetitionPenalty: 100, presencePenalty: 2, frequencyPenalty: 2 },
+    { temperature: 1e-5, repetitionPenalty: 0.01, presencePenalty: -2, frequencyPenalty: -2, seed: 2n ** 64n - 1n },
+    { logitBias: Object.fromEntries(Array.from({ length: 320 }, (_, id) => [id, id % 2 ? 100 : -100])), logprobs: 20 },
+    { stopTokenIds: Array.from({ length: 64 }, (_, id) => id), minTokens: 8, n: 128, stop: "x".repeat(1024) },
+  ];
+  const outputs = await Promise.all(
+    ends.map((options) => complete(engine, PROMPT, samplingParams({ ...options, maxTokens: 8, ignoreEos: true }))),
+  );
+  for (const output of outputs) for (const { tokenIds } of output) assertEquals(tokenIds.length, 8);
 });
 
 Deno.test("Engine serves every KV dtype", async () => {
