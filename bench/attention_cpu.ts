@@ -13,7 +13,7 @@
  * @module
  */
 import { parseArgs } from "@std/cli";
-import { KV_DTYPE } from "../ffi/enums.ts";
+import { DTYPE, KV_DTYPE } from "../ffi/enums.ts";
 import { type Library, openLibrary } from "../ffi/library.ts";
 import { ATTENTION_CONFIG, KV_SHAPE } from "../ffi/structs.ts";
 
@@ -100,6 +100,10 @@ function measure(library: Library, setup: Setup) {
     num_threads: threads,
     softmax_scale: 1 / Math.sqrt(shape.headDim),
     logit_softcap: 0,
+    q_dtype: DTYPE.F32,
+    max_query_len: 0,
+    reuse_plan: 0,
+    reserved: 0,
   });
   const layers = fillPages(library, setup, kvShape, numPages);
   const q = randomFloats(chunk * shape.qHeads * shape.headDim);

@@ -33,6 +33,7 @@ void check_config(const octavo_kv_shape& shape, const octavo_attention_config& c
     fail(OCTAVO_INVALID_ARGUMENT, "logit_softcap must be finite and not negative, found %g",
          static_cast<double>(config.logit_softcap));
   }
+  if (config.reserved != 0) fail(OCTAVO_INVALID_ARGUMENT, "reserved must be 0, found %d", config.reserved);
   if (config.q_dtype != OCTAVO_F32) {
     fail(OCTAVO_UNSUPPORTED, "the CPU build takes q and out as OCTAVO_F32 (0), q_dtype is %d", config.q_dtype);
   }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { KV_DTYPE } from "../../ffi/enums.ts";
+import { DTYPE, KV_DTYPE } from "../../ffi/enums.ts";
 import { ATTENTION_CONFIG } from "../../ffi/structs.ts";
 import { byteAddress, elementBytes, encodeShape, type KvDtype, type KvShape, pageBytes } from "./_kv.ts";
 import { randomFloats, randomNumbers, shuffled } from "./_kv.ts";
@@ -159,6 +159,10 @@ export function attend(library: Library, heads: Heads, parts: readonly Part[], p
     num_threads: placement.numThreads ?? 1,
     softmax_scale: softmaxScale(heads),
     logit_softcap: heads.softcap ?? 0,
+    q_dtype: DTYPE.F32,
+    max_query_len: 0,
+    reuse_plan: 0,
+    reserved: 0,
     q_dtype: 0,
     max_query_len: 0,
     reuse_plan: 0,

@@ -1,5 +1,5 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import { KV_DTYPE, STATUS } from "../../ffi/enums.ts";
+import { DTYPE, KV_DTYPE, STATUS } from "../../ffi/enums.ts";
 import { ATTENTION_CONFIG } from "../../ffi/structs.ts";
 import {
   assertExact,
@@ -253,6 +253,9 @@ for (const library of LIBRARIES) {
     expectInvalid(withConfig({ num_threads: 1025 }), "num_threads must be 0 to 1024, found 1025");
     expectInvalid(withConfig({ softmax_scale: 0 }), "softmax_scale must be finite and above 0, found 0");
     expectInvalid(withConfig({ softmax_scale: Infinity }), "softmax_scale must be finite and above 0, found inf");
+    expectInvalid(withConfig({ reserved: 1 }), "reserved must be 0, found 1");
+    assertEquals(call(withConfig({ q_dtype: DTYPE.BF16 })), STATUS.UNSUPPORTED);
+    assertStringIncludes(library.lastError(), "q_dtype is 30");
     expectInvalid(withConfig({ logit_softcap: -1 }), "logit_softcap must be finite and not negative, found -1");
     expectInvalid({ queryLen: new Int32Array([0, 3]) }, "query_len of sequence 0 must be at least 1, found 0");
     expectInvalid(
@@ -277,7 +280,7 @@ for (const library of LIBRARIES) {
 }
 
 /** A config of two sequences with 1 and 2 of 20 tokens each. */
-function validConfig() {
+function validConfig(): Parameters<typeof ATTENTION_CONFIG.encode>[0] {
   return {
     num_seqs: 2,
     num_tokens: 3,
@@ -287,6 +290,10 @@ function validConfig() {
     num_threads: 1,
     softmax_scale: 0.25,
     logit_softcap: 0,
+    q_dtype: DTYPE.F32,
+    max_query_len: 0,
+    reuse_plan: 0,
+    reserved: 0,
   };
 }
 
