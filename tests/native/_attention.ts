@@ -163,10 +163,6 @@ export function attend(library: Library, heads: Heads, parts: readonly Part[], p
     max_query_len: 0,
     reuse_plan: 0,
     reserved: 0,
-    q_dtype: 0,
-    max_query_len: 0,
-    reuse_plan: 0,
-    reserved: 0,
   });
   const out = new Float32Array(numTokens * width).fill(777);
   const lse = new Float32Array(numTokens * heads.numQHeads).fill(777);
