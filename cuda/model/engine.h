@@ -1,5 +1,5 @@
-// An engine: KV pages, scratch memory, threads and samplers for one model. step() checks the step buffer, runs the forward
-// pass and samples.
+// An engine: KV pages, scratch memory, threads and samplers for one model. step() checks the step buffer, runs the
+// forward pass and samples.
 #pragma once
 
 #include <cstdint>

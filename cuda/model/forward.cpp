@@ -173,8 +173,9 @@ void run_feed_forward(const ForwardContext& context, const LayerWeights& weights
 void run_layer(const ForwardContext& context, int32_t layer) {
   const std::vector<LayerWeights>& layers = context.model.weights().layers;
   const LayerWeights& weights = layers[static_cast<size_t>(layer)];
-  const bool is_last = layer + 1 == context.model.config().num_layers;
   const Vector none;
+  const bool is_last = layer + 1 == context.model.config().num_layers;
+  const Vector& next_norm = is_last ? none : layers[static_cast<size_t>(layer) + 1].attn_norm;
   compute_qkv(context, layer);
   run_attention(context, layer);
   const Rows& attn = context.scratch.attn;
@@ -183,7 +184,7 @@ void run_layer(const ForwardContext& context, int32_t layer) {
                             context.threads);
   add_residual(context, {weights.o_bias, weights.attn_post_norm, weights.ffn_norm});
   run_feed_forward(context, weights);
-  add_residual(context, {none, weights.ffn_post_norm, is_last ? none : layers[static_cast<size_t>(layer) + 1].attn_norm});
+  add_residual(context, {none, weights.ffn_post_norm, next_norm});
 }
 
 // The output norm and head, only for the last token of the sequences that sample.

@@ -5,7 +5,7 @@
 namespace octavo {
 namespace {
 
-#include "ops/vector_ops.inc"
+#include "ops/vector_ops.inl"
 
 }  // namespace
 

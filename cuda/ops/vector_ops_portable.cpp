@@ -4,7 +4,7 @@
 namespace octavo {
 namespace {
 
-#include "ops/vector_ops.inc"
+#include "ops/vector_ops.inl"
 
 }  // namespace
 

@@ -314,6 +314,15 @@ Deno.test("octavo_step() keeps KV in every dtype within its precision", () => {
   }
 });
 
+Deno.test("octavo_step() fails with a clear error when a broken model's logits are no numbers", () => {
+  const broken = makeRandomModel();
+  const norm = broken.tensors.find((tensor) => tensor.role === "output_norm")!;
+  broken.bytes.fill(0xff, norm.offsetBytes, norm.offsetBytes + norm.sizeBytes);
+  using nativeBroken = loadModel(library, broken);
+  using engine = openEngine(nativeBroken, broken.config);
+  assertThrows(() => runStep(engine, [{ tokens: [1], pages: [0] }]), Error, "the logits of sequence 0 hold no number");
+});
+
 Deno.test("octavo_step() gives the same logits with any scales when KV is float32", () => {
   const prompt = randomTokens(40, vocabSize, 61);
   // Powers of two, so that x / scale * scale is x.

@@ -1,6 +1,6 @@
-// Body of the vector ops: included inside an unnamed namespace by one file per instruction set (vector_ops_*.cpp), which
-// are compiled with different flags. Vectors are those of GCC and Clang, as wide as the file's instructions have them.
-// exp and tanh follow the Cephes library's single-precision expf and tanhf (S. L. Moshier), about 1 ulp.
+// Body of the vector ops: included inside an unnamed namespace by one file per instruction set (vector_ops_*.cpp),
+// which are compiled with different flags. Vectors are those of GCC and Clang, as wide as the file's instructions have
+// them. exp and tanh follow the Cephes library's single-precision expf and tanhf (S. L. Moshier), about 1 ulp.
 
 #if defined(__AVX512F__)
 constexpr int32_t kLanes = 16;
