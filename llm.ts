@@ -33,7 +33,7 @@ export interface LLMOptions {
   readonly kvCacheDtype?: KvCacheDtypeName;
   /** Memory for the KV cache: "2GiB" or "0.25", or as an object. */
   readonly kvCacheMemory?: string | KvCacheMemory;
-  /** Calibrate the FP8 KV cache's scales. Not supported yet: true is an error. */
+  /** Set the FP8 KV cache's scales from the first prompts' values, once. An error unless kvCacheDtype is an FP8. */
   readonly calculateKvScales?: boolean;
   /** Longest sequence, prompt and output together. Default: the model's own limit. */
   readonly maxModelLen?: number;
@@ -86,9 +86,6 @@ export class LLM implements AsyncDisposable {
    * ```
    */
   static async load(options: LLMOptions = {}): Promise<LLM> {
-    if (options.calculateKvScales) {
-      throw new RangeError("calculateKvScales is not supported yet: the KV cache uses a scale of 1");
-    }
     const { onProgress, device } = options;
     const progress = onProgress === undefined ? {} : { onProgress };
     const memory = options.kvCacheMemory ?? OPTIONS.kvCacheMemory.default;
@@ -98,6 +95,7 @@ export class LLM implements AsyncDisposable {
       model,
       kvCacheDtype: options.kvCacheDtype ?? OPTIONS.kvCacheDtype.default,
       kvCacheMemory,
+      calculateKvScales: options.calculateKvScales ?? false,
       maxModelLen: options.maxModelLen ?? null,
       maxNumSeqs: options.maxNumSeqs ?? OPTIONS.maxNumSeqs.default,
       maxNumBatchedTokens: options.maxNumBatchedTokens ?? OPTIONS.maxNumBatchedTokens.default,

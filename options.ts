@@ -5,6 +5,7 @@
  */
 
 import { parseArgs } from "@std/cli";
+import { KV_CACHE_DTYPE_NAMES, type KvCacheMemory } from "./engine/kv_cache_plan.ts";
 
 /** A command line that cannot be understood; the message names the option and the value found. */
 export class OptionError extends RangeError {
@@ -25,13 +26,7 @@ export interface OptionSpec<T> {
   readonly parse: (text: string) => T;
 }
 
-/** Accepted names of `--kv-cache-dtype`; `fp8` is `fp8_e4m3`. */
-export const KV_CACHE_DTYPES = ["auto", "bfloat16", "float16", "float32", "fp8", "fp8_e4m3", "fp8_e5m2"] as const;
-
 const DEVICES = ["auto", "cpu"] as const;
-
-/** Memory for the KV cache: bytes, or a fraction of the memory free at start. */
-export type KvCacheMemory = { readonly bytes: number } | { readonly fraction: number };
 
 /** All options, in the order of `--help`. */
 export const OPTIONS = {
@@ -42,9 +37,20 @@ export const OPTIONS = {
   device: choice("device", DEVICES, "auto", "Where to run"),
   kvCacheDtype: choice(
     "kv-cache-dtype",
-    KV_CACHE_DTYPES,
+    KV_CACHE_DTYPE_NAMES,
     "auto",
     "How the KV cache is stored; auto = the model's dtype",
+  ),
+  calculateKvScales: spec(
+    "calculate-kv-scales",
+    "[true|false]",
+    false,
+    "false",
+    "Set the FP8 cache's scales from the first requests' values, once, instead of using 1",
+    (text) => {
+      if (!/^(true|false|)$/.test(text)) throw new RangeError("expected true or false");
+      return text !== "false";
+    },
   ),
   kvCacheMemory: spec<KvCacheMemory>(
     "kv-cache-memory",

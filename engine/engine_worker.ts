@@ -41,7 +41,7 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
   const pageBytes = nativeModel.kvPageBytes(settings.kvCacheDtype, settings.pageSize);
   const { memoryFreeBytes } = library.deviceInfo();
   const numPages = planKvPages({ ...settings, pageBytes, memoryFreeBytes });
-  using engine = openEngine(nativeModel, model, settings, numPages);
+  using engine = openEngine(nativeModel, settings, numPages);
   const loop = new StepLoop(engine, {
     pageSize: settings.pageSize,
     numPages,
@@ -76,7 +76,7 @@ function loadModel(library: Library, model: WorkerModel, { maxModelLen, numThrea
   }
 }
 
-function openEngine(nativeModel: NativeModel, model: WorkerModel, settings: EngineSettings, numPages: number) {
+function openEngine(nativeModel: NativeModel, settings: EngineSettings, numPages: number) {
   return new NativeEngine(
     nativeModel,
     {
@@ -89,8 +89,8 @@ function openEngine(nativeModel: NativeModel, model: WorkerModel, settings: Engi
       maxLogprobs: settings.maxLogprobs,
       maxLogitEdits: settings.maxLogitEdits,
       numThreads: settings.numThreads,
+      calculateKvScales: settings.calculateKvScales,
     },
-    model.config.vocabSize,
   );
 }
 

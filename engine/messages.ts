@@ -28,6 +28,8 @@ export interface EngineSettings {
   readonly kvCacheDtype: KvCacheDtype;
   readonly kvCacheDtypeReason: string;
   readonly kvCacheMemory: KvCacheMemory;
+  /** Set the FP8 cache's scales from the first step. */
+  readonly calculateKvScales: boolean;
   readonly maxModelLen: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;

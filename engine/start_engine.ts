@@ -19,6 +19,8 @@ export interface StartEngineOptions {
   /** "auto" is the model's dtype. */
   readonly kvCacheDtype: KvCacheDtypeName;
   readonly kvCacheMemory: KvCacheMemory;
+  /** Set the FP8 cache's scales from the first step's values; an error with another dtype. Default false. */
+  readonly calculateKvScales?: boolean;
   /** Longest sequence, prompt and output together; the model's own limit if left out. */
   readonly maxModelLen?: number | null;
   readonly maxNumSeqs: number;
@@ -96,7 +98,10 @@ export function engineSettings(options: StartEngineOptions): EngineSettings {
   const { config } = options.model;
   const { dtype, reason } = chooseKvCacheDtype(options.kvCacheDtype, config.dtype);
   const maxModelLen = options.maxModelLen ?? config.maxModelLen;
-  const { maxNumSeqs, maxNumBatchedTokens, pageSize, numThreads } = options;
+  const { maxNumSeqs, maxNumBatchedTokens, pageSize, numThreads, calculateKvScales = false } = options;
+  if (calculateKvScales && !dtype.startsWith("fp8")) {
+    throw new RangeError(`calculate_kv_scales needs an FP8 KV cache, but kv_cache_dtype is ${dtype}`);
+  }
   checkRange("max_model_len", maxModelLen, 2, config.maxModelLen);
   checkRange("max_num_seqs", maxNumSeqs, 1, 4096);
   checkRange("max_num_batched_tokens", maxNumBatchedTokens, 1, 2 ** 20);
@@ -108,6 +113,7 @@ export function engineSettings(options: StartEngineOptions): EngineSettings {
     kvCacheDtype: dtype,
     kvCacheDtypeReason: reason,
     kvCacheMemory: options.kvCacheMemory,
+    calculateKvScales,
     maxModelLen,
     maxNumSeqs,
     maxNumBatchedTokens: Math.max(maxNumBatchedTokens, maxNumSeqs),

@@ -7,7 +7,7 @@
 import { Handle } from "./_handle.ts";
 import { KV_DTYPE, STATUS } from "./enums.ts";
 import { NativeError } from "./library.ts";
-import type { NativeModel } from "./native_model.ts";
+import type { NativeModel, NativeModelConfig } from "./native_model.ts";
 import { StepBuffer } from "./step_buffer.ts";
 import { ENGINE_CONFIG } from "./structs.ts";
 
@@ -24,6 +24,8 @@ export interface NativeEngineConfig {
   readonly maxLogitEdits: number;
   /** 0 = physical cores. */
   readonly numThreads: number;
+  /** The first step sets one K and one V scale a layer from its own values (FP8 without kvScales only). */
+  readonly calculateKvScales?: boolean;
 }
 
 /** An engine on a finished model. */
@@ -31,13 +33,13 @@ export class NativeEngine extends Handle {
   /** Written before and read after every {@linkcode step}. */
   readonly buffer: StepBuffer;
   readonly #bytes: Uint8Array<ArrayBuffer>;
-  readonly #vocabSize: number;
+  readonly #model: NativeModelConfig;
 
   /**
    * @param kvScales `[numLayers][2][numKvHeads]`, real = stored x scale; null = 1.
    * @throws {NativeError} A setting is out of its range, or there is not enough memory.
    */
-  constructor(model: NativeModel, config: NativeEngineConfig, vocabSize: number, kvScales: Float32Array | null = null) {
+  constructor(model: NativeModel, config: NativeEngineConfig, kvScales: Float32Array | null = null) {
     const { library } = model;
     const encoded = ENGINE_CONFIG.encode({
       kv_dtype: KV_DTYPE[config.kvDtype],
@@ -49,7 +51,7 @@ export class NativeEngine extends Handle {
       max_logprobs: config.maxLogprobs,
       max_logit_edits: config.maxLogitEdits,
       num_threads: config.numThreads,
-      reserved: 0,
+      calculate_kv_scales: config.calculateKvScales ? 1 : 0,
     });
     const buffer = new StepBuffer(library, encoded, config);
     const pointer = library.symbols.octavo_engine_create(model.nativePointer, encoded, kvScales as BufferSource | null);
@@ -57,7 +59,14 @@ export class NativeEngine extends Handle {
     super(library, "engine", pointer, (p) => library.symbols.octavo_engine_close(p));
     this.buffer = buffer;
     this.#bytes = buffer.bytes;
-    this.#vocabSize = vocabSize;
+    this.#model = model.config;
+  }
+
+  /** The KV scales in use: `[numLayers][2][numKvHeads]`, K then V. */
+  kvScales(): Float32Array<ArrayBuffer> {
+    const scales = new Float32Array(this.#model.numLayers * 2 * this.#model.numKvHeads);
+    this.library.check(this.library.symbols.octavo_engine_kv_scales(this.pointer, scales));
+    return scales;
   }
 
   /** Runs one step on {@linkcode buffer}. @throws {NativeError} The buffer is not valid, or the device failed. */
@@ -67,7 +76,7 @@ export class NativeEngine extends Handle {
 
   /** Raw logits of a sequence that sampled in the last step, for tests and accuracy reports: `[vocabSize]`. */
   logits(seqIndex: number): Float32Array<ArrayBuffer> {
-    const logits = new Float32Array(this.#vocabSize);
+    const logits = new Float32Array(this.#model.vocabSize);
     this.library.check(this.library.symbols.octavo_engine_logits(this.pointer, seqIndex, logits));
     return logits;
   }

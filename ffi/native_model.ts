@@ -48,6 +48,8 @@ export interface NativeTensor {
 
 /** A model's weights. Load files and tensors, then `finish()`, then open engines; close those first. */
 export class NativeModel extends Handle {
+  readonly config: NativeModelConfig;
+
   /**
    * @param numThreads Threads for loading; 0 = physical cores.
    * @throws {NativeError} A setting is out of its range.
@@ -87,6 +89,7 @@ export class NativeModel extends Handle {
     );
     if (pointer === null) throw new NativeError(library.lastError(), STATUS.INVALID_ARGUMENT);
     super(library, "model", pointer, (p) => library.symbols.octavo_model_close(p));
+    this.config = config;
   }
 
   /** Maps a file. @returns Its index for {@linkcode NativeTensor.file}. */

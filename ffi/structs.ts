@@ -61,7 +61,7 @@ export const ENGINE_CONFIG = new Struct("octavo_engine_config", {
   max_logprobs: "i32",
   max_logit_edits: "i32",
   num_threads: "i32",
-  reserved: "i32",
+  calculate_kv_scales: "i32",
 });
 
 export const STEP_LAYOUT = new Struct("octavo_step_layout", {

@@ -100,6 +100,13 @@ export const SYMBOLS = {
     ],
     result: "i32",
   },
+  octavo_engine_kv_scales: {
+    parameters: [
+      "pointer", // const octavo_engine *engine
+      "buffer", // float *kv_scales
+    ],
+    result: "i32",
+  },
   octavo_engine_close: {
     parameters: [
       "pointer", // octavo_engine *engine

@@ -1,4 +1,4 @@
-import { assertEquals, assertGreater, assertRejects } from "@std/assert";
+import { assertEquals, assertGreater, assertNotEquals, assertRejects } from "@std/assert";
 import { EngineError, RequestError } from "../engine/errors.ts";
 import { LLM, type LLMOptions } from "../llm.ts";
 
@@ -77,8 +77,20 @@ Deno.test("LLM.stream() yields the text of generate() in pieces, and aborts when
   assertEquals((await llm.generate(PROMPT, GREEDY))[0].outputs[0].tokenIds, EXPECTED);
 });
 
-Deno.test("LLM.load() names an option that is not supported yet or out of range", async () => {
-  await assertRejects(() => load({ calculateKvScales: true }), RangeError, "calculateKvScales is not supported yet");
+Deno.test("LLM.load() calculates the FP8 cache's scales from the first prompt when asked", async () => {
+  await using plain = await load({ kvCacheDtype: "fp8" });
+  await using scaled = await load({ kvCacheDtype: "fp8", calculateKvScales: true });
+  const logprobs = async (llm: LLM) => {
+    const [out] = await llm.generate(PROMPT, { ...GREEDY, logprobs: 0 });
+    return out.outputs[0].logprobs!.map(({ logprob }) => logprob);
+  };
+  assertNotEquals(await logprobs(scaled), await logprobs(plain));
+  // Fixed by the first prompt: the second time gives the same bits.
+  assertEquals(await logprobs(scaled), await logprobs(scaled));
+});
+
+Deno.test("LLM.load() names an option that does not fit or is out of range", async () => {
+  await assertRejects(() => load({ calculateKvScales: true }), RangeError, "calculate_kv_scales needs an FP8 KV cache");
   await assertRejects(() => load({ kvCacheMemory: "much" }), RangeError, "expected bytes such as 2GiB");
   await assertRejects(() => load({ maxModelLen: 100_000 }), RangeError, "max_model_len must be an integer");
 });

@@ -19,6 +19,7 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     servedModelName: ["a, b", ["a", "b"]],
     device: ["cpu", "cpu"],
     kvCacheDtype: ["fp8_e5m2", "fp8_e5m2"],
+    calculateKvScales: ["true", true],
     kvCacheMemory: ["2GiB", { bytes: 2 ** 31 }],
     maxModelLen: ["4096", 4096],
     maxNumSeqs: ["7", 7],

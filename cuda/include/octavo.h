@@ -169,7 +169,8 @@ typedef struct octavo_engine_config {
   int32_t max_logprobs;           /* top log-probabilities a sequence may ask for, 0 .. 64 */
   int32_t max_logit_edits;        /* entries of the logit edit tables of one step, >= 0 */
   int32_t num_threads;            /* CPU: 0 = physical cores. Ignored by GPU builds. */
-  int32_t reserved;               /* 0 */
+  int32_t calculate_kv_scales;    /* 1: the first step sets one K and one V scale a layer from its own values, absmax
+                                     / 200 and / 100; fixed from then on. FP8 without kv_scales only. 0: off */
 } octavo_engine_config;
 
 /*
@@ -297,6 +298,10 @@ OCTAVO_API int32_t octavo_step(octavo_engine *engine, uint8_t *step_buffer, doub
 /* Copies the raw logits (before penalties and edits, after final soft-cap) that the last step computed for sequence
  * seq_index of its buffer; logits: float[vocab_size]. Errors: OCTAVO_INVALID_ARGUMENT where that row did not sample. */
 OCTAVO_API int32_t octavo_engine_logits(const octavo_engine *engine, int32_t seq_index, float *logits);
+
+/* Copies the KV scales in use; kv_scales: float[num_layers][2][num_kv_heads]. With calculate_kv_scales they are 1 before
+ * the first step. */
+OCTAVO_API int32_t octavo_engine_kv_scales(const octavo_engine *engine, float *kv_scales);
 
 /* Frees the engine. NULL is allowed. */
 OCTAVO_API void octavo_engine_close(octavo_engine *engine);

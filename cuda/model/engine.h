@@ -1,5 +1,5 @@
-// An engine: KV pages, scratch memory, threads and samplers for one model. step() checks the step buffer, runs the
-// forward pass and samples.
+// An engine: KV pages, scratch memory, threads and samplers for one model. step() checks the step buffer, runs the forward
+// pass and samples.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,8 @@ class Engine {
 
   // Copies the raw logits of a sequence of the last step.
   void copy_logits(int32_t seq_index, float* logits) const;
+
+  const KvCache& kv() const { return kv_; }
 
  private:
   void sample(const StepView& step, int32_t num_rows);

@@ -39,4 +39,13 @@ extern "C" int32_t octavo_engine_logits(const octavo_engine* engine, int32_t seq
   });
 }
 
+extern "C" int32_t octavo_engine_kv_scales(const octavo_engine* engine, float* kv_scales) {
+  return guard([&] {
+    if (engine == nullptr || kv_scales == nullptr) {
+      fail(OCTAVO_INVALID_ARGUMENT, "engine and kv_scales must not be NULL");
+    }
+    engine->engine.kv().copy_scales(kv_scales);
+  });
+}
+
 extern "C" void octavo_engine_close(octavo_engine* engine) { delete engine; }

@@ -106,6 +106,9 @@ void run_attention(const ForwardContext& context, int32_t layer) {
   const QkvOffsets offset(config);
   Rows& qkv = context.scratch.qkv;
   const int32_t num_tokens = context.step.num_tokens();
+  if (context.kv.calculates_scales()) {
+    context.kv.calculate_layer_scales(layer, qkv.data() + offset.k, qkv.data() + offset.v, qkv.width(), num_tokens);
+  }
   uint8_t* pages = context.kv.layer_pages(layer);
   const float* scales = context.kv.layer_scales(layer);
   kv_append(context.kv.shape(), pages, qkv.data() + offset.k, qkv.width(), qkv.data() + offset.v, qkv.width(),
@@ -173,9 +176,8 @@ void run_feed_forward(const ForwardContext& context, const LayerWeights& weights
 void run_layer(const ForwardContext& context, int32_t layer) {
   const std::vector<LayerWeights>& layers = context.model.weights().layers;
   const LayerWeights& weights = layers[static_cast<size_t>(layer)];
-  const Vector none;
   const bool is_last = layer + 1 == context.model.config().num_layers;
-  const Vector& next_norm = is_last ? none : layers[static_cast<size_t>(layer) + 1].attn_norm;
+  const Vector none;
   compute_qkv(context, layer);
   run_attention(context, layer);
   const Rows& attn = context.scratch.attn;
@@ -184,7 +186,7 @@ void run_layer(const ForwardContext& context, int32_t layer) {
                             context.threads);
   add_residual(context, {weights.o_bias, weights.attn_post_norm, weights.ffn_norm});
   run_feed_forward(context, weights);
-  add_residual(context, {none, weights.ffn_post_norm, next_norm});
+  add_residual(context, {none, weights.ffn_post_norm, is_last ? none : layers[static_cast<size_t>(layer) + 1].attn_norm});
 }
 
 // The output norm and head, only for the last token of the sequences that sample.
@@ -217,6 +219,7 @@ int32_t run_forward(const ForwardContext& context) {
   fill_rope_tables(context);
   embed_tokens(context);
   for (int32_t layer = 0; layer < context.model.config().num_layers; ++layer) run_layer(context, layer);
+  context.kv.freeze_scales();
   return compute_logits(context);
 }
 

@@ -1,6 +1,6 @@
 // The decoder's forward pass, written once over the ops: embeddings, layers of attention and feed-forward, output head.
-// Which pieces a model has (biases, q and k norms, sandwich norms, soft-caps, windows, sinks) is read from its config
-// and from the tensors it brings.
+// Which pieces a model has (biases, q and k norms, sandwich norms, soft-caps, windows, sinks) is read from its config and
+// from the tensors it brings.
 #pragma once
 
 #include "arch/thread_pool.h"
@@ -23,9 +23,9 @@ struct ForwardContext {
   ThreadPool& threads;
 };
 
-// Runs the tokens of the step through the model, appends their keys and values to the pages and leaves the logits of
-// the sequences that sample in scratch.logits, one row each in their order. Returns the number of those rows. A token's
-// result does not depend, bit for bit, on the other sequences of the step, on chunking or on page order.
+// Runs the tokens of the step through the model, appends their keys and values to the pages and leaves the logits of the
+// sequences that sample in scratch.logits, one row each in their order. Returns the number of those rows. A token's result
+// does not depend, bit for bit, on the other sequences of the step, on chunking or on page order.
 int32_t run_forward(const ForwardContext& context);
 
 }  // namespace octavo

@@ -21,6 +21,15 @@ class KvCache {
   // [2][num_kv_heads], or nullptr = 1.
   const float* layer_scales(int32_t layer) const;
 
+  // Whether the next step still has to set the scales (octavo_engine_config.calculate_kv_scales).
+  bool calculates_scales() const { return calculates_scales_; }
+  // Sets a layer's scales from the first step's K and V, before they are appended. Rows as in kv_append.
+  void calculate_layer_scales(int32_t layer, const float* k, const float* v, int64_t stride, int32_t num_tokens);
+  // From here on the scales stay as they are.
+  void freeze_scales() { calculates_scales_ = false; }
+  // All scales, 1 where none are set: [num_layers][2][num_kv_heads].
+  void copy_scales(float* scales) const;
+
   // Bytes that the pages of such a cache take.
   static uint64_t size_bytes(const octavo_model_config& model, const octavo_engine_config& config);
 
@@ -29,6 +38,8 @@ class KvCache {
   int64_t layer_bytes_;
   AlignedBuffer pages_;
   std::vector<float> scales_;  // empty = 1
+  size_t num_scales_;
+  bool calculates_scales_;
 };
 
 }  // namespace octavo

@@ -1,5 +1,5 @@
-// Matrices that share their input and write their outputs side by side, packed as one where their dtypes allow: Q, K
-// and V are then one product of a step instead of three, gate and up one instead of two.
+// Matrices that share their input and write their outputs side by side, packed as one where their dtypes allow: Q, K and V
+// are then one product of a step instead of three, gate and up one instead of two.
 #pragma once
 
 #include <cstdint>

@@ -45,7 +45,7 @@ void check_engine_config(const octavo_engine_config& config) {
   check_field(config.max_logprobs, "max_logprobs", 0, 64);
   check_field(config.max_logit_edits, "max_logit_edits", 0, 1 << 28);
   check_field(config.num_threads, "num_threads", 0, 1024);
-  check_field(config.reserved, "reserved", 0, 0);
+  check_field(config.calculate_kv_scales, "calculate_kv_scales", 0, 1);
 }
 
 octavo_step_layout make_step_layout(const octavo_engine_config& config) {

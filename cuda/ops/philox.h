@@ -1,5 +1,5 @@
-// Philox4x32-10, a counter-based random generator: Salmon, Moraes, Dror and Shaw 2011, "Parallel Random Numbers: As
-// Easy as 1, 2, 3". A number depends only on key and counter, so a sequence draws the same ones in any batch.
+// Philox4x32-10, a counter-based random generator: Salmon, Moraes, Dror and Shaw 2011, "Parallel Random Numbers: As Easy
+// as 1, 2, 3". A number depends only on key and counter, so a sequence draws the same ones in any batch.
 #pragma once
 
 #include <array>

@@ -8,8 +8,8 @@
 
 namespace octavo {
 
-// Calls body(token) for every token in [0, num_tokens). floats_per_token: what one call reads and writes. A parallel
-// loop costs a few microseconds, so a small one (a decode step's) runs on the caller.
+// Calls body(token) for every token in [0, num_tokens). floats_per_token: what one call reads and writes. A parallel loop
+// costs a few microseconds, so a small one (a decode step's) runs on the caller.
 template <class Body>
 void for_each_token(ThreadPool& threads, int32_t num_tokens, int64_t floats_per_token, Body&& body) {
   constexpr int64_t kSerialFloats = 65536;  // about 10 us of work

@@ -1,5 +1,5 @@
 // The element-wise work of the forward pass and the sampler: small loops over rows of floats. Written once in
-// vector_ops.inl and compiled for each instruction set; every call works on one row, so that a token's result never
+// vector_ops.inc and compiled for each instruction set; every call works on one row, so that a token's result never
 // depends on the tokens beside it.
 #pragma once
 
@@ -21,8 +21,8 @@ struct VectorOps {
   // x[i] *= factor
   void (*scale)(float* x, int32_t n, float factor);
 
-  // Rotates the pairs (x[i], x[i + half]) by angles given as cosines and sines: [half] each. Su et al. 2021,
-  // "RoFormer", with the pairs in halves (GPT-NeoX).
+  // Rotates the pairs (x[i], x[i + half]) by angles given as cosines and sines: [half] each. Su et al. 2021, "RoFormer",
+  // with the pairs in halves (GPT-NeoX).
   void (*rotate)(float* x, const float* cosines, const float* sines, int32_t half);
 
   // gate[i] = gate[i] * sigmoid(gate[i]) * up[i]. Shazeer 2020, "GLU Variants Improve Transformer".
@@ -37,8 +37,7 @@ struct VectorOps {
   // maxima[b] = the largest of x[b * kVectorBlock ...], NaN left out (-infinity if nothing is left).
   void (*block_max)(const float* x, int32_t n, float* maxima);
 
-  // weights[i] = exp((x[i] - max) / temperature), 0 for NaN; block_sums[b] = their sum over block b. x[i] <= max or
-  // NaN.
+  // weights[i] = exp((x[i] - max) / temperature), 0 for NaN; block_sums[b] = their sum over block b. x[i] <= max or NaN.
   void (*exp_weights)(const float* x, int32_t n, float max, float temperature, float* weights, float* block_sums);
 };
 

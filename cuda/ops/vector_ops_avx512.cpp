@@ -5,7 +5,7 @@
 namespace octavo {
 namespace {
 
-#include "ops/vector_ops.inl"
+#include "ops/vector_ops.inc"
 
 }  // namespace
 

@@ -52,7 +52,7 @@ export class Session implements Disposable {
       maxLogprobs: 0,
       maxLogitEdits: 0,
       numThreads: 0,
-    }, model.files.config.vocabSize);
+    });
     // Pages in reverse: nothing may depend on their order.
     this.#engine.buffer.pageTable.set(Array.from({ length: numPages }, (_, i) => numPages - 1 - i));
   }

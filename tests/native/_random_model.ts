@@ -197,7 +197,7 @@ export function loadModel(library: Library, model: RandomModel, numThreads = 2):
 export type EngineSettings = Partial<NativeEngineConfig> & { readonly kvScales?: Float32Array };
 
 /** An engine with small limits and f32 KV unless said. */
-export function openEngine(model: NativeModel, config: NativeModelConfig, settings: EngineSettings = {}): NativeEngine {
+export function openEngine(model: NativeModel, settings: EngineSettings = {}): NativeEngine {
   return new NativeEngine(
     model,
     {
@@ -212,7 +212,6 @@ export function openEngine(model: NativeModel, config: NativeModelConfig, settin
       numThreads: 2,
       ...settings,
     },
-    config.vocabSize,
     settings.kvScales ?? null,
   );
 }

@@ -13,8 +13,16 @@ export type Weights = ReadonlyMap<string, Float32Array>;
 
 type Vector = number[];
 
+/** Sees a layer's keys (after RoPE) and values: `[position][kv head][head_dim]`. */
+export type KvObserver = (layer: number, k: readonly Vector[][], v: readonly Vector[][]) => void;
+
 /** The logits of every position. */
-export function referenceLogits(config: NativeModelConfig, weights: Weights, tokens: readonly number[]): Vector[] {
+export function referenceLogits(
+  config: NativeModelConfig,
+  weights: Weights,
+  tokens: readonly number[],
+  observe: KvObserver = () => {},
+): Vector[] {
   const hidden = config.hiddenSize;
   const embedding = weights.get("token_embedding")!;
   let states = tokens.map((token) =>
@@ -22,7 +30,7 @@ export function referenceLogits(config: NativeModelConfig, weights: Weights, tok
   );
   for (let layer = 0; layer < config.numLayers; layer++) {
     const get = (role: Role) => weights.get(`${role}.${layer}`);
-    states = decoderLayer({ config, invFreq: frequencies(config, weights, layer), layer, get }, states);
+    states = decoderLayer({ config, invFreq: frequencies(config, weights, layer), layer, get, observe }, states);
   }
   const head = weights.get("lm_head") ?? embedding;
   return states.map((state) => {
@@ -45,6 +53,7 @@ interface Layer {
   readonly invFreq: Vector;
   readonly layer: number;
   readonly get: (role: Role) => Float32Array | undefined;
+  readonly observe: KvObserver;
 }
 
 function decoderLayer(self: Layer, states: Vector[]): Vector[] {
@@ -72,6 +81,7 @@ function attention(self: Layer, inputs: Vector[]): Vector[] {
   const q = project("q", numQHeads);
   const k = project("k", numKvHeads);
   const v = project("v", numKvHeads);
+  self.observe(layer, k, v);
   return inputs.map((_, i) => {
     const out: Vector = [];
     for (let h = 0; h < numQHeads; h++) {

@@ -79,7 +79,7 @@ for (const each of openLibraries()) {
       const tokens = randomTokens(37, model.config.vocabSize, 5);
       const expected = referenceLogits(model.config, model.weights, tokens);
       using native = loadModel(each, model);
-      using engine = openEngine(native, model.config);
+      using engine = openEngine(native);
       let largest = 0;
       tokens.forEach((token, cached) => {
         const [logits] = runStep(engine, [{ tokens: [token], cached, pages: [9, 2, 30] }]);
@@ -156,13 +156,13 @@ Deno.test("octavo_model_finish() names what is missing and can be called again",
   assertThrows(() => native.finish(), Error, "k_norm of layer 0 is missing, but that of layer 1 is given");
   add("k_norm");
   assertThrows(() => native.finish(), Error, "up_proj of layer 1 is missing");
-  assertThrows(() => openEngine(native, model.config), Error, "the model is not finished");
+  assertThrows(() => openEngine(native), Error, "the model is not finished");
   add("up_proj");
   native.finish();
   assert(native.weightBytes > 4 * 101 * 72);
   assertThrows(() => native.addFile(path), Error, "the model is finished");
   assertThrows(() => native.loadTensor(model.tensors[0]!), Error, "the model is finished");
-  openEngine(native, model.config).close();
+  openEngine(native).close();
   Deno.removeSync(path);
 });
 

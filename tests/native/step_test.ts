@@ -21,7 +21,7 @@ const sampler = openLibrary(["octavo_sample"]);
 const model = makeRandomModel({ roles: ["q_norm", "k_norm"] });
 const native = loadModel(library, model);
 const { vocabSize } = model.config;
-const open = (settings: EngineSettings = {}) => openEngine(native, model.config, settings);
+const open = (settings: EngineSettings = {}) => openEngine(native, settings);
 
 /** The logits after prompt, computed alone in one step. */
 function logitsAlone(prompt: readonly number[], settings: EngineSettings = {}): Float32Array {
@@ -40,7 +40,7 @@ Deno.test("octavo_step_layout_get() places the tables in order without overlap",
     max_logprobs: 3,
     max_logit_edits: 19,
     num_threads: 0,
-    reserved: 0,
+    calculate_kv_scales: 0,
   };
   const bytes = new Uint8Array(STEP_LAYOUT.sizeBytes);
   library.check(library.symbols.octavo_step_layout_get(ENGINE_CONFIG.encode(config), bytes));
@@ -312,15 +312,6 @@ Deno.test("octavo_step() keeps KV in every dtype within its precision", () => {
     const largest = stored.reduce((most, logit, i) => Math.max(most, Math.abs(logit - exact[i]!)), 0);
     assert(largest > 0 && largest < limit, `${kvDtype}: ${largest}`);
   }
-});
-
-Deno.test("octavo_step() fails with a clear error when a broken model's logits are no numbers", () => {
-  const broken = makeRandomModel();
-  const norm = broken.tensors.find((tensor) => tensor.role === "output_norm")!;
-  broken.bytes.fill(0xff, norm.offsetBytes, norm.offsetBytes + norm.sizeBytes);
-  using nativeBroken = loadModel(library, broken);
-  using engine = openEngine(nativeBroken, broken.config);
-  assertThrows(() => runStep(engine, [{ tokens: [1], pages: [0] }]), Error, "the logits of sequence 0 hold no number");
 });
 
 Deno.test("octavo_step() gives the same logits with any scales when KV is float32", () => {
