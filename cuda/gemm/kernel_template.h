@@ -139,10 +139,13 @@ template <class Simd, int kTokens>
 inline __attribute__((always_inline)) void store_tile(const Tile& tile,
                                                       const typename Simd::Floats y[Simd::kParts][kTokens]) {
   constexpr int lanes = kStripRows / Simd::kParts;
+  float* const first = tile.y;
+  const int64_t stride = tile.y_stride;
+  const int num_rows = tile.num_rows;
   unroll<kTokens>([&](auto t) {
     unroll<Simd::kParts>([&](auto part) {
-      const int rows = tile.num_rows - lanes * part.value;
-      float* out = tile.y + t.value * tile.y_stride + lanes * part.value;
+      const int rows = num_rows - lanes * part.value;
+      float* out = first + t.value * stride + lanes * part.value;
       if (rows > 0) Simd::store(y[part.value][t.value], out, rows < lanes ? rows : lanes);
     });
   });

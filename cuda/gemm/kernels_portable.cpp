@@ -33,8 +33,10 @@ struct Portable {
   // a | (b & byte)
   static Bytes merge(Bytes a, Bytes b, int byte) { return a | mask(b, byte); }
   static Bytes lookup(Bytes index, const uint8_t* table) {
-    for (int i = 0; i < 16; ++i) index[i] = table[index[i]];
-    return index;
+    uint8_t bytes[16];
+    __builtin_memcpy(bytes, &index, sizeof bytes);
+    for (uint8_t& byte : bytes) byte = table[byte];
+    return load_as<Bytes>(bytes);
   }
 
   static Ints load_int8(const uint8_t* p, int part) {

@@ -1,6 +1,7 @@
 #include "gemm/matrix.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "arch/aligned_buffer.h"
 #include "arch/cpu.h"
@@ -11,6 +12,9 @@
 
 namespace octavo {
 namespace {
+
+// Part of the second cache (1 MB or more on current processors) that weights may take.
+constexpr int64_t kCachedBytes = 256 << 10;
 
 // Index in kFormats, or -1.
 int find_format(int32_t dtype) {
@@ -55,13 +59,19 @@ void for_each_tile(int32_t m, Body&& body) {
   }
 }
 
-// Strips of a task: enough work to outweigh taking the task, few enough to even out the threads.
-int64_t strips_per_task(int64_t num_strips, int64_t bytes_of_strip, int32_t m, int num_threads) {
-  constexpr int64_t kMinWork = 16 << 10;  // bytes of weights times tokens
-  constexpr int64_t kTasksPerThread = 8;
-  const int64_t enough = kMinWork / std::max<int64_t>(1, bytes_of_strip * m) + 1;
-  const int64_t even = num_strips / (kTasksPerThread * num_threads);
-  return std::max<int64_t>(1, std::min(enough, std::max<int64_t>(1, even)));
+// Cuts strips into tasks: begin[i] .. begin[i + 1]. Sizes fall from half a thread's share to a few, so that a thread
+// mostly reads on where it was (what it fetched ahead is its own), and all threads still end together.
+const std::vector<int64_t>& cut_tasks(int64_t num_strips, int64_t bytes_of_strip, int num_threads) {
+  constexpr int64_t kMinBytes = 4 << 10;
+  thread_local std::vector<int64_t> begin;
+  const int64_t smallest = kMinBytes / bytes_of_strip + 1;
+  begin.clear();
+  for (int64_t strip = 0; strip < num_strips;) {
+    begin.push_back(strip);
+    strip += std::max(smallest, (num_strips - strip) / (2 * num_threads));
+  }
+  begin.push_back(num_strips);
+  return begin;
 }
 
 // Grows, never shrinks: at most 2.5 bytes per activation of the largest product of this thread.
@@ -105,7 +115,7 @@ Matrix Matrix::pack(int32_t dtype, const uint8_t* source, int32_t rows, int32_t 
     for (int64_t row = strip * kStripRows; row < std::min<int64_t>(rows, (strip + 1) * kStripRows); ++row) {
       strip_rows[row % kStripRows] = source + row_bytes * (row_order == nullptr ? row : row_order[row]);
     }
-    pack_strip(format, strip_rows, cols, matrix.data_.get() + strip * packed_bytes);
+    pack_strip(index, strip_rows, cols, matrix.data_.get() + strip * packed_bytes);
   };
   const bool releases = release != nullptr && row_order == nullptr;
   constexpr int64_t kReleaseBytes = 8 << 20;
@@ -150,26 +160,31 @@ void Matrix::multiply(const float* x, int64_t x_stride, int32_t m, float* y, int
     threads.run((m + kMaxTileTokens - 1) / kMaxTileTokens, quantize_tile);
   }
 
-  const int64_t task_strips = strips_per_task(num_strips, bytes_of_strip, m, threads.size());
-  threads.run((num_strips + task_strips - 1) / task_strips, [&](int64_t task, int) {
-    const int64_t end = std::min(num_strips, (task + 1) * task_strips);
-    for_each_tile(m, [&](int32_t token, int size_index) {
-      Tile tile;
-      tile.cols = cols_;
-      tile.x_stride = x_stride;
-      tile.y_stride = y_stride;
-      if (activations != nullptr) {
-        tile.activations = activations + token * num_blocks;
-      } else {
-        tile.x = x + token * x_stride;
-      }
-      for (int64_t strip = task * task_strips; strip < end; ++strip) {
-        tile.weights = data_.get() + strip * bytes_of_strip;
-        tile.y = y + token * y_stride + strip * kStripRows;
-        tile.num_rows = static_cast<int>(std::min<int64_t>(kStripRows, rows_ - strip * kStripRows));
-        kernel.multiply[size_index](tile);
-      }
-    });
+  const std::vector<int64_t>& begin = cut_tasks(num_strips, bytes_of_strip, threads.size());
+  // Strips that stay in the second cache while all tiles pass over them.
+  const int64_t block_strips = std::max<int64_t>(1, kCachedBytes / bytes_of_strip);
+  threads.run(static_cast<int64_t>(begin.size()) - 1, [&](int64_t task, int) {
+    for (int64_t first = begin[static_cast<size_t>(task)]; first < begin[static_cast<size_t>(task) + 1];
+         first += block_strips) {
+      const int64_t end = std::min(begin[static_cast<size_t>(task) + 1], first + block_strips);
+      for_each_tile(m, [&](int32_t token, int size_index) {
+        Tile tile;
+        tile.cols = cols_;
+        tile.x_stride = x_stride;
+        tile.y_stride = y_stride;
+        if (activations != nullptr) {
+          tile.activations = activations + token * num_blocks;
+        } else {
+          tile.x = x + token * x_stride;
+        }
+        for (int64_t strip = first; strip < end; ++strip) {
+          tile.weights = data_.get() + strip * bytes_of_strip;
+          tile.y = y + token * y_stride + strip * kStripRows;
+          tile.num_rows = static_cast<int>(std::min<int64_t>(kStripRows, rows_ - strip * kStripRows));
+          kernel.multiply[size_index](tile);
+        }
+      });
+    }
   });
 }
 

@@ -1,6 +1,9 @@
 #include "gemm/pack.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <utility>
 
 namespace octavo {
 namespace {
@@ -26,17 +29,31 @@ void read_nibbles(const uint8_t* p, uint8_t* quants) {
 
 // Bit j of 4 bytes is bit 4 of column j.
 void read_fifth_bits(const uint8_t* p, uint8_t* quants) {
-  for (int j = 0; j < 32; ++j) quants[j] |= static_cast<uint8_t>((p[j / 8] >> (j % 8) & 1) << 4);
+  for (int byte = 0; byte < 4; ++byte) {
+    for (int bit = 0; bit < 8; ++bit) quants[8 * byte + bit] |= static_cast<uint8_t>((p[byte] >> bit & 1) << 4);
+  }
 }
 
-// Q2_K and Q3_K: byte l of each half's 32 bytes holds columns l, l + 32, l + 64, l + 96, two bits each.
+// Q2_K, Q3_K and Q6_K: byte l of each half's 32 bytes holds columns l, l + 32, l + 64, l + 96, two bits each.
 void read_pairs(const uint8_t* p, uint8_t* quants) {
-  for (int i = 0; i < 256; ++i) quants[i] = p[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+  for (int group = 0; group < 8; ++group) {
+    for (int l = 0; l < 32; ++l) quants[32 * group + l] = p[group / 4 * 32 + l] >> (group % 4 * 2) & 3;
+  }
 }
 
 // Q4_K and Q5_K: byte l of each 32 bytes holds columns l and l + 32 of 64.
 void read_wide_nibbles(const uint8_t* p, uint8_t* quants) {
-  for (int i = 0; i < 256; ++i) quants[i] = p[i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
+  for (int group = 0; group < 8; ++group) {
+    for (int l = 0; l < 32; ++l) quants[32 * group + l] = p[group / 2 * 32 + l] >> (group % 2 * 4) & 15;
+  }
+}
+
+// Q3_K and Q5_K: bit g of byte l is bit kBit of column 32 g + l.
+template <int kBit>
+void read_high_bits(const uint8_t* p, uint8_t* quants) {
+  for (int group = 0; group < 8; ++group) {
+    for (int l = 0; l < 32; ++l) quants[32 * group + l] |= static_cast<uint8_t>((p[l] >> group & 1) << kBit);
+  }
 }
 
 // Q4_K and Q5_K: 8 scales and 8 minimums of 6 bits in 12 bytes; the last four have their high bits in the first eight
@@ -83,7 +100,7 @@ void read_block(octavo_dtype dtype, const uint8_t* p, FileBlock& block) {
       return;
     case OCTAVO_Q3_K:  // third bits [32], pairs [64], 6-bit scales [12], d
       read_pairs(p + 32, quants);
-      for (int i = 0; i < 256; ++i) quants[i] |= static_cast<uint8_t>((p[i % 32] >> (i / 32) & 1) << 2);
+      read_high_bits<2>(p, quants);
       for (int j = 0; j < 16; ++j) {
         const int low = p[96 + j % 8] >> (j / 8 * 4) & 15, high = p[104 + j % 4] >> (j / 4 * 2) & 3;
         block.group_scales[j] = static_cast<uint8_t>(low | high << 4);
@@ -100,13 +117,14 @@ void read_block(octavo_dtype dtype, const uint8_t* p, FileBlock& block) {
       block.minimum = load_half(p + 2) ^ kSign;
       read_six_bit_scales(p + 4, block);
       read_wide_nibbles(p + 48, quants);
-      for (int i = 0; i < 256; ++i) quants[i] |= static_cast<uint8_t>((p[16 + i % 32] >> (i / 32) & 1) << 4);
-      return;
+      return read_high_bits<4>(p + 16, quants);
     case OCTAVO_Q6_K:  // low nibbles [128], high pairs [64], signed scales [16], d
-      for (int i = 0; i < 256; ++i) {
-        const int low = p[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
-        const int high = p[128 + i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-        quants[i] = static_cast<uint8_t>(low | high << 4);
+      read_pairs(p + 128, quants);
+      for (int group = 0; group < 4; ++group) {
+        for (int l = 0; l < 64; ++l) {
+          uint8_t& quant = quants[64 * group + l];
+          quant = static_cast<uint8_t>((p[group / 2 * 64 + l] >> (group % 2 * 4) & 15) | quant << 4);
+        }
       }
       std::memcpy(block.group_scales, p + 192, 16);
       block.d = load_half(p + 208);
@@ -158,45 +176,75 @@ void write_scales(const Format& format, const FileBlock& block, int lane, uint8_
   }
 }
 
-// 32 columns of one row.
-void write_quants(const Format& format, const uint8_t* quants, int lane, uint8_t* packed) {
-  uint8_t* high = packed + 64 * format.low_bits;
-  const int low_mask = (1 << format.low_bits) - 1;
-  for (int i = 0; i < kBlockCols; ++i) {
-    const int quad = i / 4, low = quants[i] & low_mask, above = quants[i] >> format.low_bits;
-    const int byte = 4 * lane + i % 4;
-    if (format.low_bits == 8) packed[64 * quad + byte] = static_cast<uint8_t>(low);
-    if (format.low_bits == 4) packed[64 * (quad % 4) + byte] |= static_cast<uint8_t>(low << (quad / 4 * 4));
-    if (format.low_bits == 2) packed[64 * (quad / 4) + byte] |= static_cast<uint8_t>(low << (quad % 4 * 2));
-    if (format.high_bits == 1) high[byte] |= static_cast<uint8_t>(above << quad);
-    if (format.high_bits == 2) high[64 * (quad / 4) + byte] |= static_cast<uint8_t>(above << (quad % 4 * 2));
+// 32 columns of one row. A word is the row's 4 bytes of a quad:
+//
+//   4-bit quants:   word j of the file row's quads  |  word j + 4 << 4   ->  packed[64 j + 4 lane]
+template <int kLowBits, int kHighBits>
+void write_quants(const uint8_t* quants, int lane, uint8_t* packed) {
+  constexpr uint32_t kOnes = 0x01010101, kLowMask = ((1u << kLowBits) - 1) * kOnes,
+                     kHighMask = ((1u << kHighBits) - 1) * kOnes;
+  constexpr int kLowQuads = 8 / kLowBits;                         // quads that share a word of low bits
+  constexpr int kHighQuads = kHighBits == 0 ? 0 : 8 / kHighBits;  // and of high bits
+  uint32_t words[kQuads];
+  std::memcpy(words, quants, sizeof words);
+  for (int i = 0; i < kLowBits; ++i) {
+    uint32_t word = 0;
+    for (int j = 0; j < kLowQuads; ++j) {
+      const int quad = kLowBits == 4 ? i + 4 * j : kLowQuads * i + j;
+      word |= (words[quad] & kLowMask) << (kLowBits * j);
+    }
+    std::memcpy(packed + 64 * i + 4 * lane, &word, sizeof word);
+  }
+  for (int i = 0; i < kHighBits; ++i) {
+    uint32_t word = 0;
+    for (int j = 0; j < kHighQuads; ++j) {
+      word |= (words[kHighQuads * i + j] >> kLowBits & kHighMask) << (kHighBits * j);
+    }
+    std::memcpy(packed + 64 * (kLowBits + i) + 4 * lane, &word, sizeof word);
   }
 }
 
-}  // namespace
-
-void pack_strip(const Format& format, const uint8_t* const rows[kStripRows], int64_t cols, uint8_t* strip) {
-  const int element_bytes = format.block_bytes;
-  const int scale_bytes = format.scale_bytes(), quant_bytes = 64 * (format.low_bits + format.high_bits);
-  for (int lane = 0; lane < kStripRows; ++lane) {
-    if (rows[lane] == nullptr) continue;
-    const uint8_t* source = rows[lane];
-    uint8_t* packed = strip;
-    for (int64_t col = 0; col < cols; col += format.block_cols) {
-      if (format.scales == Scales::kNone) {
-        std::memcpy(packed + element_bytes * lane, source, static_cast<size_t>(element_bytes));
-      } else {
-        FileBlock block;
-        read_block(format.dtype, source, block);
-        write_scales(format, block, lane, packed);
-        for (int b = 0; b < format.blocks(); ++b) {
-          write_quants(format, block.quants + kBlockCols * b, lane, packed + scale_bytes + quant_bytes * b);
+template <int kFormat>
+void pack_rows(const uint8_t* const rows[kStripRows], int64_t cols, uint8_t* strip) {
+  constexpr Format format = kFormats[kFormat];
+  constexpr int packed_bytes = format.packed_bytes(), quant_bytes = 64 * (format.low_bits + format.high_bits);
+  // All rows of a few columns at a time: what they share stays in the first cache.
+  constexpr int chunk_blocks = format.block_cols == 1 ? kBlockCols : 1;
+  const int64_t num_blocks = cols / format.block_cols;
+  for (int64_t chunk = 0; chunk < num_blocks; chunk += chunk_blocks) {
+    const int64_t end = std::min<int64_t>(num_blocks, chunk + chunk_blocks);
+    for (int lane = 0; lane < kStripRows; ++lane) {
+      if (rows[lane] == nullptr) continue;
+      for (int64_t index = chunk; index < end; ++index) {
+        const uint8_t* source = rows[lane] + index * format.block_bytes;
+        uint8_t* packed = strip + index * packed_bytes;
+        if constexpr (format.scales == Scales::kNone) {
+          std::memcpy(packed + format.block_bytes * lane, source, format.block_bytes);
+        } else {
+          FileBlock block;
+          read_block(format.dtype, source, block);
+          write_scales(format, block, lane, packed);
+          uint8_t* quants = packed + format.scale_bytes();
+          for (int b = 0; b < format.blocks(); ++b, quants += quant_bytes) {
+            write_quants<format.low_bits, format.high_bits>(block.quants + kBlockCols * b, lane, quants);
+          }
         }
       }
-      source += format.block_bytes;
-      packed += format.packed_bytes();
     }
   }
+}
+
+using PackRows = void (*)(const uint8_t* const rows[kStripRows], int64_t cols, uint8_t* strip);
+template <int... kIndices>
+constexpr std::array<PackRows, kNumFormats> pack_functions(std::integer_sequence<int, kIndices...>) {
+  return {pack_rows<kIndices>...};
+}
+constexpr std::array<PackRows, kNumFormats> kPackRows = pack_functions(std::make_integer_sequence<int, kNumFormats>{});
+
+}  // namespace
+
+void pack_strip(int format_index, const uint8_t* const rows[kStripRows], int64_t cols, uint8_t* strip) {
+  kPackRows[static_cast<size_t>(format_index)](rows, cols, strip);
 }
 
 }  // namespace octavo
