@@ -21,17 +21,16 @@ struct alignas(16) Activation {
   };
 };
 
-// The product of one strip with a few tokens. Tokens of a tile lie interleaved: block b of token t at x[b * tokens +
-// t].
+// The product of one strip with the tokens of a tile.
 struct Tile {
   const uint8_t* weights;  // a packed strip
   int64_t cols;
   union {
-    const Activation* activations;  // [cols / 32][tokens], block formats
-    const float* x;                 // [tokens][x_stride], plain elements
+    const Activation* activations;  // [cols / 32][tokens of the tile], block formats
+    const float* x;                 // [tokens of the tile][x_stride], plain elements
   };
   int64_t x_stride;
-  float* y;  // [tokens][y_stride], the strip's first row
+  float* y;  // [tokens of the tile][y_stride], from the strip's first row on
   int64_t y_stride;
   int num_rows;  // 1 .. 16: how many to write
 };

@@ -206,6 +206,15 @@ void multiply_elements(const Tile& tile) {
   store_tile<Simd, kTokens>(tile, y);
 }
 
+// arrange() of kernels that multiply 16-bit pairs (vpmaddwd) with the even and the odd bytes of the weights: data[2q]
+// holds activations 0 and 2 of quad q, data[2q + 1] its 1 and 3.
+[[maybe_unused]] inline void arrange_pairs(const int32_t rounded[kBlockCols], int32_t data[16]) {
+  for (int i = 0; i < 16; ++i) {
+    const int32_t* pair = rounded + 4 * (i / 2) + i % 2;
+    data[i] = (pair[0] & 0xFFFF) | pair[2] * 65536;
+  }
+}
+
 // Rounds 32 activations. Infinities and NaN give a NaN scale, so that the row of y is NaN.
 template <class Simd, int kFormat>
 inline void quantize_block(const float* x, Activation* out) {

@@ -7,7 +7,6 @@
 namespace octavo {
 namespace {
 
-// data[2q] holds activations 0 and 2 of quad q as 16-bit numbers, data[2q + 1] its 1 and 3.
 struct Avx2 {
   static constexpr int kParts = 2;  // a register holds a quad of 8 rows
   static constexpr int kTokensAtOnce = 4;
@@ -55,12 +54,7 @@ struct Avx2 {
   }
   static Ints finish(Sum sum) { return sum; }
 
-  static void arrange(const int32_t rounded[kBlockCols], int32_t data[16]) {
-    for (int i = 0; i < 16; ++i) {
-      const int32_t* pair = rounded + 4 * (i / 2) + i % 2;
-      data[i] = (pair[0] & 0xFFFF) | pair[2] * 65536;
-    }
-  }
+  static void arrange(const int32_t rounded[kBlockCols], int32_t data[16]) { arrange_pairs(rounded, data); }
 
   static Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
   static Floats broadcast(float a) { return _mm256_set1_ps(a); }

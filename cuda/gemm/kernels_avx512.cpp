@@ -6,7 +6,6 @@
 namespace octavo {
 namespace {
 
-// data[2q] holds activations 0 and 2 of quad q as 16-bit numbers, data[2q + 1] its 1 and 3.
 struct Avx512 : Avx512Vectors {
   using Sum = Ints;
   static Sum start(int32_t value) { return _mm512_set1_epi32(value); }
@@ -17,12 +16,7 @@ struct Avx512 : Avx512Vectors {
   }
   static Ints finish(Sum sum) { return sum; }
 
-  static void arrange(const int32_t rounded[kBlockCols], int32_t data[16]) {
-    for (int i = 0; i < 16; ++i) {
-      const int32_t* pair = rounded + 4 * (i / 2) + i % 2;
-      data[i] = (pair[0] & 0xFFFF) | pair[2] * 65536;
-    }
-  }
+  static void arrange(const int32_t rounded[kBlockCols], int32_t data[16]) { arrange_pairs(rounded, data); }
 };
 
 constexpr KernelSet kKernels = make_kernels<Avx512>();

@@ -74,11 +74,28 @@ const std::vector<int64_t>& cut_tasks(int64_t num_strips, int64_t bytes_of_strip
   return begin;
 }
 
-// Grows, never shrinks: at most 2.5 bytes per activation of the largest product of this thread.
-Activation* activation_scratch(size_t count) {
+// Rounds m rows of x, laid out as the tiles want them: [tile][cols / 32][tokens of the tile]. The memory is the calling
+// thread's and grows to 2.5 bytes per activation of its largest product. nullptr for plain elements.
+const Activation* quantize_activations(const Kernel& kernel, const float* x, int64_t x_stride, int32_t m, int32_t cols,
+                                       ThreadPool& threads) {
+  if (kernel.quantize == nullptr) return nullptr;
   thread_local AlignedBuffer scratch;
-  if (scratch.size_bytes() < count * sizeof(Activation)) scratch = AlignedBuffer(count * sizeof(Activation));
-  return scratch.as<Activation>();
+  const int64_t num_blocks = cols / kBlockCols;
+  const size_t bytes = static_cast<size_t>(num_blocks) * static_cast<size_t>(m) * sizeof(Activation);
+  if (scratch.size_bytes() < bytes) scratch = AlignedBuffer(bytes);
+  Activation* activations = scratch.as<Activation>();
+  threads.run((int64_t{m} + kMaxTileTokens - 1) / kMaxTileTokens, [&](int64_t task, int) {
+    const int64_t first = task * kMaxTileTokens;
+    for_each_tile(static_cast<int32_t>(std::min<int64_t>(m - first, kMaxTileTokens)),
+                  [&](int32_t token, int size_index) {
+                    const int size = 1 << size_index;
+                    for (int64_t t = 0; t < size; ++t) {
+                      const int64_t row = first + token;
+                      kernel.quantize(x + (row + t) * x_stride, cols, activations + row * num_blocks + t, size);
+                    }
+                  });
+  });
+  return activations;
 }
 
 }  // namespace
@@ -142,48 +159,33 @@ void Matrix::multiply(const float* x, int64_t x_stride, int32_t m, float* y, int
   const Kernel& kernel = kernels().kernels[format_];
   const int64_t bytes_of_strip = strip_bytes(kFormats[format_], cols_);
   const int64_t num_strips = (int64_t{rows_} + kStripRows - 1) / kStripRows;
-  const int64_t num_blocks = cols_ / kBlockCols;
+  const Activation* activations = quantize_activations(kernel, x, x_stride, m, cols_, threads);
 
-  Activation* activations = nullptr;
-  if (kernel.quantize != nullptr) {
-    activations = activation_scratch(static_cast<size_t>(num_blocks) * static_cast<size_t>(m));
-    const auto quantize_tile = [&](int64_t tile, int) {
-      const int32_t first = static_cast<int32_t>(tile) * kMaxTileTokens;
-      for_each_tile(std::min(m - first, kMaxTileTokens), [&](int32_t token, int size_index) {
-        const int size = 1 << size_index;
-        for (int t = 0; t < size; ++t) {
-          const int64_t row = first + token + t;
-          kernel.quantize(x + row * x_stride, cols_, activations + (first + token) * num_blocks + t, size);
-        }
-      });
-    };
-    threads.run((m + kMaxTileTokens - 1) / kMaxTileTokens, quantize_tile);
-  }
-
+  // Tokens outside, strips inside: a block of strips stays in the second cache while all tiles pass over it.
+  const auto multiply_strips = [&](int64_t first_strip, int64_t end_strip) {
+    for_each_tile(m, [&](int32_t token, int size_index) {
+      Tile tile;
+      tile.cols = cols_;
+      tile.x_stride = x_stride;
+      tile.y_stride = y_stride;
+      if (activations != nullptr) {
+        tile.activations = activations + int64_t{token} * (cols_ / kBlockCols);
+      } else {
+        tile.x = x + token * x_stride;
+      }
+      for (int64_t strip = first_strip; strip < end_strip; ++strip) {
+        tile.weights = data_.get() + strip * bytes_of_strip;
+        tile.y = y + token * y_stride + strip * kStripRows;
+        tile.num_rows = static_cast<int>(std::min<int64_t>(kStripRows, rows_ - strip * kStripRows));
+        kernel.multiply[size_index](tile);
+      }
+    });
+  };
   const std::vector<int64_t>& begin = cut_tasks(num_strips, bytes_of_strip, threads.size());
-  // Strips that stay in the second cache while all tiles pass over them.
   const int64_t block_strips = std::max<int64_t>(1, kCachedBytes / bytes_of_strip);
   threads.run(static_cast<int64_t>(begin.size()) - 1, [&](int64_t task, int) {
-    for (int64_t first = begin[static_cast<size_t>(task)]; first < begin[static_cast<size_t>(task) + 1];
-         first += block_strips) {
-      const int64_t end = std::min(begin[static_cast<size_t>(task) + 1], first + block_strips);
-      for_each_tile(m, [&](int32_t token, int size_index) {
-        Tile tile;
-        tile.cols = cols_;
-        tile.x_stride = x_stride;
-        tile.y_stride = y_stride;
-        if (activations != nullptr) {
-          tile.activations = activations + token * num_blocks;
-        } else {
-          tile.x = x + token * x_stride;
-        }
-        for (int64_t strip = first; strip < end; ++strip) {
-          tile.weights = data_.get() + strip * bytes_of_strip;
-          tile.y = y + token * y_stride + strip * kStripRows;
-          tile.num_rows = static_cast<int>(std::min<int64_t>(kStripRows, rows_ - strip * kStripRows));
-          kernel.multiply[size_index](tile);
-        }
-      });
+    for (int64_t strip = begin[task]; strip < begin[task + 1]; strip += block_strips) {
+      multiply_strips(strip, std::min(begin[task + 1], strip + block_strips));
     }
   });
 }
