@@ -8,7 +8,7 @@ import { startEngine } from "./engine/start_engine.ts";
 import type { Engine } from "./engine/types.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { openModel } from "./models/open_model.ts";
-import { progressPrinter } from "./models/progress.ts";
+import { type ProgressListener, progressPrinter } from "./models/progress.ts";
 import type { ModelFiles } from "./models/types.ts";
 import { OPTIONS, type Options } from "./options.ts";
 import { createApp } from "./routes/app.ts";
@@ -18,8 +18,10 @@ import { VERSION } from "./version.ts";
 export interface ServeOptions extends Partial<Options> {
   /** A .gguf file, a Hugging Face folder, or org/name[@revision]; the demo model by default. */
   readonly model?: string | undefined;
-  /** Receives the lines of the start-up report; printed to stderr by default. */
-  readonly log?: (line: string) => void;
+  /** Receives the start-up report; printed to stderr by default. */
+  readonly log?: (report: string) => void;
+  /** Told how far fetching and loading have come; drawn on stderr by default, unless `log` is given. */
+  readonly onProgress?: ProgressListener;
   /** How long running requests may take to finish after `close()`, in milliseconds. Default 30,000. */
   readonly drainMs?: number;
 }
@@ -47,10 +49,10 @@ export interface Server extends AsyncDisposable {
  * ```
  */
 export async function serve(options: ServeOptions = {}): Promise<Server> {
-  const { log = (line: string) => console.error(line), drainMs = 30_000, model: source, ...given } = options;
+  const { log = (report: string) => console.error(report), drainMs = 30_000, model: source, ...given } = options;
   const defaults = Object.fromEntries(Object.entries(OPTIONS).map(([key, option]) => [key, option.default]));
   const settings = { ...defaults, ...given } as Options;
-  const onProgress = progressPrinter();
+  const onProgress = options.onProgress ?? (options.log === undefined ? progressPrinter() : () => {});
   const model = await openModel(source ?? await fetchDemoModel({ onProgress }), { onProgress });
   const engine = await startEngine({
     model,
@@ -70,7 +72,7 @@ interface Listening {
   readonly model: ModelFiles;
   readonly engine: Engine;
   readonly settings: Options;
-  readonly log: (line: string) => void;
+  readonly log: (report: string) => void;
   readonly drainMs: number;
 }
 

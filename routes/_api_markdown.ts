@@ -17,7 +17,7 @@ export function apiMarkdown(): string {
 const INTRODUCTION = `# HTTP interface
 
 OpenAI's wire format. This page is made from the schemas that check the requests
-(\`deno run --allow-write=docs scripts/write_api_docs.ts\`); a test keeps it current.
+(\`deno task docs\`); a test keeps it current.
 
 - Bodies are JSON in UTF-8 with \`content-type: application/json\`, at most ${DEFAULT_MAX_BODY_BYTES} bytes by default, and at
   most ${MAX_VALUES} values, of which ${MAX_OTHER_VALUES} beside the prompt, nested at most ${MAX_DEPTH} deep.

@@ -6,7 +6,7 @@ import { fakeApp } from "./_fake_engine.ts";
 Deno.test("docs/api.md is what the schemas say", async () => {
   const oneSpace = (text: string) => text.replaceAll(/\s+/g, " ");
   const written = await Deno.readTextFile(new URL("../../docs/api.md", import.meta.url));
-  assertEquals(oneSpace(written), oneSpace(apiMarkdown()), "run scripts/write_api_docs.ts, then deno fmt docs");
+  assertEquals(oneSpace(written), oneSpace(apiMarkdown()), "run deno task docs");
 });
 
 Deno.test("/openapi.json describes every endpoint with the schemas' limits", async () => {
