@@ -10,6 +10,9 @@ export const ABI_VERSION = 2;
 /** Backends in the order "auto" tries them. Those without a build yet are not listed. */
 export const BACKENDS = ["cpu"] as const;
 
+/** What `deno task build` can build; the CUDA library has the kernels, but runs no model yet. */
+export const BUILDS = [...BACKENDS, "cuda"] as const;
+
 /** A device to run on. */
 export type Device = "auto" | typeof BACKENDS[number];
 

@@ -3,17 +3,32 @@
  * `octavo.json` that `ffi/library_search.ts` checks.
  *
  *     deno task build [--backend cpu] [--sanitize] [--force]
+ *     deno task build --backend cuda [--arch sm_90a] [--jobs 2] [--force]
+ *
+ * `--arch` builds for one kind of card only, which is quick; without it, for all (`_cuda.ts`).
  *
  * @module
  */
 
 import { parseArgs } from "@std/cli";
-import { ABI_VERSION, BACKENDS, type LibraryManifest, PROJECT_FOLDER, sha256 } from "../ffi/library_search.ts";
+import { ABI_VERSION, BUILDS, type LibraryManifest, PROJECT_FOLDER, sha256 } from "../ffi/library_search.ts";
 import { firstLine, has, PrerequisiteError, runQuietly, toPath } from "./_command.ts";
+import { compileCuda, CUDA_ARCHS } from "./_cuda.ts";
 
 /** What `build/<name>/octavo.json` holds: the manifest plus what the build was made of. */
 interface BuildManifest extends LibraryManifest {
   readonly sources: string;
+}
+
+/** What to build. */
+export interface BuildOptions {
+  readonly backend: string;
+  readonly sanitize?: boolean;
+  readonly force?: boolean;
+  /** CUDA: the one target to build for. */
+  readonly arch?: string;
+  /** CUDA: compilers at a time; each takes about 1 GB. */
+  readonly jobs?: number;
 }
 
 const COMPILER_HINT = "install it with: sudo apt-get install -y g++";
@@ -24,11 +39,13 @@ const COMPILER_HINT = "install it with: sudo apt-get install -y g++";
  * @returns Whether anything was built.
  * @throws {PrerequisiteError} A tool is missing or too old.
  */
-export async function build(options: { backend: string; sanitize?: boolean; force?: boolean }): Promise<boolean> {
+export async function build(options: BuildOptions): Promise<boolean> {
   const { backend, sanitize = false, force = false } = options;
-  if (!(BACKENDS as readonly string[]).includes(backend)) {
-    throw new PrerequisiteError(`Cannot build backend "${backend}": there are ${BACKENDS.join(", ")}`);
+  if (!(BUILDS as readonly string[]).includes(backend)) {
+    throw new PrerequisiteError(`Cannot build backend "${backend}": there are ${BUILDS.join(", ")}`);
   }
+  if (backend === "cuda") return await buildCuda(options);
+  if (options.arch !== undefined) throw new PrerequisiteError("--arch is for --backend cuda only");
   const folder = new URL(`build/${sanitize ? "sanitize" : backend}/`, PROJECT_FOLDER);
   const library = `liboctavo-${backend}.so`;
   const sources = await hashSources(`${backend} sanitize=${sanitize}`);
@@ -45,6 +62,24 @@ export async function build(options: { backend: string; sanitize?: boolean; forc
   await runQuietly("cmake", ["--build", toPath(cmakeFolder), "-j", `${navigator.hardwareConcurrency}`]);
   await install(new URL(library, cmakeFolder), folder, { file: library, sources });
   console.error(`Built ${library} in ${((performance.now() - start) / 1000).toFixed(0)} s`);
+  return true;
+}
+
+async function buildCuda({ sanitize, force = false, arch, jobs }: BuildOptions): Promise<boolean> {
+  if (sanitize) throw new PrerequisiteError("--sanitize is for --backend cpu only: run tests under compute-sanitizer");
+  if (arch !== undefined && !(CUDA_ARCHS as readonly string[]).includes(arch)) {
+    throw new PrerequisiteError(`Cannot build for --arch "${arch}": there are ${CUDA_ARCHS.join(", ")}`);
+  }
+  const archs = arch === undefined ? CUDA_ARCHS : [arch];
+  const folder = new URL("build/cuda/", PROJECT_FOLDER);
+  const sources = await hashSources(`cuda ${archs.join(" ")}`);
+  if (!force && await isUpToDate(folder, sources)) return false;
+  await checkCompiler();
+  console.error(`Building liboctavo-cuda.so for ${archs.join(", ")} (some minutes, once) ...`);
+  const start = performance.now();
+  const built = await compileCuda(folder, archs, jobs ?? navigator.hardwareConcurrency);
+  await install(built, folder, { file: "liboctavo-cuda.so", sources });
+  console.error(`Built liboctavo-cuda.so in ${((performance.now() - start) / 1000).toFixed(0)} s`);
   return true;
 }
 
@@ -100,6 +135,10 @@ async function checkTools(): Promise<void> {
       "CMake is needed to build the native library; install it with: sudo apt-get install -y cmake",
     );
   }
+  await checkCompiler();
+}
+
+async function checkCompiler(): Promise<void> {
   const version = await firstLine("g++", ["-dumpversion"]);
   if (version === null) {
     throw new PrerequisiteError(`A C++20 compiler (g++ 12 or newer) is needed; ${COMPILER_HINT}`);
@@ -109,14 +148,25 @@ async function checkTools(): Promise<void> {
   }
 }
 
+function toJobs(text: string): number {
+  const jobs = Number(text);
+  if (!Number.isInteger(jobs) || jobs < 1) {
+    throw new PrerequisiteError(`--jobs must be a number above 0, found "${text}"`);
+  }
+  return jobs;
+}
+
 if (import.meta.main) {
   const flags = parseArgs(Deno.args, {
-    string: ["backend"],
+    string: ["backend", "arch", "jobs"],
     boolean: ["sanitize", "force"],
     default: { backend: "cpu" },
   });
   try {
-    if (!await build(flags)) console.error("The native library is up to date");
+    const { arch, jobs } = flags;
+    const options = { ...(arch === undefined ? {} : { arch }), ...(jobs === undefined ? {} : { jobs: toJobs(jobs) }) };
+    const { backend, sanitize, force } = flags;
+    if (!await build({ backend, sanitize, force, ...options })) console.error("The native library is up to date");
   } catch (error) {
     console.error((error as Error).message);
     Deno.exit(1);

@@ -1,0 +1,339 @@
+// Paged attention's speed on the GPU at hand, as JSON lines.
+//
+//   gpu_attention [--cells BxCTX:HQ/HKV:D:PAGE:DTYPE,...] [--set anchors|quick|grid] [--ranges N] [--item-cost N]
+//                 [--min-steps N] [--no-overlap] [--plan]
+//
+// Protocol: every call of a CUDA graph reads another slice of a pool of at least 512 MB (L2 is cold) through a page
+// table in random order; time = graph / calls, median of the replays. Rates count the bytes of K and V alone and are
+// set against a linear read of 8 GB measured in the same process. The plan is made once before the graph, as for the
+// layers of a step; --plan makes it in every call. Without --no-overlap, calls use programmatic dependent launch.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "attn/paged_attention.h"
+#include "kv/shape.h"
+
+namespace {
+
+using octavo::GpuStream;
+
+struct Cell {
+  int batch;
+  int context;  // 0: lengths of `lengths`
+  int q_heads;
+  int kv_heads;
+  int head_dim;
+  int page_size;
+  int kv_dtype;
+  std::vector<int> lengths;
+  std::string name;
+};
+
+struct Options {
+  octavo::PlanTuning tuning;
+  bool overlap = true;
+  bool plan_each = false;
+  bool early = true;
+  double ceiling = 0;
+};
+
+__global__ void read_kernel(const uint4* data, int64_t n, uint32_t* sink) {
+  uint4 sum = make_uint4(0, 0, 0, 0);
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (; i + 7 * stride < n; i += 8 * stride) {
+    uint4 part[8];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) part[k] = __ldcs(data + i + k * stride);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) sum.x ^= part[k].x ^ part[k].y ^ part[k].z ^ part[k].w;
+  }
+  if (sum.x == 0x12345678u) *sink = sum.x;
+}
+
+// Random elements of about unit size, never NaN: kind 1 = one byte (either fp8), 2 = bf16 or f16 bit patterns.
+__global__ void fill_kernel(uint32_t* data, int64_t words, int kind) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words; i += stride) {
+    uint64_t x = static_cast<uint64_t>(i) * 0x9E3779B97F4A7C15ull + 0x1234567;
+    x ^= x >> 31;
+    x *= 0xBF58476D1CE4E5B9ull;
+    x ^= x >> 29;
+    const uint32_t r = static_cast<uint32_t>(x >> 16);
+    data[i] = kind == 1 ? ((r & 0x9F9F9F9Fu) | 0x20202020u) : ((r & 0x80FF80FFu) | 0x3F003F00u);
+  }
+}
+
+// Median milliseconds of run() over repeats.
+double time_ms(GpuStream stream, int repeats, const std::function<void()>& run) {
+  cudaEvent_t begin, end;
+  OCTAVO_GPU_CHECK(cudaEventCreate(&begin));
+  OCTAVO_GPU_CHECK(cudaEventCreate(&end));
+  std::vector<float> times;
+  for (int i = 0; i < repeats + 1; ++i) {
+    OCTAVO_GPU_CHECK(cudaEventRecord(begin, stream));
+    run();
+    OCTAVO_GPU_CHECK(cudaEventRecord(end, stream));
+    OCTAVO_GPU_CHECK(cudaEventSynchronize(end));
+    float ms = 0;
+    OCTAVO_GPU_CHECK(cudaEventElapsedTime(&ms, begin, end));
+    if (i > 0) times.push_back(ms);
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+double measure_ceiling(const uint8_t* pool, int64_t bytes, uint32_t* sink, GpuStream stream) {
+  double best = 0;
+  for (int blocks : {2, 4, 8}) {
+    for (int threads : {256, 512}) {
+      const int64_t n = bytes / 16 / (8ll * blocks * 132 * threads) * (8ll * blocks * 132 * threads);
+      const double ms = time_ms(stream, 5, [&] {
+        read_kernel<<<blocks * 132, threads, 0, stream>>>(reinterpret_cast<const uint4*>(pool), n, sink);
+      });
+      best = std::max(best, static_cast<double>(n) * 16 / ms * 1e-9);
+    }
+  }
+  return best;
+}
+
+const char* dtype_name(int kv_dtype) {
+  const char* names[] = {"float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"};
+  return names[kv_dtype];
+}
+
+template <class T>
+T* upload(const std::vector<T>& host) {
+  T* device = nullptr;
+  OCTAVO_GPU_CHECK(cudaMalloc(&device, host.size() * sizeof(T)));
+  OCTAVO_GPU_CHECK(cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+  return device;
+}
+
+struct Bench {
+  uint8_t* pool;
+  int64_t pool_bytes;
+  void* q;
+  void* out;
+  octavo::AttentionWorkspace workspace;
+  GpuStream stream;
+  int filled = 0;
+
+  void run_cell(const Cell& cell, const Options& options) {
+    const int kind = octavo::kv_element_bytes(cell.kv_dtype);
+    if (filled != kind) {
+      fill_kernel<<<2048, 512, 0, stream>>>(reinterpret_cast<uint32_t*>(pool), pool_bytes / 4, kind);
+      filled = kind;
+    }
+    std::vector<int> lengths = cell.lengths;
+    if (lengths.empty()) lengths.assign(static_cast<size_t>(cell.batch), cell.context);
+    const int longest = *std::max_element(lengths.begin(), lengths.end());
+    const int max_pages = (longest + cell.page_size - 1) / cell.page_size;
+    int64_t tokens = 0;
+    int num_pages = 0;
+    for (int length : lengths) tokens += length, num_pages += (length + cell.page_size - 1) / cell.page_size;
+    std::vector<int> order(static_cast<size_t>(num_pages));
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), std::mt19937(7));
+    std::vector<int> table(static_cast<size_t>(cell.batch) * max_pages, -1);
+    int next = 0;
+    for (int s = 0; s < cell.batch; ++s) {
+      for (int i = 0; i * cell.page_size < lengths[s]; ++i) table[static_cast<size_t>(s) * max_pages + i] = order[next++];
+    }
+    octavo::PagedAttentionArgs args = {};
+    args.shape = {cell.kv_dtype, cell.page_size, num_pages, cell.kv_heads, cell.head_dim, 0};
+    args.config.num_seqs = args.config.num_tokens = cell.batch;
+    args.config.num_q_heads = cell.q_heads;
+    args.config.max_pages_per_seq = max_pages;
+    args.config.softmax_scale = 1.0f / 11.3f;
+    args.config.q_dtype = OCTAVO_BF16;
+    int32_t* seq_len = upload(lengths);
+    int32_t* page_table = upload(table);
+    args.q = q;
+    args.seq_len = seq_len;
+    args.page_table = page_table;
+    args.out = out;
+    args.max_query_len = 1;
+    const int64_t set_bytes = num_pages * octavo::kv_geometry(args.shape).page_bytes;
+    const double kv_bytes = 2.0 * tokens * cell.kv_heads * cell.head_dim * kind;
+    const int sets = static_cast<int>(std::min<int64_t>(256, std::max<int64_t>(2, ((512ll << 20) + set_bytes - 1) / set_bytes)));
+    if (sets * set_bytes > pool_bytes) {
+      std::printf("{\"cell\": \"%s\", \"error\": \"pool too small\"}\n", cell.name.c_str());
+      return;
+    }
+    args.pages = pool;
+    octavo::paged_attention(args, workspace, stream, options.overlap, options.tuning);  // makes the plan, warms up
+    OCTAVO_GPU_CHECK(cudaStreamSynchronize(stream));
+    const int calls = std::max(sets, 16) / sets * sets;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    OCTAVO_GPU_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    for (int i = 0; i < calls; ++i) {
+      args.pages = pool + (i % sets) * set_bytes;
+      args.config.reuse_plan = options.plan_each ? 0 : 1;
+      args.early = options.early;
+      octavo::paged_attention(args, workspace, stream, options.overlap, options.tuning);
+    }
+    OCTAVO_GPU_CHECK(cudaStreamEndCapture(stream, &graph));
+    OCTAVO_GPU_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    const auto replay = [&] { OCTAVO_GPU_CHECK(cudaGraphLaunch(exec, stream)); };
+    replay();
+    const double guess = time_ms(stream, 1, replay);
+    const double us = time_ms(stream, std::clamp(static_cast<int>(60 / guess), 3, 20), replay) * 1e3 / calls;
+    std::printf("{\"cell\": \"%s\", \"kv\": \"%s\", \"us\": %.2f, \"mb\": %.2f, \"tb_s\": %.3f, \"share\": %.3f, "
+                "\"overlap\": %d, \"item_cost\": %d, \"min_steps\": %d}\n",
+                cell.name.c_str(), dtype_name(cell.kv_dtype), us, kv_bytes * 1e-6, kv_bytes / us * 1e-6,
+                kv_bytes / us * 1e-6 / options.ceiling, options.overlap, options.tuning.item_cost,
+                options.tuning.min_range_steps);
+    std::fflush(stdout);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    cudaFree(seq_len);
+    cudaFree(page_table);
+  }
+};
+
+int parse_dtype(const std::string& name) {
+  for (int dtype = 0; dtype < 5; ++dtype) {
+    if (name == dtype_name(dtype)) return dtype;
+  }
+  std::fprintf(stderr, "unknown KV dtype \"%s\"\n", name.c_str());
+  std::exit(2);
+}
+
+Cell make_cell(int batch, int context, int q_heads, int kv_heads, int head_dim, int page_size, int kv_dtype) {
+  Cell cell = {batch, context, q_heads, kv_heads, head_dim, page_size, kv_dtype, {}, ""};
+  char name[96];
+  std::snprintf(name, sizeof name, "%dx%d %d/%d d%d p%d", batch, context, q_heads, kv_heads, head_dim, page_size);
+  cell.name = name;
+  return cell;
+}
+
+std::vector<Cell> parse_cells(const char* text) {
+  std::vector<Cell> cells;
+  for (const char* at = text; at != nullptr && *at != 0;) {
+    int batch, context, q_heads, kv_heads, head_dim, page_size;
+    char dtype[32];
+    if (std::sscanf(at, "%dx%d:%d/%d:%d:%d:%31[a-z0-9_]", &batch, &context, &q_heads, &kv_heads, &head_dim, &page_size,
+                    dtype) != 7) {
+      std::fprintf(stderr, "cannot read cell \"%s\"\n", at);
+      std::exit(2);
+    }
+    cells.push_back(make_cell(batch, context, q_heads, kv_heads, head_dim, page_size, parse_dtype(dtype)));
+    at = std::strchr(at, ',');
+    if (at != nullptr) ++at;
+  }
+  return cells;
+}
+
+std::vector<Cell> make_set(const std::string& name) {
+  std::vector<Cell> cells;
+  const int dtypes[] = {OCTAVO_KV_FP8_E4M3, OCTAVO_KV_BFLOAT16};
+  struct Heads { int q, kv; };
+  if (name == "quick") {
+    for (int dtype : dtypes) {
+      for (auto [b, c] : {std::pair{1, 1024}, {1, 8192}, {1, 131072}, {8, 1024}, {64, 1024}, {64, 8192}, {256, 4096}}) {
+        cells.push_back(make_cell(b, c, 32, 8, 128, 16, dtype));
+      }
+    }
+  } else if (name == "anchors") {
+    for (int dtype : dtypes) {
+      for (auto [b, c] : {std::pair{1, 1024}, {1, 8192}, {1, 32768}, {1, 131072}, {8, 1024}, {8, 8192}, {8, 32768},
+                          {64, 1024}, {64, 8192}, {256, 1024}, {256, 4096}}) {
+        for (int page : {16, 64}) cells.push_back(make_cell(b, c, 32, 8, 128, page, dtype));
+      }
+      cells.push_back(make_cell(16, 4096, 32, 32, 128, 16, dtype));
+      cells.push_back(make_cell(64, 8192, 8, 1, 128, 16, dtype));
+    }
+  } else if (name == "grid") {
+    for (int dtype : dtypes) {
+      for (Heads heads : {Heads{32, 8}, {8, 1}, {64, 8}, {32, 32}}) {
+        for (int head_dim : {64, 128, 256}) {
+          for (int batch = 1; batch <= 256; batch *= 4) {
+            for (int context = 512; context <= 131072; context *= 4) {
+              const int64_t bytes = 2ll * batch * context * heads.kv * head_dim * octavo::kv_element_bytes(dtype);
+              if (bytes > (8ll << 30)) continue;
+              if (head_dim != 128 && heads.q != 32) continue;
+              for (int page : {16, 64}) {
+                if (page == 64 && (head_dim != 128 || heads.kv == 32)) continue;
+                cells.push_back(make_cell(batch, context, heads.q, heads.kv, head_dim, page, dtype));
+              }
+            }
+          }
+        }
+      }
+      Cell mix = make_cell(32, 0, 32, 8, 128, 16, dtype);
+      mix.lengths.assign(32, 4096);
+      mix.lengths[0] = 65536;
+      mix.name = "1x65536+31x4096 32/8 d128 p16";
+      cells.push_back(mix);
+      mix.lengths.assign(32, (65536 + 31 * 4096) / 32);
+      mix.name = "32x6016 (uniform of the same sum) 32/8 d128 p16";
+      cells.push_back(mix);
+      Cell spread = make_cell(64, 0, 32, 8, 128, 16, dtype);
+      std::mt19937 random(3);
+      std::lognormal_distribution<double> lognormal(8.0, 1.0);
+      for (int i = 0; i < 64; ++i) spread.lengths.push_back(std::clamp(static_cast<int>(lognormal(random)), 16, 65536));
+      spread.name = "64 log-normal (median 2981) 32/8 d128 p16";
+      cells.push_back(spread);
+    }
+  } else {
+    std::fprintf(stderr, "unknown set \"%s\"\n", name.c_str());
+    std::exit(2);
+  }
+  return cells;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    Options options;
+    std::vector<Cell> cells;
+    for (int i = 1; i < argc; ++i) {
+      const std::string flag = argv[i];
+      const char* value = i + 1 < argc ? argv[i + 1] : "";
+      if (flag == "--no-overlap") options.overlap = false;
+      else if (flag == "--no-early") options.early = false;
+      else if (flag == "--plan") options.plan_each = true;
+      else if (flag == "--item-cost") options.tuning.item_cost = std::atoi(value), ++i;
+      else if (flag == "--min-steps") options.tuning.min_range_steps = std::max(std::atoi(value), 1), ++i;
+      else if (flag == "--cells") cells = parse_cells(value), ++i;
+      else if (flag == "--set") cells = make_set(value), ++i;
+      else std::fprintf(stderr, "unknown flag \"%s\"\n", argv[i]), std::exit(2);
+    }
+    if (cells.empty()) cells = make_set("quick");
+    Bench bench = {};
+    bench.pool_bytes = 20ll << 30;
+    OCTAVO_GPU_CHECK(cudaMalloc(&bench.pool, static_cast<size_t>(bench.pool_bytes)));
+    OCTAVO_GPU_CHECK(cudaMalloc(&bench.q, 256 * 128 * 256 * 2));
+    OCTAVO_GPU_CHECK(cudaMalloc(&bench.out, 256 * 128 * 256 * 2));
+    OCTAVO_GPU_CHECK(cudaStreamCreate(&bench.stream));
+    fill_kernel<<<512, 512, 0, bench.stream>>>(static_cast<uint32_t*>(bench.q), 256 * 128 * 256 / 2, 2);
+    fill_kernel<<<2048, 512, 0, bench.stream>>>(reinterpret_cast<uint32_t*>(bench.pool), bench.pool_bytes / 4, 1);
+    bench.filled = 1;
+    cudaDeviceProp about;
+    int driver = 0;
+    OCTAVO_GPU_CHECK(cudaGetDeviceProperties(&about, 0));
+    OCTAVO_GPU_CHECK(cudaDriverGetVersion(&driver));
+    uint32_t* sink = upload(std::vector<uint32_t>(1));
+    options.ceiling = measure_ceiling(bench.pool, 8ll << 30, sink, bench.stream);
+    std::printf("{\"card\": \"%s\", \"sms\": %d, \"cuda_driver\": %d, \"read_tb_s\": %.3f}\n", about.name,
+                about.multiProcessorCount, driver, options.ceiling);
+    for (const Cell& cell : cells) bench.run_cell(cell, options);
+    std::printf("{\"read_tb_s_after\": %.3f}\n", measure_ceiling(bench.pool, 8ll << 30, sink, bench.stream));
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,739 @@
+// The attention kernel: scores and output transposed, so that one load and conversion of K and V serves all heads of a
+// group and the few queries fill the MMA's narrow side.
+//
+//   S^T[16 keys x 8 columns] = K[16 keys x dims] Q^T[dims x 8 columns]       column = (query token, head of the group)
+//   O^T[16 dims x 8 columns] += V^T[16 dims x 16 keys] P^T[16 keys x 8 columns]
+//
+// A block walks its plan range; its warps take the range's steps in turn, each with its own ring of shared memory that
+// copies fill ahead of time, across the edges of items. There is no barrier in the loop: warps meet once an item, to
+// merge. Items cut by a range's edge are merged by their last block (partials in a fixed order, so results are the same
+// bits in every run).
+//
+// Softmax is in base 2. P = 2^(s - m + kShift) keeps small weights above f16's smallest number; m lags behind the true
+// maximum by at most kSlack, so that the sums are rescaled rarely.
+#pragma once
+
+#include <cfloat>
+
+#include "arch/ptx.cuh"
+#include "attn/decode.h"
+#include "attn/decode_tile.h"
+#include "kv/stored.cuh"
+
+namespace octavo {
+
+constexpr float kShift = 7.0f;
+constexpr float kSlack = 8.0f;  // 2^(kShift + kSlack) < 65504
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+constexpr float kNegInf = -INFINITY;
+constexpr int kMaxFlatMerge = 24;  // partial results that one block merges at once
+constexpr int kMergeGroup = 12;    // else about the square root of the most there are
+
+__device__ inline float read_query(const void* q, int dtype, int64_t index) {
+  if (dtype == OCTAVO_BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(q)[index]);
+  if (dtype == OCTAVO_F16) return __half2float(static_cast<const __half*>(q)[index]);
+  return static_cast<const float*>(q)[index];
+}
+
+// Beyond f16's range only poison is found; NaN stays NaN.
+__device__ inline float clamp_to_f16(float x) { return fabsf(x) > 65504.0f ? copysignf(65504.0f, x) : x; }
+
+__device__ inline void write_output(const DecodeParams& p, int64_t index, float4 value) {
+  if (p.q_dtype == OCTAVO_F32) {
+    *reinterpret_cast<float4*>(static_cast<float*>(p.out) + index) = value;
+    return;
+  }
+  const bool bf16 = p.q_dtype == OCTAVO_BF16;
+  uint2 packed;
+  packed.x = bf16 ? pack_bf16x2(value.x, value.y) : pack_f16x2(value.x, value.y);
+  packed.y = bf16 ? pack_bf16x2(value.z, value.w) : pack_f16x2(value.z, value.w);
+  *reinterpret_cast<uint2*>(static_cast<uint16_t*>(p.out) + index) = packed;
+}
+
+__device__ inline float max_over_keys(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 4));
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 8));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 16));
+}
+
+__device__ inline float sum_over_keys(float x) {
+  x += __shfl_xor_sync(~0u, x, 4);
+  x += __shfl_xor_sync(~0u, x, 8);
+  return x + __shfl_xor_sync(~0u, x, 16);
+}
+
+__device__ inline PlanRow load_row(const PlanRow* rows, int index) {
+  PlanRow row;
+  const int4* source = reinterpret_cast<const int4*>(rows + index);
+  reinterpret_cast<int4*>(&row)[0] = source[0];
+  reinterpret_cast<int4*>(&row)[1] = source[1];
+  return row;
+}
+
+// Walks one warp's steps of a block's range, ahead of the arithmetic, and starts their copies.
+template <class Tile>
+class Feed {
+ public:
+  __device__ Feed(const DecodeParams& p, const PlanRange& range, uint32_t ring, uint32_t barriers, int warp)
+      : p_(p), range_(range), ring_(ring), barriers_(barriers), lane_(threadIdx.x & 31) {
+    if (lane_ < Tile::kStages) barrier_init(barriers_ + lane_ * 8, Tile::kGranules);
+    barrier_init_fence();
+    __syncwarp();
+    policy_ = evict_first_policy();
+    item_ = range.item_begin;
+    row_index_ = item_ / p.kv.num_kv_heads;
+    head_ = item_ - row_index_ * p.kv.num_kv_heads;
+    row_ = range.row;
+    step_ = range.step_begin + warp;
+  }
+
+  // Whether all of this warp's first steps lie in the first item, among keys older than this step of the model.
+  __device__ bool starts_old() const {
+    const int last = step_ + (Tile::kStages - 1) * Tile::kWarps;
+    const int end = item_ == range_.item_last ? range_.step_end : row_.step_end;
+    return last < end && (last + 1) * Tile::kStepTokens <= row_.old_end;
+  }
+
+  // Starts the first copies; their page ids come with the plan.
+  __device__ void start(int warp) {
+    const int32_t* ids = p_.first_pages + (static_cast<int64_t>(blockIdx.x) * Tile::kStages * Tile::kWarps + warp) *
+                                              Tile::kGranules + min(lane_, Tile::kGranules - 1);
+    int32_t pages[Tile::kStages];
+#pragma unroll
+    for (int stage = 0; stage < Tile::kStages; ++stage) pages[stage] = ids[stage * Tile::kWarps * Tile::kGranules];
+#pragma unroll
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
+      find_step<false>();
+      page_ = pages[stage];
+      copy(stage);
+      step_ += Tile::kWarps;
+    }
+    find_step<true>();
+  }
+
+  // Starts the copy of the next step into a stage (an empty one past the range's end) and looks up the one after.
+  __device__ void issue(int stage) {
+    copy(stage);
+    step_ += Tile::kWarps;
+    find_step<true>();
+  }
+
+  // Waits for the copy that was started into stage in its round-th use.
+  __device__ void wait(int stage, int round) const {
+#if OCTAVO_BULK_COPY
+    barrier_wait(barriers_ + stage * 8, round & 1);
+#else
+    copy_wait<Tile::kStages - 1>();
+    __syncwarp();
+#endif
+  }
+
+ private:
+  __device__ void copy(int stage) {
+    const uint32_t destination = ring_ + stage * Tile::kStepBytes;
+#if OCTAVO_BULK_COPY
+    if (lane_ < Tile::kGranules) {
+      const uint32_t barrier = barriers_ + stage * 8;
+      barrier_arrive_expect(barrier, needed_ ? Tile::kGranuleBytes : 0);
+      if (needed_) {
+        bulk_copy(destination + lane_ * Tile::kGranuleBytes, source(page_, lane_), Tile::kGranuleBytes, barrier, policy_);
+      }
+    }
+#else
+    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+      const int page = __shfl_sync(~0u, page_, granule);
+      if (!__shfl_sync(~0u, needed_, granule)) continue;
+      const uint8_t* from = source(page, granule);
+      for (int at = lane_ * 16; at < Tile::kGranuleBytes; at += 32 * 16) {
+        copy_16(destination + granule * Tile::kGranuleBytes + at, from + at);
+      }
+    }
+    copy_commit();
+#endif
+  }
+
+  // Moves on to the item that holds step_ and, with kLoad, loads this lane's page id, long before it is needed.
+  template <bool kLoad>
+  __device__ void find_step() {
+    needed_ = false;
+    int end = item_ == range_.item_last ? range_.step_end : row_.step_end;
+    while (step_ >= end) {
+      if (item_ >= range_.item_last) return;
+      const int over = step_ - end;
+      ++item_;
+      if (++head_ == p_.kv.num_kv_heads) {
+        head_ = 0;
+        row_ = load_row(p_.rows, ++row_index_);
+      }
+      step_ = row_.step_begin + over;
+      end = item_ == range_.item_last ? range_.step_end : row_.step_end;
+    }
+    const int key = step_ * Tile::kStepTokens + lane_ * kGranuleTokens;
+    if (lane_ < Tile::kGranules && key < row_.kv_end && key + kGranuleTokens > row_.kv_begin) {
+      needed_ = true;
+      // Not looked at before the next issue: the load's latency is hidden.
+      if (kLoad) page_ = p_.page_table[static_cast<int64_t>(row_.seq) * p_.max_pages + (key >> p_.kv.page_shift)];
+    }
+    key_ = step_ * Tile::kStepTokens;
+    copy_head_ = head_;
+  }
+
+  __device__ const uint8_t* source(int page, int granule) const {
+    const int key = key_ + granule * kGranuleTokens;
+    const uint32_t last = static_cast<uint32_t>(p_.num_pages - 1);  // ids are kept inside the pool
+    return p_.pages + p_.kv.granule_offset(min(static_cast<uint32_t>(page), last), copy_head_, key & ((1 << p_.kv.page_shift) - 1));
+  }
+
+  const DecodeParams& p_;
+  const PlanRange& range_;
+  uint32_t ring_;
+  uint32_t barriers_;
+  int lane_;
+  uint64_t policy_;
+  PlanRow row_;
+  int row_index_;
+  int item_;
+  int head_;
+  int step_;
+  int page_;       // of this lane's granule of the next step
+  bool needed_;    // whether that granule is copied
+  int key_;
+  int copy_head_;
+};
+
+// One warp's running result for one item.
+template <class Tile>
+struct Accumulator {
+  float o[Tile::kDimSteps][Tile::kTiles][4];  // O^T fragments
+  float m[Tile::kTiles][2];                   // columns 2t, 2t+1 of each tile, base 2
+  float l[Tile::kTiles][2];                   // this lane's keys only
+
+  __device__ void reset() {
+#pragma unroll
+    for (int n = 0; n < Tile::kTiles; ++n) {
+      for (int e = 0; e < 2; ++e) m[n][e] = kNegInf, l[n][e] = 0.0f;
+#pragma unroll
+      for (int d = 0; d < Tile::kDimSteps; ++d) {
+        for (int i = 0; i < 4; ++i) o[d][n][i] = 0.0f;
+      }
+    }
+  }
+};
+
+// What the arithmetic needs to know of an item.
+struct ItemView {
+  PlanRow row;
+  int head;
+  int columns;        // used ones
+  float score_scale;  // multiplies q.k: softmax scale x K scale (x log2 e without soft-cap)
+};
+
+template <class Tile>
+class DecodeBlock {
+  using Stored = typename Tile::Stored;
+
+ public:
+  __device__ DecodeBlock(const DecodeParams& p, uint8_t* smem)
+      : p_(p), smem_(smem), warp_(threadIdx.x >> 5), lane_(threadIdx.x & 31) {
+    const int token = (lane_ & 7) + ((lane_ >> 3) & 1) * 8;
+#pragma unroll
+    for (int pair = 0; pair < Tile::kPairs; ++pair) {
+      lane_offset_[pair] = chunk_offset(Tile::kRowBytes, token, min(2 * pair + (lane_ >> 4), Tile::kChunks - 1));
+    }
+  }
+
+  __device__ void run() {
+    if (p_.early == 0) begin_after_predecessor();
+    const PlanRange range = p_.ranges[blockIdx.x];
+    if (range.item_last < range.item_begin) {
+      if (p_.early != 0) begin_after_predecessor();
+      return;
+    }
+    const uint32_t ring = smem_address(smem_) + warp_ * Tile::kStages * Tile::kStepBytes;
+    const uint32_t barriers = smem_address(smem_ + Tile::kBarrierAt) + warp_ * Tile::kStages * 8;
+    Feed<Tile> feed(p_, range, ring, barriers, warp_);
+    const bool ahead = p_.early != 0 && feed.starts_old();
+    if (ahead) feed.start(warp_);
+    if (p_.early != 0) begin_after_predecessor();
+    if (!ahead) feed.start(warp_);
+    store_query(range.item_begin, range.row, 0);
+    __syncthreads();
+
+    int stage = 0;
+    int round = 0;
+    int skip = warp_;  // steps of the item before this warp's first
+    Accumulator<Tile> acc;
+    for (int item = range.item_begin; item <= range.item_last; ++item) {
+      if (item < range.item_last) {
+        store_query(item + 1, load_row(p_.rows, (item + 1) / p_.kv.num_kv_heads), (item + 1 - range.item_begin) & 1);
+      }
+      const ItemView view = open_item(item, range);
+      load_query((item - range.item_begin) & 1);
+      acc.reset();
+      const int begin = item == range.item_begin ? range.step_begin : view.row.step_begin;
+      const int end = item == range.item_last ? range.step_end : view.row.step_end;
+      int step = begin + skip;
+      for (; step < end; step += Tile::kWarps) {
+        feed.wait(stage, round);
+        take_step(ring + stage * Tile::kStepBytes, step * Tile::kStepTokens, view, acc);
+        __syncwarp();
+        feed.issue(stage);
+        if (++stage == Tile::kStages) stage = 0, ++round;
+      }
+      skip = step - end;
+      finish_item(item, range, view, acc);
+    }
+  }
+
+ private:
+  // Waiting before releasing keeps a chain in order: whatever is older than a kernel's predecessor has finished.
+  __device__ static void begin_after_predecessor() {
+    gpu_wait_for_predecessor();
+    gpu_release_successor();
+  }
+
+  __device__ ItemView open_item(int item, const PlanRange& range) const {
+    ItemView view;
+    const int row = item / p_.kv.num_kv_heads;
+    view.row = item == range.item_begin ? range.row : load_row(p_.rows, row);
+    view.head = item - row * p_.kv.num_kv_heads;
+    view.columns = view.row.num_tokens * p_.group;
+    view.score_scale = p_.softmax_scale * (p_.scales != nullptr ? p_.scales[view.head] : 1.0f);
+    if (p_.logit_softcap <= 0) view.score_scale *= kLog2E;
+    return view;
+  }
+
+  // Q of an item into shared memory, in the order of the MMA's B fragments:
+  //   [dim step][column tile][lane] -> {b0, b1}
+  __device__ void store_query(int item, const PlanRow& row, int buffer) {
+    const int head = item % p_.kv.num_kv_heads;
+    uint2* target = reinterpret_cast<uint2*>(smem_ + Tile::kQueryAt + buffer * Tile::kQueryBytes);
+    for (int i = threadIdx.x; i < Tile::kDimSteps * Tile::kTiles * 32; i += Tile::kThreads) {
+      const int t = i & 3;
+      const int column = ((i >> 5) % Tile::kTiles) * 8 + ((i >> 2) & 7);
+      const int dim = ((i >> 5) / Tile::kTiles) * 16;
+      const int token = column / p_.group;
+      uint2 pair = {0, 0};
+      if (token < row.num_tokens) {
+        const int64_t at = (static_cast<int64_t>(row.token_begin + token) * p_.num_q_heads + head * p_.group + column -
+                            token * p_.group) * Tile::kHeadDim + dim;
+        const DimPair first = Stored::query_dims(t, 0);
+        const DimPair second = Stored::query_dims(t, 1);
+        const auto read = [&](int d) { return clamp_to_f16(read_query(p_.q, p_.q_dtype, at + d)); };
+        pair.x = Stored::pack(read(first.first), read(first.second));
+        pair.y = Stored::pack(read(second.first), read(second.second));
+      }
+      target[i] = pair;
+    }
+  }
+
+  __device__ void load_query(int buffer) {
+    query_ = reinterpret_cast<const uint2*>(smem_ + Tile::kQueryAt + buffer * Tile::kQueryBytes) + lane_;
+    if constexpr (Tile::kQueryInRegisters) {
+#pragma unroll
+      for (int i = 0; i < Tile::kDimSteps * Tile::kTiles; ++i) query_registers_[i] = query_[i * 32];
+    }
+  }
+
+  __device__ uint2 query_fragment(int dim_step, int tile) const {
+    const int i = dim_step * Tile::kTiles + tile;
+    if constexpr (Tile::kQueryInRegisters) return query_registers_[i];
+    return query_[i * 32];
+  }
+
+  // One step: kStepTokens keys, in shared memory at `at`.
+  __device__ void take_step(uint32_t at, int key, const ItemView& view, Accumulator<Tile>& acc) {
+    float s[Tile::kGranules][Tile::kTiles][4] = {};
+#pragma unroll
+    for (int pair = 0; pair < Tile::kPairs; ++pair) {
+#pragma unroll
+      for (int granule = 0; granule < Tile::kGranules; ++granule) {
+        uint32_t raw[4];
+        ldmatrix_x4(raw, at + granule * Tile::kGranuleBytes + lane_offset_[pair]);
+#pragma unroll
+        for (int i = 0; i < Stored::kSteps; ++i) {
+          const int dim_step = pair * Stored::kSteps + i;
+          if (dim_step >= Tile::kDimSteps) break;
+          uint32_t a[4];
+          Stored::key_fragment(raw, i, a);
+#pragma unroll
+          for (int n = 0; n < Tile::kTiles; ++n) {
+            const uint2 b = query_fragment(dim_step, n);
+            Stored::mma(s[granule][n], a, b.x, b.y);
+          }
+        }
+      }
+    }
+
+    float to_log2 = view.score_scale;
+    if (p_.logit_softcap > 0) {
+      soft_cap(s, view.score_scale);
+      to_log2 = 1.0f;
+    }
+    const int first_position = view.row.kv_end - view.row.num_tokens;
+    const bool inside = key + Tile::kStepTokens <= first_position + 1 &&
+                        (p_.sliding_window <= 0 || key > view.row.kv_end - 1 - p_.sliding_window);
+    if (!inside) {
+      hide_keys(s, key, first_position);
+      clear_values(at, key, view.row);
+    }
+    uint32_t weights[Stored::kWeightParts][Tile::kGranules][Tile::kTiles][2];
+    softmax(s, to_log2, acc, weights);
+
+#pragma unroll
+    for (int pair = 0; pair < Tile::kPairs; ++pair) {
+#pragma unroll
+      for (int granule = 0; granule < Tile::kGranules; ++granule) {
+        uint32_t raw[4];
+        ldmatrix_x4_trans(raw, at + granule * Tile::kGranuleBytes + Tile::kHalfBytes + lane_offset_[pair]);
+#pragma unroll
+        for (int i = 0; i < Stored::kSteps; ++i) {
+          const int dim_step = pair * Stored::kSteps + i;
+          if (dim_step >= Tile::kDimSteps) break;
+          uint32_t a[4];
+          Stored::value_fragment(raw, i, a);
+#pragma unroll
+          for (int n = 0; n < Tile::kTiles; ++n) {
+#pragma unroll
+            for (int part = 0; part < Stored::kWeightParts; ++part) {
+              Stored::mma(acc.o[dim_step][n], a, weights[part][granule][n][0], weights[part][granule][n][1]);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  __device__ void soft_cap(float (&s)[Tile::kGranules][Tile::kTiles][4], float scale) const {
+    const float inner = scale / p_.logit_softcap;
+    const float outer = p_.logit_softcap * kLog2E;
+#pragma unroll
+    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+#pragma unroll
+      for (int n = 0; n < Tile::kTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[granule][n][i] = outer * tanhf(s[granule][n][i] * inner);
+      }
+    }
+  }
+
+  // Scores of keys that a column's query does not see become -inf, whatever they were.
+  __device__ void hide_keys(float (&s)[Tile::kGranules][Tile::kTiles][4], int key, int first_position) const {
+#pragma unroll
+    for (int n = 0; n < Tile::kTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int position = first_position + (n * 8 + 2 * (lane_ & 3) + e) / p_.group;
+        const int oldest = p_.sliding_window > 0 ? position - p_.sliding_window + 1 : 0;
+#pragma unroll
+        for (int granule = 0; granule < Tile::kGranules; ++granule) {
+#pragma unroll
+          for (int octet = 0; octet < 2; ++octet) {
+            const int j = key + granule * kGranuleTokens + octet * 8 + (lane_ >> 2);
+            if (j > position || j < oldest) s[granule][n][octet * 2 + e] = kNegInf;
+          }
+        }
+      }
+    }
+  }
+
+  // Zeroes V of keys that no query of the row sees: such slots may hold anything, and 0 x NaN is NaN.
+  __device__ void clear_values(uint32_t at, int key, const PlanRow& row) const {
+    uint8_t* base = smem_ + (at - smem_address(smem_));
+    for (int i = lane_; i < Tile::kStepTokens * Tile::kChunks; i += 32) {
+      const int token = i & 15;
+      const int granule = (i >> 4) / Tile::kChunks;
+      const int j = key + granule * kGranuleTokens + token;
+      if (j >= row.kv_begin && j < row.kv_end) continue;
+      const int chunk = (i >> 4) % Tile::kChunks;
+      *reinterpret_cast<uint4*>(base + granule * Tile::kGranuleBytes + Tile::kHalfBytes +
+                                chunk_offset(Tile::kRowBytes, token, chunk)) = make_uint4(0, 0, 0, 0);
+    }
+    fence_before_copy();
+    __syncwarp();
+  }
+
+  // Updates max and sum and leaves the weights as B fragments of the second product.
+  __device__ void softmax(const float (&s)[Tile::kGranules][Tile::kTiles][4], float to_log2, Accumulator<Tile>& acc,
+                          uint32_t (&weights)[Stored::kWeightParts][Tile::kGranules][Tile::kTiles][2]) const {
+    float top[Tile::kTiles][2];
+    bool rises = false;
+#pragma unroll
+    for (int n = 0; n < Tile::kTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float x = fmaxf(s[0][n][e], s[0][n][2 + e]);
+        if constexpr (Tile::kGranules == 2) x = fmaxf(x, fmaxf(s[1][n][e], s[1][n][2 + e]));
+        top[n][e] = max_over_keys(x) * to_log2;
+        rises |= top[n][e] > acc.m[n][e] + kSlack;
+      }
+    }
+    if (__any_sync(~0u, rises)) rescale(top, acc);
+#pragma unroll
+    for (int n = 0; n < Tile::kTiles; ++n) {
+      float offset[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) offset[e] = (acc.m[n][e] == kNegInf ? 0.0f : acc.m[n][e]) - kShift;
+#pragma unroll
+      for (int granule = 0; granule < Tile::kGranules; ++granule) {
+#pragma unroll
+        for (int octet = 0; octet < 2; ++octet) {
+          const float p0 = exp2_approx(s[granule][n][octet * 2] * to_log2 - offset[0]);
+          const float p1 = exp2_approx(s[granule][n][octet * 2 + 1] * to_log2 - offset[1]);
+          acc.l[n][0] += p0;
+          acc.l[n][1] += p1;
+          const uint32_t packed = Stored::pack(p0, p1);
+          weights[0][granule][n][octet] = movmatrix_trans(packed);
+          if constexpr (Stored::kWeightParts == 2) {
+            const float rest0 = p0 - __uint_as_float(packed << 16);
+            const float rest1 = p1 - __uint_as_float(packed & 0xFFFF0000u);
+            weights[1][granule][n][octet] = movmatrix_trans(Stored::pack(rest0, rest1));
+          }
+        }
+      }
+    }
+  }
+
+  __device__ void rescale(const float (&top)[Tile::kTiles][2], Accumulator<Tile>& acc) const {
+#pragma unroll
+    for (int n = 0; n < Tile::kTiles; ++n) {
+      float factor[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float raised = fmaxf(acc.m[n][e], top[n][e]);
+        factor[e] = raised == kNegInf ? 1.0f : exp2_approx(acc.m[n][e] - raised);
+        acc.m[n][e] = raised;
+        acc.l[n][e] *= factor[e];
+      }
+#pragma unroll
+      for (int d = 0; d < Tile::kDimSteps; ++d) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) acc.o[d][n][i] *= factor[i & 1];
+      }
+    }
+  }
+
+  // --- Merging ---------------------------------------------------------------------------------------------------
+
+  __device__ float* merge_sums(int buffer, int warp) const {
+    return reinterpret_cast<float*>(smem_ + Tile::kMergeAt + (buffer * Tile::kWarps + warp) * Tile::kMergeBytes);
+  }
+
+  __device__ float2* merge_stats(int buffer, int warp) const {
+    return reinterpret_cast<float2*>(merge_sums(buffer, warp) + 8 * Tile::kMergeStride);
+  }
+
+  // Merges the warps' results of an item, 8 columns at a time, and writes the output, or a partial result where other
+  // ranges share the item.
+  __device__ void finish_item(int item, const PlanRange& range, const ItemView& view, Accumulator<Tile>& acc) {
+    const int own = static_cast<int>(blockIdx.x);
+    const int head_range = item == range.item_begin ? range.head_range : own;
+    const int tail_range = item == range.item_last ? range.tail_range : item == range.item_begin ? range.begin_tail_range : own;
+    const bool whole = head_range == tail_range;
+    float* own_slot = slot(2 * own + (item == range.item_begin ? 0 : 1));
+#pragma unroll
+    for (int n = 0; n < Tile::kTiles; ++n) {
+      const int used = min(view.columns - n * 8, 8);
+      if (used <= 0) break;
+      put_columns(n, used, acc);
+      __syncthreads();
+      merge_warps(n, used, view, whole ? nullptr : own_slot);
+      if constexpr (Tile::kMergeBuffers == 1) __syncthreads();
+      merge_buffer_ ^= Tile::kMergeBuffers - 1;
+    }
+    if (!whole) merge_item(item, head_range, tail_range, view);
+  }
+
+  // The last block of those that share an item merges their partial results, in the order of the ranges. Where they are
+  // many, groups of ranges are merged first: one block could not read them all in good time.
+  //
+  //   partials:  0 1 .. 11 | 12 13 .. 23 | 24 ..      slots 2r, 2r + 1 of range r
+  //   groups:       0      |      1      | 2          slot 2 num_ranges + last range of the group
+  //
+  // A range may be the last of one item and the first of the next, but it ends a group of one item only.
+  __device__ void merge_item(int item, int head_range, int tail_range, const ItemView& view) const {
+    const int count = tail_range - head_range + 1;
+    const int head_slot = p_.ranges[head_range].item_begin == item ? 0 : 1;
+    const auto partial = [&](int r) { return slot(2 * r + (r == head_range ? head_slot : 0)); };
+    if (count <= kMaxFlatMerge) {
+      if (!comes_last(p_.counters + head_range, count)) return;
+      merge_slots(count, [&](int k) { return partial(head_range + k); }, view, nullptr);
+      return;
+    }
+    const int group = (static_cast<int>(blockIdx.x) - head_range) / kMergeGroup;
+    const auto first_of = [&](int g) { return head_range + g * kMergeGroup; };
+    const auto last_of = [&](int g) { return min(first_of(g) + kMergeGroup - 1, tail_range); };
+    const auto merged = [&](int g) { return slot(2 * static_cast<int>(gridDim.x) + last_of(g)); };
+    const int members = last_of(group) - first_of(group) + 1;
+    if (!comes_last(p_.counters + kMaxRanges + last_of(group), members)) return;
+    merge_slots(members, [&](int k) { return partial(first_of(group) + k); }, view, merged(group));
+    const int groups = (count + kMergeGroup - 1) / kMergeGroup;
+    if (!comes_last(p_.counters + head_range, groups)) return;
+    merge_slots(groups, merged, view, nullptr);
+  }
+
+  __device__ float* slot(int index) const { return p_.partials + static_cast<int64_t>(index) * Tile::kSlotFloats; }
+
+  // Counts this block in; true for the last of `expected` blocks, which then sees what the others wrote before.
+  __device__ bool comes_last(int32_t* counter, int expected) const {
+    int* is_last = reinterpret_cast<int*>(smem_ + Tile::kBarrierAt + Tile::kWarps * Tile::kStages * 8);
+    __syncthreads();
+    if (threadIdx.x == 0) {  // the block's writes come before its barrier and so before this release
+      *is_last = atomic_increment(counter) == expected - 1;
+      if (*is_last) *counter = 0;
+    }
+    __syncthreads();
+    return *is_last != 0;
+  }
+
+  // This warp's columns of tile n, as rows of head_dim floats.
+  __device__ void put_columns(int n, int used, const Accumulator<Tile>& acc) const {
+    float* sums = merge_sums(merge_buffer_, warp_);
+    const int g = lane_ >> 2;
+    const int t = lane_ & 3;
+    const DimPair dims = Stored::output_dims(g);
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const float l = sum_over_keys(acc.l[n][e]);
+      const int column = 2 * t + e;
+      if (g == 0) merge_stats(merge_buffer_, warp_)[column] = make_float2(acc.m[n][e], l);
+      if (column >= used) continue;
+      float* row = sums + column * Tile::kMergeStride;
+#pragma unroll
+      for (int d = 0; d < Tile::kDimSteps; ++d) {
+        if constexpr (Stored::kBytes == 1) {
+          *reinterpret_cast<float2*>(row + d * 16 + dims.first) = make_float2(acc.o[d][n][e], acc.o[d][n][2 + e]);
+        } else {
+          row[d * 16 + dims.first] = acc.o[d][n][e];
+          row[d * 16 + dims.second] = acc.o[d][n][2 + e];
+        }
+      }
+    }
+  }
+
+  // target: where a partial result goes, nullptr: finish the output.
+  __device__ void merge_warps(int n, int used, const ItemView& view, float* target) const {
+    constexpr int kQuads = Tile::kHeadDim / 4;
+    for (int i = threadIdx.x; i < used * kQuads; i += Tile::kThreads) {
+      const int column = i / kQuads;
+      const int dim = (i - column * kQuads) * 4;
+      float top = kNegInf;
+#pragma unroll
+      for (int w = 0; w < Tile::kWarps; ++w) top = fmaxf(top, merge_stats(merge_buffer_, w)[column].x);
+      float4 sum = make_float4(0, 0, 0, 0);
+      float l = 0;
+#pragma unroll
+      for (int w = 0; w < Tile::kWarps; ++w) {
+        const float2 stat = merge_stats(merge_buffer_, w)[column];
+        if (stat.x == kNegInf) continue;
+        const float weight = exp2_approx(stat.x - top);
+        add_scaled(sum, *reinterpret_cast<const float4*>(merge_sums(merge_buffer_, w) + column * Tile::kMergeStride + dim),
+                   weight);
+        l += stat.y * weight;
+      }
+      if (target == nullptr) write_column(view, n * 8 + column, dim, top, l, sum);
+      else write_partial(target, n * 8 + column, dim, top, l, sum);
+    }
+  }
+
+  // Merges count partial results into another (target) or, with nullptr, the output. They come from other blocks: they
+  // are read past the first-level cache.
+  template <class SlotOf>
+  __device__ void merge_slots(int count, SlotOf slot_of, const ItemView& view, float* target) const {
+    constexpr int kQuads = Tile::kHeadDim / 4;
+    constexpr int kBatch = Tile::kTiles == 1 ? 16 : 8;  // partial results whose loads are in flight together
+    for (int i = threadIdx.x; i < view.columns * kQuads; i += Tile::kThreads) {
+      const int column = i / kQuads;
+      const int dim = (i - column * kQuads) * 4;
+      float top = kNegInf;
+      float4 sum = make_float4(0, 0, 0, 0);
+      float l = 0;
+      for (int first = 0; first < count; first += kBatch) {
+        float2 stat[kBatch];
+        float4 part[kBatch];
+#pragma unroll
+        for (int k = 0; k < kBatch; ++k) {
+          const float* from = slot_of(min(first + k, count - 1));
+          stat[k] = __ldcg(reinterpret_cast<const float2*>(from + Tile::kColumns * Tile::kHeadDim) + column);
+          part[k] = __ldcg(reinterpret_cast<const float4*>(from + column * Tile::kHeadDim + dim));
+          if (first + k >= count) stat[k].x = kNegInf;
+        }
+        float raised = top;
+#pragma unroll
+        for (int k = 0; k < kBatch; ++k) raised = fmaxf(raised, stat[k].x);
+        if (raised == kNegInf) continue;
+        const float factor = exp2_approx(top - raised);
+        sum = make_float4(sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor);
+        l *= factor;
+        top = raised;
+#pragma unroll
+        for (int k = 0; k < kBatch; ++k) {
+          if (stat[k].x == kNegInf) continue;
+          const float weight = exp2_approx(stat[k].x - top);
+          add_scaled(sum, part[k], weight);
+          l += stat[k].y * weight;
+        }
+      }
+      if (target == nullptr) write_column(view, column, dim, top, l, sum);
+      else write_partial(target, column, dim, top, l, sum);
+    }
+  }
+
+  __device__ static void write_partial(float* target, int column, int dim, float top, float l, float4 sum) {
+    *reinterpret_cast<float4*>(target + column * Tile::kHeadDim + dim) = sum;
+    if (dim == 0) {
+      reinterpret_cast<float2*>(target + Tile::kColumns * Tile::kHeadDim)[column] = make_float2(top, l);
+    }
+  }
+
+  __device__ static void add_scaled(float4& sum, float4 x, float weight) {
+    sum.x += x.x * weight;
+    sum.y += x.y * weight;
+    sum.z += x.z * weight;
+    sum.w += x.w * weight;
+  }
+
+  // Four dims of the final output of a column; the lane with dim 0 writes the LSE too. A query without keys gives 0.
+  __device__ void write_column(const ItemView& view, int column, int dim, float top, float l, float4 sum) const {
+    const int token = column / p_.group;
+    const int q_head = view.head * p_.group + column - token * p_.group;
+    const int64_t index = static_cast<int64_t>(view.row.token_begin + token) * p_.num_q_heads + q_head;
+    if (p_.sinks != nullptr) {
+      const float sink = p_.sinks[q_head] * kLog2E;
+      if (top == kNegInf) top = sink;
+      l += exp2_approx(sink - top + kShift);
+    }
+    const float v_scale = p_.scales != nullptr ? p_.scales[p_.kv.num_kv_heads + view.head] : 1.0f;
+    const float factor = l > 0 ? v_scale / l : (l == 0 ? 0.0f : l);
+    write_output(p_, index * Tile::kHeadDim + dim,
+                 make_float4(sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor));
+    if (p_.lse != nullptr && dim == 0) p_.lse[index] = l == 0 ? kNegInf : (top - kShift + log2f(l)) * kLn2;
+  }
+
+  const DecodeParams& p_;
+  uint8_t* smem_;
+  int warp_;
+  int lane_;
+  int merge_buffer_ = 0;
+  uint32_t lane_offset_[Tile::kPairs];  // of this lane's ldmatrix row, K and V alike
+  const uint2* query_;
+  uint2 query_registers_[Tile::kQueryInRegisters ? Tile::kDimSteps * Tile::kTiles : 1];
+};
+
+// The wide tiles run where 227 KB of shared memory are, the narrow ones elsewhere; the other body is left out.
+#if !defined(__CUDA_ARCH__)
+constexpr bool kCompiledWide = true;
+#else
+constexpr bool kCompiledWide = __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200;
+#endif
+
+template <class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, 1) decode_kernel(const __grid_constant__ DecodeParams p) {
+  if constexpr (Tile::kWide == kCompiledWide) {
+    extern __shared__ __align__(1024) uint8_t smem[];
+    DecodeBlock<Tile>(p, smem).run();
+  }
+}
+
+}  // namespace octavo

@@ -1,0 +1,73 @@
+// Tile sizes of the attention kernel, chosen at compile time from what fits a block's shared memory.
+#pragma once
+
+#include "kv/granule_address.h"
+
+namespace octavo {
+
+// Shared memory a block may use: compute capability 9.0 and 10.0 have 227 KB, the other cards at least 99 KB.
+constexpr int kWideSmemBytes = 227 * 1024;
+constexpr int kNarrowSmemBytes = 99 * 1024;
+
+struct TileChoice {
+  int warps;
+  int stages;         // steps a warp has in flight or in use
+  int merge_buffers;  // 2: one block barrier per merge, 1: two
+};
+
+// Most warps first (each hides the others' latency), then a second merge buffer, then more stages.
+constexpr TileChoice choose_tile(int step_bytes, int merge_bytes_per_warp, int query_bytes, int budget, int max_warps) {
+  for (int warps = max_warps; warps >= 1; warps /= 2) {
+    for (int stages = 4; stages >= 2; --stages) {
+      for (int buffers = 2; buffers >= 1; --buffers) {
+        const int bytes = warps * (stages * step_bytes + buffers * merge_bytes_per_warp + stages * 8) + query_bytes + 1024;
+        if (bytes <= budget) return {warps, stages, buffers};
+      }
+    }
+  }
+  return {0, 0, 0};
+}
+
+// Stored: a format of kv/stored.cuh. kTiles: MMA column tiles, 8 columns (query token, q head) each.
+template <class Stored_, int kHeadDim_, int kTiles_, bool kWide_>
+struct DecodeTile {
+  using Stored = Stored_;
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr int kTiles = kTiles_;
+  static constexpr bool kWide = kWide_;
+  static constexpr int kColumns = 8 * kTiles;
+  static constexpr int kRowBytes = row_bytes_of(kHeadDim, Stored::kBytes);
+  static constexpr int kHalfBytes = half_granule_bytes(kRowBytes);
+  static constexpr int kGranuleBytes = 2 * kHalfBytes;
+  static constexpr int kChunks = kRowBytes / kChunkBytes;
+  static constexpr int kPairs = (kChunks + 1) / 2;    // chunk pairs of a row, one ldmatrix.x4 each
+  static constexpr int kDimSteps = kHeadDim / 16;     // MMA steps over the head dim
+  // About 8 KB a step: enough for one bulk copy to be worth it; two granules give two independent MMA chains.
+  static constexpr int kGranules = kTiles < 4 && kGranuleBytes <= 4096 ? 2 : 1;
+  static constexpr int kStepTokens = kGranules * kGranuleTokens;
+  static constexpr int kStepBytes = kGranules * kGranuleBytes;
+  // Four column tiles leave no registers for Q: it is read from shared memory each step.
+  static constexpr bool kQueryInRegisters = kDimSteps * kTiles <= 16;
+  static constexpr int kQueryBytes = kDimSteps * kTiles * 32 * 8;
+  static constexpr int kMergeStride = kHeadDim + 4;   // floats; + 4 keeps the fragments' stores free of bank conflicts
+  static constexpr int kMergeBytes = 8 * kMergeStride * 4 + 8 * 8;  // one warp's 8 columns and their (max, sum)
+  static constexpr TileChoice kChoice = choose_tile(kStepBytes, kMergeBytes, 2 * kQueryBytes,
+                                                    kWide ? kWideSmemBytes : kNarrowSmemBytes, 8);
+  static constexpr int kWarps = kChoice.warps;
+  static constexpr int kStages = kChoice.stages;
+  static constexpr int kMergeBuffers = kChoice.merge_buffers;
+  static constexpr int kThreads = kWarps * 32;
+
+  // Shared memory: rings | Q, two buffers | merge buffers | barriers
+  static constexpr int kRingBytes = kWarps * kStages * kStepBytes;
+  static constexpr int kQueryAt = kRingBytes;
+  static constexpr int kMergeAt = kQueryAt + 2 * kQueryBytes;
+  static constexpr int kBarrierAt = kMergeAt + kMergeBuffers * kWarps * kMergeBytes;
+  static constexpr int kSmemBytes = kBarrierAt + kWarps * kStages * 8 + 16;
+  static constexpr int kSlotFloats = kColumns * (kHeadDim + 2);  // a partial result: sums, then (max, sum) a column
+
+  static_assert(kHeadDim % 16 == 0, "the MMA takes 16 dims at a time");
+  static_assert(kWarps > 0, "the tile does not fit in shared memory");
+};
+
+}  // namespace octavo

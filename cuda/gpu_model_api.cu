@@ -1,0 +1,69 @@
+// Models, engines and the host's single kernels in GPU builds: not offered yet, and said so by every entry.
+#include "arch/error.h"
+#include "octavo.h"
+
+namespace {
+
+int32_t refuse(const char* what) {
+  return octavo::guard([&] {
+    octavo::fail(OCTAVO_UNSUPPORTED, "%s is not offered by the GPU build yet: it has the attention and cache kernels only", what);
+  });
+}
+
+template <class Handle>
+Handle* refuse_handle(const char* what) {
+  refuse(what);
+  return nullptr;
+}
+
+}  // namespace
+
+extern "C" {
+
+octavo_model* octavo_model_create(const octavo_model_config*, const octavo_layer_config*, const float*) {
+  return refuse_handle<octavo_model>("octavo_model_create");
+}
+
+int32_t octavo_model_add_file(octavo_model*, const char*) {
+  refuse("octavo_model_add_file");
+  return -1;
+}
+
+int32_t octavo_model_load_tensor(octavo_model*, const octavo_tensor*) { return refuse("octavo_model_load_tensor"); }
+int32_t octavo_model_finish(octavo_model*) { return refuse("octavo_model_finish"); }
+
+double octavo_model_weight_bytes(const octavo_model*) {
+  refuse("octavo_model_weight_bytes");
+  return 0;
+}
+
+void octavo_model_close(octavo_model*) {}
+
+double octavo_kv_page_bytes(const octavo_model*, int32_t, int32_t) {
+  refuse("octavo_kv_page_bytes");
+  return 0;
+}
+
+int32_t octavo_step_layout_get(const octavo_engine_config*, octavo_step_layout*) {
+  return refuse("octavo_step_layout_get");
+}
+
+octavo_engine* octavo_engine_create(const octavo_model*, const octavo_engine_config*, const float*) {
+  return refuse_handle<octavo_engine>("octavo_engine_create");
+}
+
+int32_t octavo_step(octavo_engine*, uint8_t*, double) { return refuse("octavo_step"); }
+int32_t octavo_engine_logits(const octavo_engine*, int32_t, float*) { return refuse("octavo_engine_logits"); }
+int32_t octavo_engine_kv_scales(const octavo_engine*, float*) { return refuse("octavo_engine_kv_scales"); }
+void octavo_engine_close(octavo_engine*) {}
+
+int32_t octavo_matmul(int32_t, const uint8_t*, double, int32_t, int32_t, const float*, int32_t, float*, int32_t) {
+  return refuse("octavo_matmul");
+}
+
+int32_t octavo_sample(const octavo_sampling*, const float*, int32_t, const int32_t*, const int32_t*, const int32_t*,
+                      const float*, int32_t*, float*) {
+  return refuse("octavo_sample");
+}
+
+}  // extern "C"

@@ -1,0 +1,142 @@
+#include "kv/append.h"
+
+#include "arch/ptx.cuh"
+#include "kv/encode.cuh"
+
+namespace octavo {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kPairs = 4;  // pairs of dims a lane holds: head_dim 256 has 128 pairs
+
+__device__ float read_input(const void* x, int dtype, int64_t index) {
+  if (dtype == OCTAVO_BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(x)[index]);
+  if (dtype == OCTAVO_F16) return __half2float(static_cast<const __half*>(x)[index]);
+  return static_cast<const float*>(x)[index];
+}
+
+__device__ void write_query(void* out, int dtype, int64_t index, float value) {
+  if (dtype == OCTAVO_BF16) static_cast<__nv_bfloat16*>(out)[index] = __float2bfloat16_rn(value);
+  else if (dtype == OCTAVO_F16) static_cast<__half*>(out)[index] = __float2half_rn(value);
+  else static_cast<float*>(out)[index] = value;
+}
+
+// One head of one token, a warp's: lane holds pairs (i, i + head_dim/2) for i = lane, lane + 32, ..
+struct Head {
+  float low[kPairs];
+  float high[kPairs];
+};
+
+__device__ Head read_head(const void* x, int dtype, int64_t at, int half) {
+  Head head = {};
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+    const int i = (threadIdx.x & 31) + 32 * j;
+    if (i >= half) continue;
+    head.low[j] = read_input(x, dtype, at + i);
+    head.high[j] = read_input(x, dtype, at + half + i);
+  }
+  return head;
+}
+
+__device__ void normalise(Head& head, const AppendParams& p, const float* weights) {
+  const int half = p.head_dim / 2;
+  float squares = 0;
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) squares += head.low[j] * head.low[j] + head.high[j] * head.high[j];
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
+  const float factor = 1.0f / sqrtf(squares / static_cast<float>(p.head_dim) + p.norm_eps);
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+    const int i = (threadIdx.x & 31) + 32 * j;
+    if (i >= half) continue;
+    head.low[j] *= factor * (weights[i] + p.norm_offset);
+    head.high[j] *= factor * (weights[half + i] + p.norm_offset);
+  }
+}
+
+__device__ void rotate(Head& head, const AppendParams& p, int64_t token) {
+  const int half = p.head_dim / 2;
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+    const int i = (threadIdx.x & 31) + 32 * j;
+    if (i >= half) continue;
+    const float cosine = p.cosines[token * half + i];
+    const float sine = p.sines[token * half + i];
+    const float low = head.low[j];
+    head.low[j] = low * cosine - head.high[j] * sine;
+    head.high[j] = head.high[j] * cosine + low * sine;
+  }
+}
+
+__device__ void store_head(const Head& head, const AppendParams& p, int64_t token, int kv_head, bool is_value) {
+  const int64_t slot = p.slot_mapping[token];
+  if (slot < 0 || slot >= p.num_slots) return;
+  const int in_page = static_cast<int>(slot & ((1 << p.kv.page_shift) - 1));
+  uint8_t* part = p.pages + p.kv.granule_offset(static_cast<int32_t>(slot >> p.kv.page_shift), kv_head, in_page) +
+                  (is_value ? p.kv.granule_bytes / 2 : 0);
+  const float scale = p.scales == nullptr ? 1.0f : p.scales[(is_value ? p.kv.num_kv_heads : 0) + kv_head];
+  const int bytes = p.kv_dtype == OCTAVO_KV_FLOAT32 ? 4 : p.kv_dtype >= OCTAVO_KV_FP8_E4M3 ? 1 : 2;
+  const int half = p.head_dim / 2;
+  const auto store = [&](int dim, float x) {
+    encode_element(p.kv_dtype, x, scale, part + byte_offset(p.kv.row_bytes, in_page & 15, dim * bytes));
+  };
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+    const int i = (threadIdx.x & 31) + 32 * j;
+    if (i >= half) continue;
+    store(i, head.low[j]);
+    store(half + i, head.high[j]);
+  }
+  // Bytes past head_dim, up to a chunk's end, are stored as 0.
+  const int pad = p.head_dim * bytes + static_cast<int>(threadIdx.x & 31);
+  if (pad < p.kv.row_bytes) part[byte_offset(p.kv.row_bytes, in_page & 15, pad)] = 0;
+}
+
+// A warp takes one (token, head); heads: q heads, then K's, then V's.
+__global__ void __launch_bounds__(kWarps * 32) append_kernel(const __grid_constant__ AppendParams p) {
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  const int q_heads = p.q != nullptr ? p.num_q_heads : 0;
+  const int heads = q_heads + 2 * p.kv.num_kv_heads;
+  const int64_t task = static_cast<int64_t>(blockIdx.x) * kWarps + (threadIdx.x >> 5);
+  const int64_t token = task / heads;
+  const int head_index = static_cast<int>(task % heads);
+  if (token >= p.num_tokens) return;
+  const int half = p.head_dim / 2;
+  const bool is_query = head_index < q_heads;
+  const bool is_value = head_index >= q_heads + p.kv.num_kv_heads;
+  const int head_of_kind = is_query ? head_index : (head_index - q_heads) % p.kv.num_kv_heads;
+  const void* source = is_query ? p.q : is_value ? p.v : p.k;
+  const int64_t stride = is_query ? p.q_stride : is_value ? p.v_stride : p.k_stride;
+  Head head = read_head(source, p.in_dtype, token * stride + static_cast<int64_t>(head_of_kind) * p.head_dim, half);
+  if (!is_value) {
+    const float* weights = is_query ? p.q_norm : p.k_norm;
+    if (weights != nullptr) normalise(head, p, weights);
+    if (p.cosines != nullptr) rotate(head, p, token);
+  }
+  if (!is_query) {
+    store_head(head, p, token, head_of_kind, is_value);
+    return;
+  }
+  const int64_t at = (token * p.num_q_heads + head_of_kind) * p.head_dim;
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+    const int i = (threadIdx.x & 31) + 32 * j;
+    if (i >= half) continue;
+    write_query(p.q_out, p.q_out_dtype, at + i, head.low[j]);
+    write_query(p.q_out, p.q_out_dtype, at + half + i, head.high[j]);
+  }
+}
+
+}  // namespace
+
+void append_gpu(const AppendParams& params, GpuStream stream, bool overlap) {
+  const int64_t heads = (params.q != nullptr ? params.num_q_heads : 0) + 2 * static_cast<int64_t>(params.kv.num_kv_heads);
+  const int64_t blocks = (heads * params.num_tokens + kWarps - 1) / kWarps;
+  if (blocks > INT32_MAX) fail(OCTAVO_INVALID_ARGUMENT, "too many tokens for one append: %d", params.num_tokens);
+  gpu_launch(append_kernel, static_cast<int>(blocks), kWarps * 32, 0, stream, overlap, params);
+}
+
+}  // namespace octavo

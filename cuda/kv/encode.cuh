@@ -1,0 +1,52 @@
+// f32 to the stored formats on the GPU: one rounding to nearest even, saturating; NaN stays NaN (its sign and payload
+// may change). The CPU's kv/quantize.h gives the same bytes for every number.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+#include "octavo.h"
+
+namespace octavo {
+
+__device__ inline float saturate(float x, float largest) { return fabsf(x) > largest ? copysignf(largest, x) : x; }
+
+__device__ inline uint16_t encode_f16(float x) { return __half_as_ushort(__float2half_rn(saturate(x, 65504.0f))); }
+
+__device__ inline uint16_t encode_bf16(float x) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(saturate(x, __uint_as_float(0x7F7F0000u))));
+}
+
+__device__ inline uint8_t encode_fp8(int kv_dtype, float x) {
+  return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, kv_dtype == OCTAVO_KV_FP8_E4M3 ? __NV_E4M3 : __NV_E5M2);
+}
+
+__device__ inline float decode_fp8(int kv_dtype, uint8_t code) {
+  const __half_raw half = __nv_cvt_fp8_to_halfraw(code, kv_dtype == OCTAVO_KV_FP8_E4M3 ? __NV_E4M3 : __NV_E5M2);
+  return __half2float(__half(half));
+}
+
+// Writes x / scale as one element of kv_dtype.
+__device__ inline void encode_element(int kv_dtype, float x, float scale, uint8_t* target) {
+  const float y = __fdiv_rn(x, scale);
+  switch (kv_dtype) {
+    case OCTAVO_KV_FLOAT32: *reinterpret_cast<float*>(target) = y; return;
+    case OCTAVO_KV_FLOAT16: *reinterpret_cast<uint16_t*>(target) = encode_f16(y); return;
+    case OCTAVO_KV_BFLOAT16: *reinterpret_cast<uint16_t*>(target) = encode_bf16(y); return;
+    default: *target = encode_fp8(kv_dtype, y);
+  }
+}
+
+__device__ inline float decode_element(int kv_dtype, const uint8_t* source, float scale) {
+  switch (kv_dtype) {
+    case OCTAVO_KV_FLOAT32: return *reinterpret_cast<const float*>(source) * scale;
+    case OCTAVO_KV_FLOAT16: return __half2float(*reinterpret_cast<const __half*>(source)) * scale;
+    case OCTAVO_KV_BFLOAT16: return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(source)) * scale;
+    default: return decode_fp8(kv_dtype, *source) * scale;
+  }
+}
+
+}  // namespace octavo

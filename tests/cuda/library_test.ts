@@ -1,0 +1,69 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { STATUS } from "../../ffi/enums.ts";
+import { DEVICE_INFO } from "../../ffi/structs.ts";
+import { SYMBOLS } from "../../ffi/symbols.ts";
+import { findCudaTools } from "../../scripts/_cuda.ts";
+
+// The built CUDA library, looked at without a GPU. Skipped where it has not been built: the compiler is a large download
+// (deno task build --backend cuda --arch sm_90a).
+const LIBRARY = new URL("../../build/cuda/liboctavo-cuda.so", import.meta.url).pathname;
+const isBuilt = await Deno.stat(LIBRARY).then(() => true, () => false);
+const test = (name: string, fn: () => void | Promise<void>) =>
+  Deno.test({ name: isBuilt ? name : `${name} (skipped: build/cuda holds no library)`, ignore: !isBuilt, fn });
+
+async function cuobjdump(...args: string[]): Promise<string> {
+  const { stdout } = await new Deno.Command(`${await findCudaTools()}cuobjdump`, { args: [...args, LIBRARY] }).output();
+  return new TextDecoder().decode(stdout);
+}
+
+/** `DecodeTile<Stored, head_dim, tiles, wide>`'s kernel. */
+function kernelName(stored: string, headDim: number, tiles: number): string {
+  const tile = `NS_10DecodeTileINS_${stored.length}${stored}ELi${headDim}ELi${tiles}ELb1EEE`;
+  return `_ZN6octavo13decode_kernelI${tile}EEvNS_12DecodeParamsE`;
+}
+
+function count(sass: string, opcode: RegExp): number {
+  return [...sass.matchAll(new RegExp(`^\\s+/\\*[0-9a-f]{4,}\\*/\\s+(?:@!?U?P[0-9T]+ )?${opcode.source}\\b`, "gm"))]
+    .length;
+}
+
+test("the CUDA library has every function of octavo.h and says what it lacks", () => {
+  const library = Deno.dlopen(LIBRARY, SYMBOLS);
+  try {
+    const lastError = () => {
+      const message = new Uint8Array(1024);
+      return new TextDecoder().decode(message.subarray(0, library.symbols.octavo_last_error(message, message.length)));
+    };
+    const status = library.symbols.octavo_device_info(new Uint8Array(DEVICE_INFO.sizeBytes));
+    if (status !== STATUS.OK) {
+      assertEquals(status, STATUS.UNSUPPORTED);
+      assertMatch(lastError(), /no usable CUDA device/);
+    }
+    assertEquals(library.symbols.octavo_model_create(null, null, null), null);
+    assertMatch(lastError(), /octavo_model_create is not offered by the GPU build yet/);
+    assertEquals(library.symbols.octavo_step(null, null, 0), STATUS.UNSUPPORTED);
+  } finally {
+    library.close();
+  }
+});
+
+test("no attention kernel spills or keeps a stack", async () => {
+  const usage = await cuobjdump("--dump-resource-usage");
+  const kernels = [...usage.matchAll(/Function (\S*decode_kernel\S*):\s+REG:(\d+) STACK:(\d+)/g)];
+  assert(kernels.length > 0, "no attention kernel was found");
+  assertEquals(kernels.filter(([, , , stack]) => stack !== "0").map(([, name]) => name), []);
+});
+
+test("the FP8 decode kernel converts in registers, multiplies in f16 and copies in bulk", async () => {
+  const sass = await cuobjdump("-sass", "-arch", "sm_90a", "-fun", kernelName("StoredE4m3", 128, 1));
+  if (!sass.includes("Function")) return; // built for another card
+  // 32 keys x 128 dims of K and V are 8192 elements: 2 a conversion and lane; 64 more for Q, P and the output.
+  const conversions = count(sass, /F2FP\.F16\.E4M3\.UNPACK_B/);
+  assertEquals(conversions, 128);
+  assertEquals(count(sass, /HMMA\.16816\.F32/), 32);
+  assertEquals(count(sass, /MOVM\.16\.MT88/), 4);
+  assertEquals(count(sass, /LDSM\.16\.M88\.4/), 8);
+  assertEquals(count(sass, /LDSM\.16\.MT88\.4/), 8);
+  assert(count(sass, /UBLKCP\.S\.G/) > 0, "no bulk copy");
+  assertEquals(count(sass, /(?:LDL|STL)/), 0);
+});

@@ -1,0 +1,102 @@
+"""Conversions and pages: every code, saturation, the granule layout against an independent model, skipped slots."""
+
+import math
+
+import numpy
+import pytest
+import torch
+
+import octavo
+from reference import DEVICE
+
+FORMATS = [octavo.FLOAT16, octavo.BFLOAT16, octavo.FP8_E4M3, octavo.FP8_E5M2]
+LARGEST = {octavo.FLOAT16: 65504.0, octavo.BFLOAT16: 3.3895313892515355e38, octavo.FP8_E4M3: 448.0,
+           octavo.FP8_E5M2: 57344.0}
+
+
+@pytest.mark.parametrize("kv_dtype", [octavo.FP8_E4M3, octavo.FP8_E5M2])
+def test_dequantize_decodes_every_code(kv_dtype):
+    codes = torch.arange(256, dtype=torch.uint8, device=DEVICE).view(octavo.TORCH_DTYPES[kv_dtype])
+    torch.testing.assert_close(octavo.dequantize(kv_dtype, codes), codes.float(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(octavo.dequantize(kv_dtype, codes, 0.37), codes.float() * 0.37, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kv_dtype", FORMATS)
+def test_quantize_rounds_to_nearest_even_of_the_quotient(kv_dtype):
+    bits = torch.arange(65536, dtype=torch.int32, device=DEVICE)
+    x = (bits << 16).view(torch.float32)  # every bf16
+    x = x[torch.isfinite(x)]
+    for scale in (1.0, 0.1, 3.7):
+        quotient = x / torch.full_like(x, scale)  # by a scalar, torch multiplies with its reciprocal
+        keep = quotient.abs() <= LARGEST[kv_dtype]
+        expected = quotient[keep].to(octavo.TORCH_DTYPES[kv_dtype]).float()
+        actual = octavo.quantize(kv_dtype, x, scale)[keep].float()
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kv_dtype", FORMATS)
+def test_quantize_saturates_and_keeps_nan(kv_dtype):
+    top = LARGEST[kv_dtype]
+    x = torch.tensor([1e30 if top < 1e30 else 3.4e38, -3.4e38, math.inf, -math.inf, math.nan, -0.0], device=DEVICE)
+    y = octavo.quantize(kv_dtype, x).float()
+    assert y[:4].tolist() == [top, -top, top, -top]
+    assert math.isnan(y[4].item()) and math.copysign(1, y[5].item()) == -1
+
+
+def chunk_offset(row_bytes, token, chunk):
+    """The layout as octavo.h words it, written again."""
+    block, in_block = divmod(chunk, 8)
+    width = min(row_bytes - 128 * block, 128)
+    swizzle = token & 7 if width == 128 else (token >> 1) & 3 if width == 64 else 0
+    return block * 128 * 16 + token * width + 16 * (in_block ^ swizzle)
+
+
+@pytest.mark.parametrize("kv_dtype", FORMATS)
+@pytest.mark.parametrize("head_dim", [8, 40, 64, 80, 96, 128, 192, 256])
+@pytest.mark.parametrize("page_size", [16, 64])
+def test_append_pack_unpack_follow_the_layout(kv_dtype, head_dim, page_size):
+    heads, num_pages, tokens = 3, 4, 37
+    size = 1 if kv_dtype >= octavo.FP8_E4M3 else 2
+    shape = octavo.KvShape(kv_dtype, page_size, num_pages, heads, head_dim, 0)
+    row = -(-head_dim * size // 16) * 16
+    assert octavo.page_bytes(shape) == page_size * heads * 2 * row
+    pool = torch.full((num_pages * octavo.page_bytes(shape),), 0xA5, dtype=torch.uint8, device=DEVICE)
+    random = torch.Generator(device=DEVICE).manual_seed(5)
+    k = torch.randn(tokens, heads, head_dim, generator=random, device=DEVICE)
+    v = torch.randn(tokens, heads, head_dim, generator=random, device=DEVICE)
+    scales = torch.tensor([[0.5, 0.25, 0.1], [1.0, 2.0, 0.3]], device=DEVICE)
+    slots = torch.randperm(num_pages * page_size, generator=torch.Generator().manual_seed(1))[:tokens].to(torch.int32)
+    slots[3] = -1
+    octavo.kv_append(shape, pool, k, v, slots.to(DEVICE), scales)
+    stored = [(x / scales[i][None, :, None]).to(octavo.TORCH_DTYPES[kv_dtype]) for i, x in enumerate((k, v))]
+    expected = numpy.full(pool.numel(), 0xA5, dtype=numpy.uint8)
+    rows = [x.cpu().view(torch.uint8).numpy().reshape(tokens, heads, head_dim * size) for x in stored]
+    for i, slot in enumerate(slots.tolist()):
+        if slot < 0:
+            continue
+        page, offset = divmod(slot, page_size)
+        for head in range(heads):
+            granule = (page * heads + head) * (page_size // 16) + offset // 16
+            for part in range(2):
+                base = (granule * 2 + part) * 16 * row
+                line = numpy.zeros(row, dtype=numpy.uint8)
+                line[:head_dim * size] = rows[part][i, head]
+                for chunk in range(row // 16):
+                    at = base + chunk_offset(row, offset % 16, chunk)
+                    expected[at:at + 16] = line[chunk * 16:chunk * 16 + 16]
+    numpy.testing.assert_array_equal(pool.cpu().numpy(), expected)
+    keep = slots >= 0
+    back = octavo.kv_unpack(shape, pool, slots.to(DEVICE))
+    for got, wanted in zip(back, stored):
+        assert torch.equal(got[keep.to(DEVICE)].view(torch.uint8), wanted[keep.to(DEVICE)].view(torch.uint8))
+    again = torch.full_like(pool, 0xA5)
+    octavo.kv_pack(shape, again, stored[0], stored[1], slots.to(DEVICE))
+    assert torch.equal(again, pool)
+
+
+def test_append_leaves_memory_outside_the_pages_alone():
+    shape = octavo.KvShape(octavo.FP8_E4M3, 16, 2, 1, 64, 0)
+    pool = torch.zeros(2 * octavo.page_bytes(shape) + 4096, dtype=torch.uint8, device=DEVICE)
+    k = torch.ones(3, 1, 64, device=DEVICE)
+    octavo.kv_append(shape, pool, k, k, torch.tensor([32, 1 << 30, -5], dtype=torch.int32, device=DEVICE))
+    assert pool.count_nonzero().item() == 0
