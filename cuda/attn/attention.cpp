@@ -12,6 +12,8 @@ namespace {
 
 // A unit whose work is more than this part of a thread's fair share is done split by split, by several threads.
 constexpr int64_t kUnitsPerThread = 4;
+// A run of splits is this part of a thread's fair share of those that are left.
+constexpr int64_t kRunsPerThread = 2;
 
 const AttentionKernel& choose_kernel() {
 #if defined(__x86_64__)
@@ -49,14 +51,15 @@ void add_units(const AttentionArgs& args, int32_t seq, int64_t first_token, std:
   }
 }
 
-// One split of a unit, or all of it.
+// Some splits of a unit, one after another, or all of it.
 struct Task {
   int32_t unit;
-  int64_t split;  // -1: all of it
+  int32_t first_split;  // counted from the unit's first
+  int32_t num_splits;   // 0: all of it, merged at once
 };
 
-// A call's work. Units done as a whole come first, then the splits of the heavy ones, which are smaller: so the threads
-// finish together.
+// A call's work. Units done as a whole come first, then the splits of the heavy ones in runs that grow shorter: so the
+// threads finish together, and mostly go on where the memory that they asked for lies.
 struct Plan {
   std::vector<AttentionUnit> units;
   std::vector<Task> tasks;
@@ -72,21 +75,32 @@ struct Plan {
     }
     int64_t total_cost = 0;
     for (const AttentionUnit& unit : units) total_cost += cost(unit);
-    std::vector<Task> small;
+    std::vector<int32_t> heavy;
+    int64_t heavy_splits = 0;
     for (const AttentionUnit& unit : units) {
       const int32_t index = static_cast<int32_t>(splits_left.size());
       const int64_t splits = unit.num_splits();
-      const bool heavy = num_threads > 1 && splits > 1 && cost(unit) > total_cost / (num_threads * kUnitsPerThread);
+      const bool is_heavy = num_threads > 1 && splits > 1 && cost(unit) > total_cost / (num_threads * kUnitsPerThread);
       splits_left.push_back(static_cast<int32_t>(splits));
-      partials_at.push_back(heavy ? partial_floats : -1);
-      if (!heavy) {
-        tasks.push_back({index, -1});
+      partials_at.push_back(is_heavy ? partial_floats : -1);
+      if (!is_heavy) {
+        tasks.push_back({index, 0, 0});
         continue;
       }
       partial_floats += splits * AttentionPartial::floats(unit.num_rows(), args.shape.head_dim);
-      for (int64_t i = 0; i < splits; ++i) small.push_back({index, i});
+      heavy.push_back(index);
+      heavy_splits += splits;
     }
-    tasks.insert(tasks.end(), small.begin(), small.end());
+    for (const int32_t index : heavy) {
+      const int32_t splits = splits_left[static_cast<size_t>(index)];
+      for (int32_t first = 0; first < splits;) {
+        const int64_t share = std::max<int64_t>(1, heavy_splits / (num_threads * kRunsPerThread));
+        const int32_t run = static_cast<int32_t>(std::min<int64_t>(share, splits - first));
+        tasks.push_back({index, first, run});
+        first += run;
+        heavy_splits -= run;
+      }
+    }
   }
 };
 
@@ -105,15 +119,18 @@ void paged_attention(const AttentionArgs& args, AttentionScratch& scratch, Threa
     const size_t index = static_cast<size_t>(task.unit);
     const AttentionUnit& unit = plan.units[index];
     float* workspace = scratch.memory.as<float>() + thread * thread_floats;
-    if (task.split < 0) return kernel.whole(args, unit, workspace);
+    if (task.num_splits == 0) return kernel.whole(args, unit, workspace);
     float* own = partials + plan.partials_at[index];
     const int64_t rows = unit.num_rows();
     const int32_t head_dim = args.shape.head_dim;
-    kernel.split(args, unit, unit.first_split() + task.split,
-                 AttentionPartial::at(own + task.split * AttentionPartial::floats(rows, head_dim), rows, head_dim),
-                 workspace);
+    const int64_t floats = AttentionPartial::floats(rows, head_dim);
+    for (int32_t split = task.first_split; split < task.first_split + task.num_splits; ++split) {
+      kernel.split(args, unit, unit.first_split() + split, AttentionPartial::at(own + split * floats, rows, head_dim),
+                   workspace);
+    }
     // The thread that finishes a unit's last split merges them all, in order: it does not matter which thread that is.
-    if (std::atomic_ref(plan.splits_left[index]).fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    std::atomic_ref left(plan.splits_left[index]);
+    if (left.fetch_sub(task.num_splits, std::memory_order_acq_rel) == task.num_splits) {
       kernel.merge(args, unit, own, workspace);
     }
   });

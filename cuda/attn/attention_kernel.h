@@ -58,7 +58,7 @@ struct AttentionPartial {
 struct AttentionWorkspace {
   static constexpr int64_t kMaxLanes = 16;
 
-  float* tile;     // [padded_dim][tile keys] of K, then [tile keys][padded_dim] of V
+  float* tile;     // [granule][padded_dim][16] of K, then [tile keys][padded_dim] of V; also used for float16
   float* q;        // [kMaxRows][head_dim]
   float* scores;   // [kMaxRows][tile keys]
   float* sums;     // [kMaxRows][lanes]: the softmax denominators, not yet added up

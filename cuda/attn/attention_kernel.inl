@@ -5,9 +5,9 @@
 //
 // A unit's rows (queries x q heads of one kv head) go over the keys a tile at a time:
 //
-//   K tile, f32, transposed          scores                  V tile, f32
+//   K tile, transposed               scores                  V tile
 //   [granule][padded_dim][16]        [rows][tile keys]       [tile keys][padded_dim]
-//     each K row is read and converted once for all rows; the same memory then holds V
+//     in f32, read and converted once for all rows, or in float16 (see Half); the same memory then holds V
 //
 // Inside a split: online softmax, one rescaling a tile. Splits are merged in order. A row's arithmetic is the same
 // whichever rows surround it: each sum has its own fixed order, and a key that a row does not see adds nothing.
@@ -28,6 +28,21 @@ inline float exp2_one(float x) {
   return lanes[0];
 }
 
+// The bits of a float16. Units of few rows keep a tile as these where the stored format fits: a processor converts them
+// as it loads them, with less work than before a store, but does so again for each block of rows.
+using Half = uint16_t;
+
+inline void set_nan(float* to) { *to = __builtin_nanf(""); }
+inline void set_nan(Half* to) {
+  const Half nan = 0x7e00;
+  __builtin_memcpy(to, &nan, sizeof nan);
+}
+
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
 // Keys [first, end) of a tile, as positions in it.
 struct KeyRange {
   int64_t first;
@@ -45,7 +60,10 @@ class UnitRun {
         head_dim_(args.shape.head_dim),
         padded_(padded_dim(args.shape.head_dim)),
         keys_(tile_keys(args.shape.head_dim)),
-        rows_(unit.num_rows()) {
+        rows_(unit.num_rows()),
+        element_bytes_(kv_element_bytes(args.shape.kv_dtype)),
+        half_tile_(kHalfTile && rows_ <= kRowBlock && args.shape.kv_dtype != OCTAVO_KV_FLOAT32 &&
+                   args.shape.kv_dtype != OCTAVO_KV_BFLOAT16) {
     const float factor = args.shape.kv_dtype == OCTAVO_KV_FP8_E4M3 ? kE4m3Factor : 1.0f;
     const float* scales = args.scales;
     k_factor_ = (scales == nullptr ? 1.0f : scales[unit.kv_head]) * factor;
@@ -69,8 +87,19 @@ class UnitRun {
     __builtin_memset(to.acc, 0, sizeof(float) * static_cast<size_t>(rows_) * static_cast<size_t>(padded_));
     const int64_t first = most(split * kSplitKeys, unit_.first_key);
     const int64_t end = least((split + 1) * kSplitKeys, unit_.last_key() + 1);
-    for (int64_t base = first / keys_ * keys_; base < end; base += keys_) {
-      run_tile(base, {most(first - base, 0), least(end - base, keys_)}, to);
+    int64_t base = first / keys_ * keys_;
+    find_granules(base);
+    for (; base < end; base += keys_) {
+      const KeyRange tile = {most(first - base, 0), least(end - base, keys_)};
+      __builtin_memcpy(granules_, next_, sizeof granules_);
+      find_granules(base + keys_);
+      if constexpr (kHalfTile) {
+        if (half_tile_) {
+          run_tile<Half>(base, tile, to);
+          continue;
+        }
+      }
+      run_tile<float>(base, tile, to);
     }
     for (int32_t r = 0; r < rows_; ++r) to.sum[r] = horizontal_sum(load(work_.sums + r * kLanes));
   }
@@ -129,6 +158,7 @@ class UnitRun {
     return {most(tile.first, first - base), least(tile.end, position + 1 - base)};
   }
 
+  template <class Element>
   void run_tile(int64_t base, KeyRange tile, AttentionPartial to) {
     // Every row sees the same keys if the first query sees the last key and the last query the first.
     const KeyRange of_first = visible(base, tile, 0);
@@ -137,19 +167,19 @@ class UnitRun {
     const int64_t first_granule = tile.first / kGranuleTokens;
     const int64_t end_granule = (tile.end + kGranuleTokens - 1) / kGranuleTokens;
 
-    for (int64_t g = first_granule; g < end_granule; ++g) load_keys(base, g);
-    multiply_scores(first_granule * kGranuleTokens, end_granule * kGranuleTokens);
+    for (int64_t g = first_granule; g < end_granule; ++g) load_keys<Element>(g);
+    multiply_scores<Element>(first_granule * kGranuleTokens, end_granule * kGranuleTokens);
     for (int32_t r = 0; r < rows_; ++r) {
       const KeyRange seen = same ? of_first : visible(base, tile, r / unit_.num_heads);
       if (!seen.empty()) softmax_row(r, seen, to);
     }
-    for (int64_t g = first_granule; g < end_granule; ++g) load_values(base, g);
+    for (int64_t g = first_granule; g < end_granule; ++g) load_values<Element>(g);
     if (same) {
-      accumulate(0, rows_, of_first, to);
+      accumulate<Element>(0, rows_, of_first, to);
     } else {
       for (int32_t i = 0; i < unit_.num_queries; ++i) {
         const KeyRange seen = visible(base, tile, i);
-        if (!seen.empty()) accumulate(i * unit_.num_heads, (i + 1) * unit_.num_heads, seen, to);
+        if (!seen.empty()) accumulate<Element>(i * unit_.num_heads, (i + 1) * unit_.num_heads, seen, to);
       }
     }
   }
@@ -164,65 +194,71 @@ class UnitRun {
     return args_.pages + layout_.granule_offset(page, unit_.kv_head, at % page_size);
   }
 
-  // Asks for the same part of the granule a tile later while this one is worked on: pages lie anywhere, so the
-  // processor cannot guess where the next one is.
-  void prefetch(int64_t token, int64_t offset) const {
-    if (token + keys_ > unit_.last_key()) return;
-    const uint8_t* part = granule(token + keys_) + offset;
-    for (int64_t i = 0; i < layout_.part_bytes; i += 64) __builtin_prefetch(part + i, 0, 3);
+  // Finds the granules of the tile at base, as far as the unit's keys reach; past them, the last one.
+  void find_granules(int64_t base) {
+    const int64_t last = unit_.last_key();
+    for (int64_t g = 0; g < keys_ / kGranuleTokens; ++g) {
+      const int64_t key = base + g * kGranuleTokens;
+      next_[g] = key <= last || g == 0 ? granule(least(key, last)) : next_[g - 1];
+    }
+  }
+
+  // Asks for memory that is soon needed: pages lie anywhere, so the processor cannot guess where the next granule is. A
+  // few lines at a time between other work: many at once would stop it until they came.
+  static void ask(const uint8_t* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 3);
+  }
+
+  template <class Element>
+  Element* tile() const {
+    return reinterpret_cast<Element*>(work_.tile);
+  }
+
+  // Calls load with the KV dtype as a constant.
+  template <class Element, class Load>
+  void by_dtype(const Load& load) const {
+    switch (args_.shape.kv_dtype) {
+      case OCTAVO_KV_FLOAT16:
+        return load(Constant<OCTAVO_KV_FLOAT16>());
+      case OCTAVO_KV_FP8_E4M3:
+        return load(Constant<OCTAVO_KV_FP8_E4M3>());
+      case OCTAVO_KV_FP8_E5M2:
+        return load(Constant<OCTAVO_KV_FP8_E5M2>());
+      default:
+        if constexpr (sizeof(Element) == sizeof(float)) {
+          if (args_.shape.kv_dtype == OCTAVO_KV_FLOAT32) return load(Constant<OCTAVO_KV_FLOAT32>());
+          load(Constant<OCTAVO_KV_BFLOAT16>());
+        }
+    }
   }
 
   // K of granule g of the tile: tile[g][d][token].
-  void load_keys(int64_t base, int64_t g) {
-    const int64_t token = base + g * kGranuleTokens;
-    const uint8_t* part = granule(token);
-    float* to = work_.tile + g * kGranuleTokens * padded_;
-    prefetch(token, 0);
-    switch (args_.shape.kv_dtype) {
-      case OCTAVO_KV_FLOAT32:
-        return load_keys_as<OCTAVO_KV_FLOAT32>(part, to);
-      case OCTAVO_KV_FLOAT16:
-        return load_keys_as<OCTAVO_KV_FLOAT16>(part, to);
-      case OCTAVO_KV_BFLOAT16:
-        return load_keys_as<OCTAVO_KV_BFLOAT16>(part, to);
-      case OCTAVO_KV_FP8_E4M3:
-        return load_keys_as<OCTAVO_KV_FP8_E4M3>(part, to);
-      default:
-        return load_keys_as<OCTAVO_KV_FP8_E5M2>(part, to);
-    }
+  template <class Element>
+  void load_keys(int64_t g) {
+    const uint8_t* part = granules_[g];
+    Element* to = tile<Element>() + g * kGranuleTokens * padded_;
+    by_dtype<Element>([=, this](auto dtype) { load_keys_as<dtype.value>(part, to); });
   }
 
   // V of granule g of the tile: tile[16 g + token][d].
-  void load_values(int64_t base, int64_t g) {
-    const int64_t token = base + g * kGranuleTokens;
-    const uint8_t* part = granule(token) + layout_.part_bytes;
-    float* to = work_.tile + g * kGranuleTokens * padded_;
-    prefetch(token, layout_.part_bytes);
-    switch (args_.shape.kv_dtype) {
-      case OCTAVO_KV_FLOAT32:
-        return load_values_as<OCTAVO_KV_FLOAT32>(part, to);
-      case OCTAVO_KV_FLOAT16:
-        return load_values_as<OCTAVO_KV_FLOAT16>(part, to);
-      case OCTAVO_KV_BFLOAT16:
-        return load_values_as<OCTAVO_KV_BFLOAT16>(part, to);
-      case OCTAVO_KV_FP8_E4M3:
-        return load_values_as<OCTAVO_KV_FP8_E4M3>(part, to);
-      default:
-        return load_values_as<OCTAVO_KV_FP8_E5M2>(part, to);
-    }
+  template <class Element>
+  void load_values(int64_t g) {
+    const uint8_t* part = granules_[g] + layout_.part_bytes;
+    Element* to = tile<Element>() + g * kGranuleTokens * padded_;
+    by_dtype<Element>([=, this](auto dtype) { load_values_as<dtype.value>(part, to); });
   }
 
   static constexpr int chunk_elements(int dtype) {
     return dtype == OCTAVO_KV_FLOAT32 ? 4 : dtype == OCTAVO_KV_FP8_E4M3 || dtype == OCTAVO_KV_FP8_E5M2 ? 16 : 8;
   }
 
-  template <int kDtype>
-  void load_keys_as(const uint8_t* part, float* to) {
+  template <int kDtype, class Element>
+  void load_keys_as(const uint8_t* part, Element* to) {
     const int64_t row_bytes = layout_.row_bytes;
     const int64_t column_floats = chunk_elements(kDtype) * kGranuleTokens;  // of one chunk's elements
     for (int64_t at = 0; at < row_bytes; at += kBlockBytes) {
       const uint8_t* block = part + at * kGranuleTokens;
-      float* columns = to + at / kChunkBytes * column_floats;
+      Element* columns = to + at / kChunkBytes * column_floats;
       if (row_bytes - at >= 128) {
         transpose_block<kDtype, 128>(block, columns);
       } else if (row_bytes - at == 64) {
@@ -240,8 +276,8 @@ class UnitRun {
   }
 
   // A swizzled block of kWidth bytes a row: chunk c of token t lies at chunk c ^ swizzle(t).
-  template <int kDtype, int kWidth>
-  static void transpose_block(const uint8_t* block, float* to) {
+  template <int kDtype, int kWidth, class Element>
+  static void transpose_block(const uint8_t* block, Element* to) {
 #pragma GCC unroll 8
     for (int c = 0; c < kWidth / kChunkBytes; ++c) {
       transpose_chunk<kDtype>([=](int token) { return block + chunk_in_block<kWidth>(token, c); },
@@ -249,14 +285,14 @@ class UnitRun {
     }
   }
 
-  template <int kDtype>
-  void load_values_as(const uint8_t* part, float* to) {
+  template <int kDtype, class Element>
+  void load_values_as(const uint8_t* part, Element* to) {
     constexpr int kElements = chunk_elements(kDtype);
     const int64_t row_bytes = layout_.row_bytes;
     const int64_t row_floats = padded_;
     for (int64_t at = 0; at < row_bytes; at += kBlockBytes) {
       const uint8_t* block = part + at * kGranuleTokens;
-      float* columns = to + at / kChunkBytes * kElements;
+      Element* columns = to + at / kChunkBytes * kElements;
       if (row_bytes - at >= 128) {
         widen_block<kDtype, 128>(block, columns, row_floats);
       } else if (row_bytes - at == 64) {
@@ -273,8 +309,8 @@ class UnitRun {
     if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.part_bytes)) patch_nans(part, to, row_floats, 1);
   }
 
-  template <int kDtype, int kWidth>
-  static void widen_block(const uint8_t* block, float* to, int64_t row_floats) {
+  template <int kDtype, int kWidth, class Element>
+  static void widen_block(const uint8_t* block, Element* to, int64_t row_floats) {
 #pragma GCC unroll 16
     for (int token = 0; token < kGranuleTokens; ++token, to += row_floats) {
 #pragma GCC unroll 4
@@ -291,12 +327,13 @@ class UnitRun {
   }
 
   // The quick conversions of E4M3 take its NaN codes for 480: this puts NaN in their places.
-  void patch_nans(const uint8_t* part, float* to, int64_t token_stride, int64_t dim_stride) {
+  template <class Element>
+  void patch_nans(const uint8_t* part, Element* to, int64_t token_stride, int64_t dim_stride) {
     for (int64_t token = 0; token < kGranuleTokens; ++token) {
       for (int64_t d = 0; d < padded_; ++d) {
         if (d >= layout_.row_bytes) break;
         const uint8_t code = part[layout_.chunk_offset(token, d / kChunkBytes) + d % kChunkBytes];
-        if ((code & 0x7f) == 0x7f) to[token * token_stride + d * dim_stride] = __builtin_nanf("");
+        if ((code & 0x7f) == 0x7f) set_nan(to + token * token_stride + d * dim_stride);
       }
     }
   }
@@ -304,46 +341,65 @@ class UnitRun {
   // --- Scores --------------------------------------------------------------------------------------------------
 
   // scores[r][key] = sum over d, in order, of q[r][d] tile[key / 16][d][key % 16].
+  template <class Element>
   void multiply_scores(int64_t first, int64_t end) {
     int64_t key = first;
-    for (; key + kScoreVecs * kLanes <= end; key += kScoreVecs * kLanes) score_columns<kScoreVecs>(key);
-    for (; key < end; key += kLanes) score_columns<1>(key);
+    for (; key + kScoreVecs * kLanes <= end; key += kScoreVecs * kLanes) score_columns<Element, kScoreVecs>(key);
+    if constexpr (kScoreVecs > 2) {
+      // Also all of a tile of 32 keys in sixteen lanes.
+      for (; key + 2 * kLanes <= end; key += 2 * kLanes) score_columns<Element, 2>(key);
+    }
+    for (; key < end; key += kLanes) score_columns<Element, 1>(key);
   }
 
-  template <int kVecs>
+  template <class Element, int kVecs>
   void score_columns(int64_t key) {
-    int32_t r = 0;
-    for (; r + kRowBlock <= rows_; r += kRowBlock) score_block<kRowBlock, kVecs>(r, key);
-    score_rest<kRowBlock - 1, kVecs>(r, key);
+    if (rows_ < kRowBlock) return score_rest<Element, kRowBlock - 1, kVecs, true>(0, key);
+    score_block<Element, kRowBlock, kVecs, true>(0, key);
+    int32_t r = kRowBlock;
+    for (; r + kRowBlock <= rows_; r += kRowBlock) score_block<Element, kRowBlock, kVecs, false>(r, key);
+    score_rest<Element, kRowBlock - 1, kVecs, false>(r, key);
   }
 
-  template <int kRows, int kVecs>
+  template <class Element, int kRows, int kVecs, bool kAsks>
   void score_rest(int32_t r, int64_t key) {
     if constexpr (kRows > 0) {
-      if (rows_ - r == kRows) return score_block<kRows, kVecs>(r, key);
-      score_rest<kRows - 1, kVecs>(r, key);
+      if (rows_ - r == kRows) return score_block<Element, kRows, kVecs, kAsks>(r, key);
+      score_rest<Element, kRows - 1, kVecs, kAsks>(r, key);
     }
   }
 
-  template <int kRows, int kVecs>
+  // The first rows also ask for the next tile's K, a few lines every few columns.
+  template <class Element, int kRows, int kVecs, bool kAsks>
   void score_block(int32_t r, int64_t key) {
     Vec acc[kRows][kVecs];
     for (int i = 0; i < kRows; ++i) {
       for (int j = 0; j < kVecs; ++j) acc[i][j] = splat(0.0f);
     }
     const float* q = work_.q + int64_t{r} * head_dim_;
-    const float* k[kVecs];
+    const Element* k[kVecs];
     for (int j = 0; j < kVecs; ++j) {
       const int64_t at = key + j * kLanes;
-      k[j] = work_.tile + at / kGranuleTokens * kGranuleTokens * padded_ + at % kGranuleTokens;
+      k[j] = tile<Element>() + at / kGranuleTokens * kGranuleTokens * padded_ + at % kGranuleTokens;
     }
     const int64_t dim = head_dim_;
-    for (int64_t d = 0; d < dim; ++d) {
-      Vec column[kVecs];
-      for (int j = 0; j < kVecs; ++j) hold(column[j] = load(k[j] + d * kGranuleTokens));
-      for (int i = 0; i < kRows; ++i) {
-        const Vec one = splat(q[i * dim + d]);
-        for (int j = 0; j < kVecs; ++j) acc[i][j] = fma(one, column[j], acc[i][j]);
+    constexpr int kStep = 4;  // columns whose bytes fill element_bytes lines of a granule; head_dim is a multiple of 8
+    const int64_t step_bytes = kStep * kGranuleTokens * element_bytes_;
+    for (int64_t step = 0; step < dim; step += kStep) {
+      if constexpr (kAsks) {
+        const int64_t at = step / kStep * step_bytes;
+        for (int64_t g = key / kGranuleTokens; g * kGranuleTokens < key + kVecs * kLanes; ++g) {
+          ask(next_[g] + at, step_bytes);
+        }
+      }
+#pragma GCC unroll 4
+      for (int64_t d = step; d < step + kStep; ++d) {
+        Vec column[kVecs];
+        for (int j = 0; j < kVecs; ++j) hold(column[j] = load(k[j] + d * kGranuleTokens));
+        for (int i = 0; i < kRows; ++i) {
+          const Vec one = splat(q[i * dim + d]);
+          for (int j = 0; j < kVecs; ++j) acc[i][j] = fma(one, column[j], acc[i][j]);
+        }
       }
     }
     for (int i = 0; i < kRows; ++i) {
@@ -398,28 +454,36 @@ class UnitRun {
 
   // acc[r][d] = acc[r][d] rescale[r] + sum over the seen keys, in order, of weight[r][key] tile[key][d], rows first to
   // end - 1. Keys that are not seen are not touched: there may be NaN.
+  template <class Element>
   void accumulate(int32_t first, int32_t end, KeyRange seen, AttentionPartial to) {
     int32_t d = 0;
-    for (; d + 4 * kLanes <= padded_ && kValueVecs >= 4; d += 4 * kLanes) accumulate_columns<4>(first, end, d, seen, to);
-    for (; d + 2 * kLanes <= padded_; d += 2 * kLanes) accumulate_columns<2>(first, end, d, seen, to);
-    for (; d < padded_; d += kLanes) accumulate_columns<1>(first, end, d, seen, to);
+    for (; d + 4 * kLanes <= padded_ && kValueVecs >= 4; d += 4 * kLanes) accumulate_columns<Element, 4>(first, end, d, seen, to);
+    for (; d + 2 * kLanes <= padded_; d += 2 * kLanes) accumulate_columns<Element, 2>(first, end, d, seen, to);
+    for (; d < padded_; d += kLanes) accumulate_columns<Element, 1>(first, end, d, seen, to);
   }
 
-  template <int kVecs>
-  void accumulate_columns(int32_t r, int32_t end, int32_t d, KeyRange seen, AttentionPartial to) {
-    for (; r + kRowBlock <= end; r += kRowBlock) accumulate_block<kRowBlock, kVecs>(r, d, seen, to);
-    accumulate_rest<kRowBlock - 1, kVecs>(r, end, d, seen, to);
+  template <class Element, int kVecs>
+  void accumulate_columns(int32_t first, int32_t end, int32_t d, KeyRange seen, AttentionPartial to) {
+    int32_t r = first;
+    if (d == 0) {
+      if (end - r < kRowBlock) return accumulate_rest<Element, kRowBlock - 1, kVecs, true>(r, end, d, seen, to);
+      accumulate_block<Element, kRowBlock, kVecs, true>(r, d, seen, to);
+      r += kRowBlock;
+    }
+    for (; r + kRowBlock <= end; r += kRowBlock) accumulate_block<Element, kRowBlock, kVecs, false>(r, d, seen, to);
+    accumulate_rest<Element, kRowBlock - 1, kVecs, false>(r, end, d, seen, to);
   }
 
-  template <int kRows, int kVecs>
+  template <class Element, int kRows, int kVecs, bool kAsks>
   void accumulate_rest(int32_t r, int32_t end, int32_t d, KeyRange seen, AttentionPartial to) {
     if constexpr (kRows > 0) {
-      if (end - r == kRows) return accumulate_block<kRows, kVecs>(r, d, seen, to);
-      accumulate_rest<kRows - 1, kVecs>(r, end, d, seen, to);
+      if (end - r == kRows) return accumulate_block<Element, kRows, kVecs, kAsks>(r, d, seen, to);
+      accumulate_rest<Element, kRows - 1, kVecs, kAsks>(r, end, d, seen, to);
     }
   }
 
-  template <int kRows, int kVecs>
+  // The first rows also ask for the next tile's V, a token's share with every key.
+  template <class Element, int kRows, int kVecs, bool kAsks>
   void accumulate_block(int32_t r, int32_t d, KeyRange seen, AttentionPartial to) {
     Vec acc[kRows][kVecs];
     for (int i = 0; i < kRows; ++i) {
@@ -431,8 +495,12 @@ class UnitRun {
     const int64_t keys = keys_;
     const int64_t row_floats = padded_;
     const float* weights = work_.scores + r * keys;
-    const float* v = work_.tile + seen.first * row_floats + d;
+    const Element* v = tile<Element>() + seen.first * row_floats + d;
     for (int64_t key = seen.first; key < seen.end; ++key, v += row_floats) {
+      if constexpr (kAsks) {
+        const uint8_t* part = next_[key / kGranuleTokens] + layout_.part_bytes;
+        ask(part + key % kGranuleTokens * layout_.row_bytes, layout_.row_bytes);
+      }
       Vec row[kVecs];
       for (int j = 0; j < kVecs; ++j) hold(row[j] = load(v + j * kLanes));
       for (int i = 0; i < kRows; ++i) {
@@ -453,8 +521,12 @@ class UnitRun {
   const int32_t padded_;
   const int32_t keys_;
   const int32_t rows_;
+  const int64_t element_bytes_;
+  const bool half_tile_;
   float k_factor_;
   float v_factor_;
+  const uint8_t* granules_[64 / kGranuleTokens];  // of the tile
+  const uint8_t* next_[64 / kGranuleTokens];  // granules of the next tile, to be asked for while this one is worked on
 };
 
 void attend_whole(const AttentionArgs& args, const AttentionUnit& unit, float* scratch) {

@@ -7,6 +7,7 @@ constexpr int kLanes = 8;
 constexpr int kRowBlock = 4;
 constexpr int kScoreVecs = 2;
 constexpr int kValueVecs = 2;
+constexpr bool kHalfTile = true;
 // E4M3's fields lie in a float16 like those of a value 2^8 times smaller.
 constexpr float kE4m3Factor = 256.0f;
 
@@ -14,6 +15,9 @@ using Vec = __m256;
 
 OCTAVO_INLINE Vec splat(float x) { return _mm256_set1_ps(x); }
 OCTAVO_INLINE Vec load(const float* from) { return _mm256_loadu_ps(from); }
+OCTAVO_INLINE Vec load(const uint16_t* from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
 OCTAVO_INLINE void store(float* to, Vec x) { _mm256_storeu_ps(to, x); }
 OCTAVO_INLINE void hold(Vec& x) { asm("" : "+x"(x)); }
 OCTAVO_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
@@ -73,9 +77,18 @@ OCTAVO_INLINE __m256i fp8_to_f16_bits(__m128i codes) {
   return _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(static_cast<short>(0xbfff)));
 }
 
-// One 32-bit word of each of eight tokens' chunks, as f32: its 1, 2 or 4 elements go to rows of 16 floats.
-template <int kDtype>
-OCTAVO_INLINE void store_words(__m256i words, float* to) {
+OCTAVO_INLINE void store_halves(__m256i halves, float* low, float* high) {
+  store(low, _mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
+  store(high, _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
+}
+OCTAVO_INLINE void store_halves(__m256i halves, uint16_t* low, uint16_t* high) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm256_castsi256_si128(halves));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm256_extracti128_si256(halves, 1));
+}
+
+// One 32-bit word of each of eight tokens' chunks: its 1, 2 or 4 elements go to rows of 16 tokens.
+template <int kDtype, class Element>
+OCTAVO_INLINE void store_words(__m256i words, Element* to) {
   if constexpr (kDtype == OCTAVO_KV_FLOAT32) {
     store(to, _mm256_castsi256_ps(words));
   } else if constexpr (kDtype == OCTAVO_KV_BFLOAT16) {
@@ -84,26 +97,20 @@ OCTAVO_INLINE void store_words(__m256i words, float* to) {
   } else if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
     const __m256i by_element = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
                                                 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-    const __m256i halves = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(words, by_element), 0xd8);
-    store(to, _mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
-    store(to + 16, _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
+    store_halves(_mm256_permute4x64_epi64(_mm256_shuffle_epi8(words, by_element), 0xd8), to, to + 16);
   } else {
     const __m256i by_element = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,  //
                                                 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(words, by_element),
                                                       _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    const __m256i low = fp8_to_f16_bits<kDtype>(_mm256_castsi256_si128(bytes));
-    const __m256i high = fp8_to_f16_bits<kDtype>(_mm256_extracti128_si256(bytes, 1));
-    store(to, _mm256_cvtph_ps(_mm256_castsi256_si128(low)));
-    store(to + 16, _mm256_cvtph_ps(_mm256_extracti128_si256(low, 1)));
-    store(to + 32, _mm256_cvtph_ps(_mm256_castsi256_si128(high)));
-    store(to + 48, _mm256_cvtph_ps(_mm256_extracti128_si256(high, 1)));
+    store_halves(fp8_to_f16_bits<kDtype>(_mm256_castsi256_si128(bytes)), to, to + 16);
+    store_halves(fp8_to_f16_bits<kDtype>(_mm256_extracti128_si256(bytes, 1)), to + 32, to + 48);
   }
 }
 
 // Tokens i and i + 4 of eight side by side, then a 4 x 4 transposition of 32-bit words in each half.
-template <int kDtype, class ChunkOf>
-OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, float* to) {
+template <int kDtype, class ChunkOf, class Element>
+OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, Element* to) {
   constexpr int kWordElements = kDtype == OCTAVO_KV_FLOAT32 ? 1 : kDtype >= OCTAVO_KV_FP8_E4M3 ? 4 : 2;
   for (int half = 0; half < 2; ++half) {
     __m256i t[4];
@@ -115,7 +122,7 @@ OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, float* to) {
     const __m256i b = _mm256_unpackhi_epi32(t[0], t[1]);
     const __m256i c = _mm256_unpacklo_epi32(t[2], t[3]);
     const __m256i d = _mm256_unpackhi_epi32(t[2], t[3]);
-    float* column = to + 8 * half;
+    Element* column = to + 8 * half;
     store_words<kDtype>(_mm256_unpacklo_epi64(a, c), column);
     store_words<kDtype>(_mm256_unpackhi_epi64(a, c), column + 16 * kWordElements);
     store_words<kDtype>(_mm256_unpacklo_epi64(b, d), column + 32 * kWordElements);
@@ -133,14 +140,22 @@ OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, float* to) {
   } else if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
     store(to, _mm256_cvtph_ps(codes));
   } else {
-    const __m256i halves = fp8_to_f16_bits<kDtype>(codes);
-    store(to, _mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
-    store(to + 8, _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
+    store_halves(fp8_to_f16_bits<kDtype>(codes), to, to + 8);
   }
 }
 
 template <int kDtype>
-OCTAVO_INLINE void widen_two_chunks(const uint8_t* first, const uint8_t* second, float* to) {
+OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, uint16_t* to) {
+  const __m128i codes = load_chunk(chunk);
+  if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), codes);
+  } else {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), fp8_to_f16_bits<kDtype>(codes));
+  }
+}
+
+template <int kDtype, class Element>
+OCTAVO_INLINE void widen_two_chunks(const uint8_t* first, const uint8_t* second, Element* to) {
   widen_chunk<kDtype>(first, to);
   widen_chunk<kDtype>(second, to + (kDtype == OCTAVO_KV_FLOAT32 ? 4 : kDtype >= OCTAVO_KV_FP8_E4M3 ? 16 : 8));
 }

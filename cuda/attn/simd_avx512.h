@@ -7,6 +7,7 @@ constexpr int kLanes = 16;
 constexpr int kRowBlock = 6;
 constexpr int kScoreVecs = 4;
 constexpr int kValueVecs = 4;
+constexpr bool kHalfTile = true;
 // E4M3's fields lie in a float16 like those of a value 2^8 times smaller.
 constexpr float kE4m3Factor = 256.0f;
 
@@ -14,6 +15,9 @@ using Vec = __m512;
 
 OCTAVO_INLINE Vec splat(float x) { return _mm512_set1_ps(x); }
 OCTAVO_INLINE Vec load(const float* from) { return _mm512_loadu_ps(from); }
+OCTAVO_INLINE Vec load(const uint16_t* from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
 OCTAVO_INLINE void store(float* to, Vec x) { _mm512_storeu_ps(to, x); }
 OCTAVO_INLINE void hold(Vec& x) { asm("" : "+v"(x)); }
 OCTAVO_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
@@ -72,25 +76,37 @@ OCTAVO_INLINE void store_halves(__m512i halves, float* low, float* high) {
   store(high, _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1)));
 }
 
-// Elements first to first + 3 of 16 tokens, each quarter with element 0 of four tokens, element 1, 2, 3.
-template <int kDtype>
-OCTAVO_INLINE void store_fp8(__m512i quarters, float* to) {
-  // The low halves of the quarters get elements 0 and 1 of the 16 tokens in order, the high halves elements 2 and 3.
-  const __m512i order = _mm512_setr_epi32(0, 4, 2, 6, 8, 12, 10, 14, 1, 5, 3, 7, 9, 13, 11, 15);
-  const __m512i bytes = _mm512_permutexvar_epi32(order, quarters);
-  __m512i first = _mm512_unpacklo_epi8(_mm512_setzero_si512(), bytes);
-  __m512i second = _mm512_unpackhi_epi8(_mm512_setzero_si512(), bytes);
-  if constexpr (kDtype == OCTAVO_KV_FP8_E4M3) {
-    first = clear_second_sign(_mm512_srai_epi16(first, 1));
-    second = clear_second_sign(_mm512_srai_epi16(second, 1));
-  }
-  store_halves(first, to, to + 16);
-  store_halves(second, to + 32, to + 48);
+OCTAVO_INLINE void store_halves(__m512i halves, uint16_t* low, uint16_t* high) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_castsi512_si256(halves));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_extracti64x4_epi64(halves, 1));
 }
 
-// Two elements of 16 tokens, each quarter with element 0 of four tokens, then element 1.
-OCTAVO_INLINE void store_float16(__m512i quarters, float* to) {
-  store_halves(_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), quarters), to, to + 16);
+// Two elements of 16 tokens, each quarter with element 0 of four tokens, then element 1: brings each element's tokens
+// together.
+OCTAVO_INLINE __m512i join_quarters(__m512i quarters) {
+  return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), quarters);
+}
+
+// Pairs of fp8 elements as above: elements 0 and 2 are the low bytes, 1 and 3 the high ones.
+template <int kDtype, class Element>
+OCTAVO_INLINE void store_fp8(__m512i quarters, Element* to) {
+  const __m512i pairs = join_quarters(quarters);
+  __m512i even = _mm512_slli_epi16(pairs, 8);
+  __m512i odd = pairs;
+  if constexpr (kDtype == OCTAVO_KV_FP8_E4M3) {
+    const __m512i mask = _mm512_set1_epi16(static_cast<short>(0xbf80));
+    even = _mm512_and_si512(_mm512_srai_epi16(even, 1), mask);
+    odd = _mm512_and_si512(_mm512_srai_epi16(odd, 1), mask);
+  } else {
+    odd = _mm512_and_si512(odd, _mm512_set1_epi16(static_cast<short>(0xff00)));
+  }
+  store_halves(even, to, to + 32);
+  store_halves(odd, to + 16, to + 48);
+}
+
+template <class Element>
+OCTAVO_INLINE void store_float16(__m512i quarters, Element* to) {
+  store_halves(join_quarters(quarters), to, to + 16);
 }
 
 // Two elements of 16 tokens, side by side.
@@ -101,8 +117,8 @@ OCTAVO_INLINE void store_bfloat16(__m512i pairs, float* to) {
 
 // Tokens i, i + 4, i + 8 and i + 12 lie side by side in t[i]; two steps of interleaving then bring each element's four
 // tokens of a quarter together.
-template <int kDtype, class ChunkOf>
-OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, float* to) {
+template <int kDtype, class ChunkOf, class Element>
+OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, Element* to) {
   __m512i t[4];
   for (int i = 0; i < 4; ++i) {
     t[i] = _mm512_castsi128_si512(load_chunk(chunk_of(i)));
@@ -110,24 +126,20 @@ OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, float* to) {
     t[i] = _mm512_inserti32x4(t[i], load_chunk(chunk_of(i + 8)), 2);
     t[i] = _mm512_inserti32x4(t[i], load_chunk(chunk_of(i + 12)), 3);
   }
-  if constexpr (kDtype == OCTAVO_KV_FP8_E4M3 || kDtype == OCTAVO_KV_FP8_E5M2) {
-    const __m512i a = _mm512_unpacklo_epi8(t[0], t[1]);
-    const __m512i b = _mm512_unpackhi_epi8(t[0], t[1]);
-    const __m512i c = _mm512_unpacklo_epi8(t[2], t[3]);
-    const __m512i d = _mm512_unpackhi_epi8(t[2], t[3]);
-    store_fp8<kDtype>(_mm512_unpacklo_epi16(a, c), to);
-    store_fp8<kDtype>(_mm512_unpackhi_epi16(a, c), to + 64);
-    store_fp8<kDtype>(_mm512_unpacklo_epi16(b, d), to + 128);
-    store_fp8<kDtype>(_mm512_unpackhi_epi16(b, d), to + 192);
-  } else if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
+  if constexpr (kDtype == OCTAVO_KV_FP8_E4M3 || kDtype == OCTAVO_KV_FP8_E5M2 || kDtype == OCTAVO_KV_FLOAT16) {
     const __m512i a = _mm512_unpacklo_epi16(t[0], t[1]);
     const __m512i b = _mm512_unpackhi_epi16(t[0], t[1]);
     const __m512i c = _mm512_unpacklo_epi16(t[2], t[3]);
     const __m512i d = _mm512_unpackhi_epi16(t[2], t[3]);
-    store_float16(_mm512_unpacklo_epi32(a, c), to);
-    store_float16(_mm512_unpackhi_epi32(a, c), to + 32);
-    store_float16(_mm512_unpacklo_epi32(b, d), to + 64);
-    store_float16(_mm512_unpackhi_epi32(b, d), to + 96);
+    const __m512i quarters[4] = {_mm512_unpacklo_epi32(a, c), _mm512_unpackhi_epi32(a, c), _mm512_unpacklo_epi32(b, d),
+                                 _mm512_unpackhi_epi32(b, d)};
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
+        store_float16(quarters[i], to + 32 * i);
+      } else {
+        store_fp8<kDtype>(quarters[i], to + 64 * i);
+      }
+    }
   } else {
     const __m512i a = _mm512_unpacklo_epi32(t[0], t[1]);
     const __m512i b = _mm512_unpackhi_epi32(t[0], t[1]);
@@ -145,6 +157,23 @@ OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, float* to) {
   }
 }
 
+// 16 codes to the bits of float16.
+template <int kDtype>
+OCTAVO_INLINE __m256i fp8_to_f16_bits(__m128i codes) {
+  const __m256i wide = _mm256_cvtepi8_epi16(codes);
+  if constexpr (kDtype == OCTAVO_KV_FP8_E5M2) return _mm256_slli_epi16(wide, 8);
+  return _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(static_cast<short>(0xbfff)));
+}
+
+template <int kDtype>
+OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, uint16_t* to) {
+  if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
+    __builtin_memcpy(to, chunk, 16);
+  } else {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), fp8_to_f16_bits<kDtype>(load_chunk(chunk)));
+  }
+}
+
 template <int kDtype>
 OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, float* to) {
   const __m128i codes = load_chunk(chunk);
@@ -155,19 +184,15 @@ OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, float* to) {
   } else if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
     _mm256_storeu_ps(to, _mm256_cvtph_ps(codes));
   } else {
-    __m256i halves = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), kDtype == OCTAVO_KV_FP8_E4M3 ? 7 : 8);
-    if constexpr (kDtype == OCTAVO_KV_FP8_E4M3) {
-      halves = _mm256_and_si256(halves, _mm256_set1_epi16(static_cast<short>(0xbfff)));
-    }
-    store(to, _mm512_cvtph_ps(halves));
+    store(to, _mm512_cvtph_ps(fp8_to_f16_bits<kDtype>(codes)));
   }
 }
 
 // The two lie in one 32-byte piece, in this order or swapped. FP8 loads the piece and swaps at the store: a chunk's 16
 // elements are a whole vector.
-template <int kDtype>
-OCTAVO_INLINE void widen_two_chunks(const uint8_t* first, const uint8_t* second, float* to) {
-  const bool swapped = second < first;
+template <int kDtype, class Element>
+OCTAVO_INLINE void widen_two_chunks(const uint8_t* first, const uint8_t* second, Element* to) {
+  const bool swapped = second - first < 0;  // a constant, unlike second < first
   if constexpr (kDtype == OCTAVO_KV_FP8_E4M3 || kDtype == OCTAVO_KV_FP8_E5M2) {
     const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(swapped ? second : first));
     __m512i halves = _mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), kDtype == OCTAVO_KV_FP8_E4M3 ? 7 : 8);
@@ -177,7 +202,9 @@ OCTAVO_INLINE void widen_two_chunks(const uint8_t* first, const uint8_t* second,
   }
   const __m256i codes = swapped ? _mm256_inserti128_si256(_mm256_castsi128_si256(load_chunk(first)), load_chunk(second), 1)
                                 : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first));
-  if constexpr (kDtype == OCTAVO_KV_FLOAT32) {
+  if constexpr (sizeof(Element) == 2) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), codes);
+  } else if constexpr (kDtype == OCTAVO_KV_FLOAT32) {
     _mm256_storeu_ps(to, _mm256_castsi256_ps(codes));
   } else if constexpr (kDtype == OCTAVO_KV_BFLOAT16) {
     store(to, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(codes), 16)));

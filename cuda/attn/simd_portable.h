@@ -6,6 +6,9 @@ constexpr int kLanes = 4;
 constexpr int kRowBlock = 2;
 constexpr int kScoreVecs = 4;
 constexpr int kValueVecs = 4;
+// Whether a tile may be kept as float16, converted at each load: load(const uint16_t*), transpose_chunk and
+// widen_two_chunks then write float16 bits too, for FP8 and float16.
+constexpr bool kHalfTile = false;
 constexpr float kE4m3Factor = 1.0f;  // f32 of a converted E4M3 x this = its value
 
 typedef float Vec __attribute__((vector_size(16)));
@@ -60,9 +63,14 @@ OCTAVO_INLINE Vec exp2_of(Vec x) {
   return x == x ? finite : x;
 }
 
-// Element i of a stored chunk.
 template <int kDtype>
-OCTAVO_INLINE float element(const uint8_t* chunk, int i) {
+OCTAVO_INLINE const float* table_of() {
+  return kDtype == OCTAVO_KV_FP8_E4M3 || kDtype == OCTAVO_KV_FP8_E5M2 ? fp8_table(kDtype) : nullptr;
+}
+
+// Element i of a stored chunk, by table_of its dtype.
+template <int kDtype>
+OCTAVO_INLINE float element(const uint8_t* chunk, int i, const float* table) {
   if constexpr (kDtype == OCTAVO_KV_FLOAT32) {
     float x;
     __builtin_memcpy(&x, chunk + 4 * i, sizeof x);
@@ -76,7 +84,7 @@ OCTAVO_INLINE float element(const uint8_t* chunk, int i) {
     dequantize(OCTAVO_KV_FLOAT16, chunk + 2 * i, 1, 1.0f, &x);
     return x;
   } else {
-    return fp8_table(kDtype)[chunk[i]];
+    return table[chunk[i]];
   }
 }
 
@@ -87,16 +95,18 @@ constexpr int elements_of_chunk(int dtype) {
 // to[16 d + token] = element d of chunk_of(token), 16 tokens.
 template <int kDtype, class ChunkOf>
 OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, float* to) {
+  const float* table = table_of<kDtype>();
   for (int token = 0; token < 16; ++token) {
     const uint8_t* chunk = chunk_of(token);
-    for (int d = 0; d < elements_of_chunk(kDtype); ++d) to[16 * d + token] = element<kDtype>(chunk, d);
+    for (int d = 0; d < elements_of_chunk(kDtype); ++d) to[16 * d + token] = element<kDtype>(chunk, d, table);
   }
 }
 
 // to[d] = element d of chunk.
 template <int kDtype>
 OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, float* to) {
-  for (int d = 0; d < elements_of_chunk(kDtype); ++d) to[d] = element<kDtype>(chunk, d);
+  const float* table = table_of<kDtype>();
+  for (int d = 0; d < elements_of_chunk(kDtype); ++d) to[d] = element<kDtype>(chunk, d, table);
 }
 
 // Two chunks, one after the other.

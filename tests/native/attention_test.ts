@@ -122,7 +122,13 @@ for (const library of LIBRARIES) {
 
   test("gives the same bits in any chunks", () => {
     for (
-      const [kvDtype, window, length] of [["fp8_e4m3", 0, 600], ["bfloat16", 45, 600], ["float32", 0, 150]] as const
+      const [kvDtype, window, length] of [
+        ["fp8_e4m3", 0, 600],
+        ["bfloat16", 45, 600],
+        ["float32", 0, 150],
+        ["fp8_e5m2", 0, 150],
+        ["float16", 45, 150],
+      ] as const
     ) {
       const heads = { ...GQA3, kvDtype, window };
       const sequence = make(heads, length);
@@ -158,6 +164,10 @@ for (const library of LIBRARIES) {
         spoiled[part].set(nanElement(kvDtype), (at * heads.headDim + 5) * elementBytes(kvDtype));
         const { out } = attend(library, heads, [whole(spoiled)]);
         const width = heads.numQHeads * heads.headDim;
+        for (const token of [at - 1, at, at + heads.window - 1, at + heads.window]) {
+          const alone = attend(library, heads, [{ sequence: spoiled, begin: token, end: token + 1 }]);
+          assertEquals(alone.out, out.slice(token * width, (token + 1) * width), `${kvDtype}, token ${token} alone`);
+        }
         for (let token = 0; token < 150; token++) {
           const sees = token >= at && token < at + heads.window;
           for (let i = 0; i < width; i++) {
