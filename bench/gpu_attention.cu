@@ -147,7 +147,8 @@ struct Bench {
     std::vector<int> table(static_cast<size_t>(cell.batch) * max_pages, -1);
     int next = 0;
     for (int s = 0; s < cell.batch; ++s) {
-      for (int i = 0; i * cell.page_size < lengths[s]; ++i) table[static_cast<size_t>(s) * max_pages + i] = order[next++];
+      for (int i = 0; i * cell.page_size < lengths[s]; ++i)
+        table[static_cast<size_t>(s) * max_pages + i] = order[next++];
     }
     octavo::PagedAttentionArgs args = {};
     args.shape = {cell.kv_dtype, cell.page_size, num_pages, cell.kv_heads, cell.head_dim, 0};
@@ -165,7 +166,8 @@ struct Bench {
     args.max_query_len = 1;
     const int64_t set_bytes = num_pages * octavo::kv_geometry(args.shape).page_bytes;
     const double kv_bytes = 2.0 * tokens * cell.kv_heads * cell.head_dim * kind;
-    const int sets = static_cast<int>(std::min<int64_t>(256, std::max<int64_t>(2, ((512ll << 20) + set_bytes - 1) / set_bytes)));
+    const int sets =
+        static_cast<int>(std::min<int64_t>(256, std::max<int64_t>(2, ((512ll << 20) + set_bytes - 1) / set_bytes)));
     if (sets * set_bytes > pool_bytes) {
       std::printf("{\"cell\": \"%s\", \"error\": \"pool too small\"}\n", cell.name.c_str());
       return;
@@ -189,11 +191,12 @@ struct Bench {
     replay();
     const double guess = time_ms(stream, 1, replay);
     const double us = time_ms(stream, std::clamp(static_cast<int>(60 / guess), 3, 20), replay) * 1e3 / calls;
-    std::printf("{\"cell\": \"%s\", \"kv\": \"%s\", \"us\": %.2f, \"mb\": %.2f, \"tb_s\": %.3f, \"share\": %.3f, "
-                "\"overlap\": %d, \"item_cost\": %d, \"min_steps\": %d}\n",
-                cell.name.c_str(), dtype_name(cell.kv_dtype), us, kv_bytes * 1e-6, kv_bytes / us * 1e-6,
-                kv_bytes / us * 1e-6 / options.ceiling, options.overlap, options.tuning.item_cost,
-                options.tuning.min_range_steps);
+    std::printf(
+        "{\"cell\": \"%s\", \"kv\": \"%s\", \"us\": %.2f, \"mb\": %.2f, \"tb_s\": %.3f, \"share\": %.3f, "
+        "\"overlap\": %d, \"item_cost\": %d, \"min_steps\": %d}\n",
+        cell.name.c_str(), dtype_name(cell.kv_dtype), us, kv_bytes * 1e-6, kv_bytes / us * 1e-6,
+        kv_bytes / us * 1e-6 / options.ceiling, options.overlap, options.tuning.item_cost,
+        options.tuning.min_range_steps);
     std::fflush(stdout);
     cudaGraphExecDestroy(exec);
     cudaGraphDestroy(graph);
@@ -238,7 +241,9 @@ std::vector<Cell> parse_cells(const char* text) {
 std::vector<Cell> make_set(const std::string& name) {
   std::vector<Cell> cells;
   const int dtypes[] = {OCTAVO_KV_FP8_E4M3, OCTAVO_KV_BFLOAT16};
-  struct Heads { int q, kv; };
+  struct Heads {
+    int q, kv;
+  };
   if (name == "quick") {
     for (int dtype : dtypes) {
       for (auto [b, c] : {std::pair{1, 1024}, {1, 8192}, {1, 131072}, {8, 1024}, {64, 1024}, {64, 8192}, {256, 4096}}) {
@@ -247,8 +252,17 @@ std::vector<Cell> make_set(const std::string& name) {
     }
   } else if (name == "anchors") {
     for (int dtype : dtypes) {
-      for (auto [b, c] : {std::pair{1, 1024}, {1, 8192}, {1, 32768}, {1, 131072}, {8, 1024}, {8, 8192}, {8, 32768},
-                          {64, 1024}, {64, 8192}, {256, 1024}, {256, 4096}}) {
+      for (auto [b, c] : {std::pair{1, 1024},
+                          {1, 8192},
+                          {1, 32768},
+                          {1, 131072},
+                          {8, 1024},
+                          {8, 8192},
+                          {8, 32768},
+                          {64, 1024},
+                          {64, 8192},
+                          {256, 1024},
+                          {256, 4096}}) {
         for (int page : {16, 64}) cells.push_back(make_cell(b, c, 32, 8, 128, page, dtype));
       }
       cells.push_back(make_cell(16, 4096, 32, 32, 128, 16, dtype));
@@ -302,14 +316,22 @@ int main(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
       const std::string flag = argv[i];
       const char* value = i + 1 < argc ? argv[i + 1] : "";
-      if (flag == "--no-overlap") options.overlap = false;
-      else if (flag == "--no-early") options.early = false;
-      else if (flag == "--plan") options.plan_each = true;
-      else if (flag == "--item-cost") options.tuning.item_cost = std::atoi(value), ++i;
-      else if (flag == "--min-steps") options.tuning.min_range_steps = std::max(std::atoi(value), 1), ++i;
-      else if (flag == "--cells") cells = parse_cells(value), ++i;
-      else if (flag == "--set") cells = make_set(value), ++i;
-      else std::fprintf(stderr, "unknown flag \"%s\"\n", argv[i]), std::exit(2);
+      if (flag == "--no-overlap")
+        options.overlap = false;
+      else if (flag == "--no-early")
+        options.early = false;
+      else if (flag == "--plan")
+        options.plan_each = true;
+      else if (flag == "--item-cost")
+        options.tuning.item_cost = std::atoi(value), ++i;
+      else if (flag == "--min-steps")
+        options.tuning.min_range_steps = std::max(std::atoi(value), 1), ++i;
+      else if (flag == "--cells")
+        cells = parse_cells(value), ++i;
+      else if (flag == "--set")
+        cells = make_set(value), ++i;
+      else
+        std::fprintf(stderr, "unknown flag \"%s\"\n", argv[i]), std::exit(2);
     }
     if (cells.empty()) cells = make_set("quick");
     Bench bench = {};

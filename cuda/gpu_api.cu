@@ -120,7 +120,13 @@ int32_t find_max_query_len(const octavo_attention_config& config, const int32_t*
 
 MoveParams move_params(const octavo_kv_shape& shape, uint8_t* pages, uint8_t* k, uint8_t* v,
                        const int32_t* slot_mapping, int32_t num_tokens) {
-  return {kv_geometry(shape), pages, k, v, slot_mapping, int64_t{shape.num_pages} * shape.page_size, num_tokens,
+  return {kv_geometry(shape),
+          pages,
+          k,
+          v,
+          slot_mapping,
+          int64_t{shape.num_pages} * shape.page_size,
+          num_tokens,
           shape.head_dim * kv_element_bytes(shape.kv_dtype)};
 }
 
@@ -229,6 +235,7 @@ extern "C" int32_t octavo_paged_attention(const octavo_kv_shape* shape, const oc
     check_not_null("page_table", page_table);
     check_not_null("out", out);
     octavo::check_aligned("pages", pages);
+    octavo::check_aligned("q", q);
     octavo::check_aligned("out", out);
     octavo::run_on_stream([&](auto stream) {
       const int32_t max_query_len = octavo::find_max_query_len(*config, query_len, stream);
@@ -247,7 +254,8 @@ extern "C" int32_t octavo_kv_pack(const octavo_kv_shape* shape, uint8_t* pages, 
     if (num_tokens == 0) return;
     octavo::run_on_stream([&](auto stream) {
       octavo::pack_gpu(octavo::move_params(*shape, pages, const_cast<uint8_t*>(k), const_cast<uint8_t*>(v),
-                                           slot_mapping, num_tokens), stream);
+                                           slot_mapping, num_tokens),
+                       stream);
     });
   });
 }

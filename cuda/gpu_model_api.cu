@@ -6,7 +6,8 @@ namespace {
 
 int32_t refuse(const char* what) {
   return octavo::guard([&] {
-    octavo::fail(OCTAVO_UNSUPPORTED, "%s is not offered by the GPU build yet: it has the attention and cache kernels only", what);
+    octavo::fail(OCTAVO_UNSUPPORTED,
+                 "%s is not offered by the GPU build yet: it has the attention and cache kernels only", what);
   });
 }
 

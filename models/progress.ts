@@ -22,7 +22,6 @@ export interface ProgressOutput {
 
 const barCells = 30;
 const redrawMs = 100;
-const lineMs = 1000;
 
 /** Standard error, which leaves standard output to programs. */
 export function standardErrorOutput(): ProgressOutput {
@@ -33,28 +32,21 @@ export function standardErrorOutput(): ProgressOutput {
   };
 }
 
-/**
- * Draws a bar on a terminal; elsewhere writes a line at the start, at the end, and between them at most one a tenth and
- * one a second.
- *
- * @param now The time in milliseconds.
- */
-export function progressPrinter(
-  output: ProgressOutput = standardErrorOutput(),
-  now: () => number = () => performance.now(),
-): ProgressListener {
-  return output.isTerminal ? barPrinter(output, now) : linePrinter(output, now);
+/** Draws a bar on a terminal; elsewhere writes a line at the start, at every tenth and at the end. */
+export function progressPrinter(output: ProgressOutput = standardErrorOutput()): ProgressListener {
+  return output.isTerminal ? barPrinter(output) : linePrinter(output);
 }
 
-function barPrinter(output: ProgressOutput, now: () => number): ProgressListener {
+function barPrinter(output: ProgressOutput): ProgressListener {
   let label = "";
   let drawnAt = -Infinity;
   let isDone = false;
   return (progress) => {
     if (progress.label !== label) [label, drawnAt, isDone] = [progress.label, -Infinity, false];
+    const now = performance.now();
     const isEnd = progress.doneBytes >= progress.totalBytes;
-    if (isDone || (!isEnd && now() - drawnAt < redrawMs)) return;
-    drawnAt = now();
+    if (isDone || (!isEnd && now - drawnAt < redrawMs)) return;
+    drawnAt = now;
     isDone = isEnd;
     const filled = Math.floor(fraction(progress) * barCells);
     const bar = "#".repeat(filled) + ".".repeat(barCells - filled);
@@ -62,16 +54,14 @@ function barPrinter(output: ProgressOutput, now: () => number): ProgressListener
   };
 }
 
-function linePrinter(output: ProgressOutput, now: () => number): ProgressListener {
+function linePrinter(output: ProgressOutput): ProgressListener {
   let label = "";
   let tenth = -1;
-  let writtenAt = -Infinity;
   return (progress) => {
-    if (progress.label !== label) [label, tenth, writtenAt] = [progress.label, -1, -Infinity];
+    if (progress.label !== label) [label, tenth] = [progress.label, -1];
     const reached = Math.floor(fraction(progress) * 10);
-    if (reached <= tenth || (reached < 10 && now() - writtenAt < lineMs)) return;
+    if (reached <= tenth) return;
     tenth = reached;
-    writtenAt = now();
     output.write(`${label}: ${amount(progress)}\n`);
   };
 }

@@ -81,28 +81,20 @@ function docsPage() {
   return page(
     "Octavo: HTTP interface",
     html`
-      <nav><a href="/">Status</a> · <a href="/openapi.json">OpenAPI document</a></nav>
-      <p>${ENDPOINTS.map((endpoint, i) =>
-        html`${i > 0 && " · "}<a href="#${anchor(endpoint)}">${endpoint.path}</a>`
-      )}</p>
+      <p><a href="/">Status</a> · <a href="/openapi.json">OpenAPI document</a></p>
       ${ENDPOINTS.map((endpoint) => endpointSection(endpoint))}
     `,
   );
 }
 
-function anchor({ path }: EndpointInfo): string {
-  return path.replaceAll(/\W+/g, "-");
-}
-
-function endpointSection(endpoint: EndpointInfo) {
-  const { method, path, summary, body, refused } = endpoint;
+function endpointSection({ method, path, summary, body, refused }: EndpointInfo) {
   const fields = body === undefined ? [] : fieldsOf(body);
   return html`
-    <h2 id="${anchor(endpoint)}"><code>${method.toUpperCase()} ${path}</code></h2>
+    <h2><code>${method.toUpperCase()} ${path}</code></h2>
     <p>${summary}</p>
     ${fields.length > 0 &&
-      html`<table class="fields">
-      <tr><th>Field</th><th>Type</th><th>Meaning</th></tr>
+      html`<table>
+      <tr><th>Field</th><th>Type</th><th></th></tr>
       ${
         fields.map(({ name, type, isRequired, description }) =>
           html`
@@ -115,6 +107,6 @@ function endpointSection(endpoint: EndpointInfo) {
         )
       }
     </table>`}
-    ${refused && html`<p class="refused">Refused for now: ${refusedText(refused).join(", ")}.</p>`}
+    ${refused && html`<p>Refused for now: ${refusedText(refused).join(", ")}.</p>`}
   `;
 }

@@ -141,30 +141,24 @@ export function fieldsOf(body: z.ZodType): FieldInfo[] {
   return fields.sort((a, b) => Number(b.isRequired) - Number(a.isRequired));
 }
 
-/** A type in words, of one value or, as part of a list, of several. */
-function typeText(schema: JsonSchema, isPlural = false): string {
-  const s = isPlural ? "s" : "";
+function typeText(schema: JsonSchema): string {
   if (schema.anyOf) {
-    const texts = schema.anyOf.map((one) => typeText(one as JsonSchema, isPlural)).filter((text) =>
-      !/^anys?$/.test(text)
-    );
-    return [...new Set(texts)].join(texts.length > 2 ? ", or " : " or ");
+    const texts = schema.anyOf.map((one) => typeText(one as JsonSchema)).filter((text) => text !== "any");
+    return [...new Set(texts)].join(" or ");
   }
   const type = [schema.type].flat().filter((one) => one !== "null")[0];
   switch (type) {
     case "number":
-    case "integer": {
-      const range = rangeText(schema);
-      return `${type}${s}${range === "" ? "" : `${isPlural ? "" : ","} ${range}`}`;
-    }
+    case "integer":
+      return `${type}${rangeText(schema)}`;
     case "array": {
-      const items = typeText((schema.items ?? {}) as JsonSchema, true);
-      return `list${s} of ${schema.maxItems === undefined ? "" : `up to ${schema.maxItems} `}${items}`;
+      const items = typeText((schema.items ?? {}) as JsonSchema);
+      return `list of ${schema.maxItems === undefined ? "" : `up to ${schema.maxItems} `}${items}`;
     }
     case "object":
-      return schema.properties ? `object${s} {${Object.keys(schema.properties).join(", ")}}` : `object${s}`;
+      return schema.properties ? `object {${Object.keys(schema.properties).join(", ")}}` : "object";
     default:
-      return schema.enum ? schema.enum.map((value) => JSON.stringify(value)).join(" or ") : `${type ?? "any"}${s}`;
+      return schema.enum ? schema.enum.map((value) => JSON.stringify(value)).join(" or ") : type ?? "any";
   }
 }
 
@@ -176,7 +170,8 @@ function rangeText({ minimum, exclusiveMinimum, maximum }: JsonSchema): string {
     ? ""
     : `from ${minimum}`;
   const to = isUnbounded(maximum) ? "" : `to ${maximum}`;
-  return [from, to].filter((text) => text !== "").join(" ");
+  const range = [from, to].filter((text) => text !== "").join(" ");
+  return range === "" ? "" : `, ${range}`;
 }
 
 /** Refused fields for people: the name, and the values that are taken nevertheless. */

@@ -1,7 +1,7 @@
-#include "arch/gpu.h"
-
 #include <map>
 #include <mutex>
+
+#include "arch/gpu.h"
 
 namespace octavo {
 
@@ -19,7 +19,8 @@ const GpuDevice& gpu_device() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
     cudaGetLastError();
-    fail(OCTAVO_UNSUPPORTED, "no usable CUDA device: %s", status == cudaSuccess ? "none found" : cudaGetErrorString(status));
+    fail(OCTAVO_UNSUPPORTED, "no usable CUDA device: %s",
+         status == cudaSuccess ? "none found" : cudaGetErrorString(status));
   }
   int device = 0;
   OCTAVO_GPU_CHECK(cudaGetDevice(&device));

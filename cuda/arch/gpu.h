@@ -8,10 +8,10 @@
 
 #include "arch/error.h"
 
-#define OCTAVO_GPU_CHECK(call)                                                                        \
-  do {                                                                                                \
-    const cudaError_t gpu_status = (call);                                                            \
-    if (gpu_status != cudaSuccess) ::octavo::gpu_fail(#call, __FILE__, __LINE__, (int)gpu_status);    \
+#define OCTAVO_GPU_CHECK(call)                                                                     \
+  do {                                                                                             \
+    const cudaError_t gpu_status = (call);                                                         \
+    if (gpu_status != cudaSuccess) ::octavo::gpu_fail(#call, __FILE__, __LINE__, (int)gpu_status); \
   } while (0)
 
 namespace octavo {

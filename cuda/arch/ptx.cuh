@@ -45,10 +45,9 @@ __device__ inline uint32_t movmatrix_trans(uint32_t value) {
 // --- Matrix products: d[16 x 8] += a[16 x 16] b[16 x 8], f32 sums -----------------------------------------------
 
 __device__ inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 __device__ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -60,26 +59,33 @@ __device__ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t 
 
 // --- Conversions ------------------------------------------------------------------------------------------------
 
-// Two E4M3 bytes in the low half of pair to two f16, exactly.
-__device__ inline uint32_t e4m3x2_to_f16x2(uint32_t pair) {
+// Four E4M3 bytes to f16, exactly: low = bytes 0 and 1, high = bytes 2 and 3.
+__device__ inline void e4m3x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& high) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-  uint32_t result;
-  asm("{ .reg .b16 low; cvt.u16.u32 low, %1; cvt.rn.f16x2.e4m3x2 %0, low; }" : "=r"(result) : "r"(pair));
-  return result;
+  asm("{ .reg .b16 first, second; mov.b32 {first, second}, %2; cvt.rn.f16x2.e4m3x2 %0, first; "
+      "cvt.rn.f16x2.e4m3x2 %1, second; }"
+      : "=r"(low), "=r"(high)
+      : "r"(four));
 #else
   // E4M3's exponent and mantissa, moved to f16's place, read as value * 2^-8, subnormals too; NaN (0x7F) is put right.
-  const uint32_t spread = __byte_perm(pair, 0, 0x1404);  // byte 0 to bits 8-15, byte 1 to bits 24-31
-  const uint32_t bits = (spread & 0x80008000u) | ((spread & 0x7F007F00u) >> 1);
-  const __half2 scaled = __hmul2(*reinterpret_cast<const __half2*>(&bits), __half2half2(__ushort_as_half(0x5C00)));
-  uint32_t result = *reinterpret_cast<const uint32_t*>(&scaled);
-  if ((spread & 0x7F000000u) == 0x7F000000u) result |= 0x7FFF0000u;
-  if ((spread & 0x00007F00u) == 0x00007F00u) result |= 0x00007FFFu;
-  return result;
+  const auto widen = [](uint32_t spread) {  // one byte in the upper half of each 16 bits
+    const uint32_t bits = (spread & 0x80008000u) | ((spread & 0x7F007F00u) >> 1);
+    const __half2 scaled = __hmul2(*reinterpret_cast<const __half2*>(&bits), __half2half2(__ushort_as_half(0x5C00)));
+    uint32_t result = *reinterpret_cast<const uint32_t*>(&scaled);
+    if ((spread & 0x7F000000u) == 0x7F000000u) result |= 0x7FFF0000u;
+    if ((spread & 0x00007F00u) == 0x00007F00u) result |= 0x00007FFFu;
+    return result;
+  };
+  low = widen(__byte_perm(four, 0, 0x1404));
+  high = widen(__byte_perm(four, 0, 0x3424));
 #endif
 }
 
-// Two E5M2 bytes in the low half of pair to two f16, exactly: E5M2 is f16's upper byte.
-__device__ inline uint32_t e5m2x2_to_f16x2(uint32_t pair) { return __byte_perm(pair, 0, 0x1404); }
+// Four E5M2 bytes to f16, exactly: E5M2 is f16's upper byte.
+__device__ inline void e5m2x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& high) {
+  low = __byte_perm(four, 0, 0x1404);
+  high = __byte_perm(four, 0, 0x3424);
+}
 
 __device__ inline uint32_t pack_f16x2(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
@@ -138,8 +144,8 @@ __device__ inline void bulk_copy(uint32_t destination, const void* source, uint3
                                  uint64_t policy) {
 #if OCTAVO_BULK_COPY
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-          destination),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+          "r"(destination),
       "l"(source), "r"(bytes), "r"(barrier), "l"(policy)
       : "memory");
 #endif

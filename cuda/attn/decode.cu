@@ -1,7 +1,6 @@
-#include "attn/decode.h"
-
 #include <algorithm>
 
+#include "attn/decode.h"
 #include "attn/decode_launcher.h"
 
 namespace octavo {
@@ -16,11 +15,17 @@ struct Choice {
 
 DecodeLauncher find_by_dtype(int kv_dtype, int head_dim, int tiles, bool wide) {
   switch (kv_dtype) {
-    case OCTAVO_KV_FP8_E4M3: return find_decode<StoredE4m3>(head_dim, tiles, wide);
-    case OCTAVO_KV_FP8_E5M2: return find_decode<StoredE5m2>(head_dim, tiles, wide);
-    case OCTAVO_KV_FLOAT16: return find_decode<StoredF16>(head_dim, tiles, wide);
-    case OCTAVO_KV_BFLOAT16: return find_decode<StoredBf16>(head_dim, tiles, wide);
-    default: fail(OCTAVO_UNSUPPORTED, "attention on the GPU reads float16, bfloat16, fp8_e4m3 or fp8_e5m2, kv_dtype is %d", kv_dtype);
+    case OCTAVO_KV_FP8_E4M3:
+      return find_decode<StoredE4m3>(head_dim, tiles, wide);
+    case OCTAVO_KV_FP8_E5M2:
+      return find_decode<StoredE5m2>(head_dim, tiles, wide);
+    case OCTAVO_KV_FLOAT16:
+      return find_decode<StoredF16>(head_dim, tiles, wide);
+    case OCTAVO_KV_BFLOAT16:
+      return find_decode<StoredBf16>(head_dim, tiles, wide);
+    default:
+      fail(OCTAVO_UNSUPPORTED, "attention on the GPU reads float16, bfloat16, fp8_e4m3 or fp8_e5m2, kv_dtype is %d",
+           kv_dtype);
   }
 }
 
@@ -36,8 +41,8 @@ Choice choose(int kv_dtype, int head_dim, int group, int max_query_len) {
     fail(OCTAVO_UNSUPPORTED, "attention on the GPU has head_dim 64, 80, 96, 112, 128, 192 and 256, found %d", head_dim);
   }
   if (group > 8 * tiles) {
-    fail(OCTAVO_UNSUPPORTED, "attention on the GPU has at most %d q heads a kv head at head_dim %d, found %d", 8 * tiles,
-         head_dim, group);
+    fail(OCTAVO_UNSUPPORTED, "attention on the GPU has at most %d q heads a kv head at head_dim %d, found %d",
+         8 * tiles, head_dim, group);
   }
   // Measured on an H100: decode waits for memory, which hides most of an item's merge; wide tiles compute throughout.
   const int item_cost = tiles == 1 ? 2 : tiles == 2 ? 8 : 32;
@@ -49,7 +54,7 @@ Choice choose(int kv_dtype, int head_dim, int group, int max_query_len) {
 DecodeShape decode_shape(int kv_dtype, int head_dim, int group, int max_query_len) {
   const Choice choice = choose(kv_dtype, head_dim, group, max_query_len);
   return {choice.launcher.step_tokens, choice.tile_tokens, std::min(gpu_device().num_sms, kMaxRanges),
-          choice.launcher.slot_floats, choice.item_cost, choice.launcher.walk};
+          choice.launcher.slot_floats, choice.item_cost,   choice.launcher.walk};
 }
 
 void run_decode(const DecodeParams& params, int kv_dtype, int head_dim, int max_query_len, GpuStream stream,

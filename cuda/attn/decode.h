@@ -16,9 +16,9 @@ struct DecodeParams {
   const uint8_t* pages;
   KvGeometry kv;
   int32_t num_pages;
-  const void* q;       // [num_tokens][num_q_heads][head_dim] of q_dtype
-  void* out;           // the same shape and type
-  float* lse;          // [num_tokens][num_q_heads] or nullptr
+  const void* q;              // [num_tokens][num_q_heads][head_dim] of q_dtype
+  void* out;                  // the same shape and type
+  float* lse;                 // [num_tokens][num_q_heads] or nullptr
   const int32_t* page_table;  // [num_seqs][max_pages]
   const float* scales;        // [2][num_kv_heads] or nullptr = 1
   const float* sinks;         // [num_q_heads] or nullptr
@@ -39,9 +39,9 @@ struct DecodeParams {
 
 // How the kernel cuts the work, chosen from the shape alone.
 struct DecodeShape {
-  int step_tokens;    // keys a warp takes at a time
-  int tile_tokens;    // query tokens of a plan row at most
-  int num_ranges;     // blocks of the grid
+  int step_tokens;      // keys a warp takes at a time
+  int tile_tokens;      // query tokens of a plan row at most
+  int num_ranges;       // blocks of the grid
   int64_t slot_floats;  // of one partial result
   int item_cost;        // what an item costs besides its keys, in steps
   BlockWalk walk;

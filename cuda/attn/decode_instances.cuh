@@ -19,13 +19,16 @@ constexpr DecodeLauncher decode_launcher() {
 
 template <class Stored, int kHeadDim>
 DecodeLauncher find_decode_tiles(int tiles, bool wide) {
-  if (tiles == 1) return wide ? decode_launcher<DecodeTile<Stored, kHeadDim, 1, true>>()
-                              : decode_launcher<DecodeTile<Stored, kHeadDim, 1, false>>();
-  if (tiles == 2) return wide ? decode_launcher<DecodeTile<Stored, kHeadDim, 2, true>>()
-                              : decode_launcher<DecodeTile<Stored, kHeadDim, 2, false>>();
+  if (tiles == 1)
+    return wide ? decode_launcher<DecodeTile<Stored, kHeadDim, 1, true>>()
+                : decode_launcher<DecodeTile<Stored, kHeadDim, 1, false>>();
+  if (tiles == 2)
+    return wide ? decode_launcher<DecodeTile<Stored, kHeadDim, 2, true>>()
+                : decode_launcher<DecodeTile<Stored, kHeadDim, 2, false>>();
   if constexpr (kHeadDim <= 128) {
-    if (tiles == 4) return wide ? decode_launcher<DecodeTile<Stored, kHeadDim, 4, true>>()
-                                : decode_launcher<DecodeTile<Stored, kHeadDim, 4, false>>();
+    if (tiles == 4)
+      return wide ? decode_launcher<DecodeTile<Stored, kHeadDim, 4, true>>()
+                  : decode_launcher<DecodeTile<Stored, kHeadDim, 4, false>>();
   }
   return {};
 }
@@ -33,16 +36,22 @@ DecodeLauncher find_decode_tiles(int tiles, bool wide) {
 template <class Stored>
 DecodeLauncher find_decode(int head_dim, int tiles, bool wide) {
   switch (head_dim) {
-#ifndef OCTAVO_QUICK
-    case 64: return find_decode_tiles<Stored, 64>(tiles, wide);
-    case 80: return find_decode_tiles<Stored, 80>(tiles, wide);
-    case 96: return find_decode_tiles<Stored, 96>(tiles, wide);
-    case 112: return find_decode_tiles<Stored, 112>(tiles, wide);
-    case 192: return find_decode_tiles<Stored, 192>(tiles, wide);
-    case 256: return find_decode_tiles<Stored, 256>(tiles, wide);
-#endif
-    case 128: return find_decode_tiles<Stored, 128>(tiles, wide);
-    default: return {};
+    case 64:
+      return find_decode_tiles<Stored, 64>(tiles, wide);
+    case 80:
+      return find_decode_tiles<Stored, 80>(tiles, wide);
+    case 96:
+      return find_decode_tiles<Stored, 96>(tiles, wide);
+    case 112:
+      return find_decode_tiles<Stored, 112>(tiles, wide);
+    case 192:
+      return find_decode_tiles<Stored, 192>(tiles, wide);
+    case 256:
+      return find_decode_tiles<Stored, 256>(tiles, wide);
+    case 128:
+      return find_decode_tiles<Stored, 128>(tiles, wide);
+    default:
+      return {};
   }
 }
 

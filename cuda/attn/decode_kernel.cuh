@@ -17,6 +17,7 @@
 
 #include "arch/ptx.cuh"
 #include "attn/decode.h"
+#include "attn/decode_feed.cuh"
 #include "attn/decode_tile.h"
 #include "kv/stored.cuh"
 
@@ -30,10 +31,16 @@ constexpr float kNegInf = -INFINITY;
 constexpr int kMaxFlatMerge = 24;  // partial results that one block merges at once
 constexpr int kMergeGroup = 12;    // else about the square root of the most there are
 
-__device__ inline float read_query(const void* q, int dtype, int64_t index) {
-  if (dtype == OCTAVO_BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(q)[index]);
-  if (dtype == OCTAVO_F16) return __half2float(static_cast<const __half*>(q)[index]);
-  return static_cast<const float*>(q)[index];
+// Two adjacent elements of Q as they lie in memory (16-bit types: in x).
+__device__ inline uint2 read_pair(const void* q, int dtype, int64_t index) {
+  if (dtype == OCTAVO_F32) return *reinterpret_cast<const uint2*>(static_cast<const float*>(q) + index);
+  return make_uint2(*reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(q) + index), 0);
+}
+
+__device__ inline float2 widen_pair(uint2 pair, int dtype) {
+  if (dtype == OCTAVO_F32) return make_float2(__uint_as_float(pair.x), __uint_as_float(pair.y));
+  if (dtype == OCTAVO_BF16) return make_float2(__uint_as_float(pair.x << 16), __uint_as_float(pair.x & 0xFFFF0000u));
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair.x));
 }
 
 // Beyond f16's range only poison is found; NaN stays NaN.
@@ -62,145 +69,6 @@ __device__ inline float sum_over_keys(float x) {
   x += __shfl_xor_sync(~0u, x, 8);
   return x + __shfl_xor_sync(~0u, x, 16);
 }
-
-__device__ inline PlanRow load_row(const PlanRow* rows, int index) {
-  PlanRow row;
-  const int4* source = reinterpret_cast<const int4*>(rows + index);
-  reinterpret_cast<int4*>(&row)[0] = source[0];
-  reinterpret_cast<int4*>(&row)[1] = source[1];
-  return row;
-}
-
-// Walks one warp's steps of a block's range, ahead of the arithmetic, and starts their copies.
-template <class Tile>
-class Feed {
- public:
-  __device__ Feed(const DecodeParams& p, const PlanRange& range, uint32_t ring, uint32_t barriers, int warp)
-      : p_(p), range_(range), ring_(ring), barriers_(barriers), lane_(threadIdx.x & 31) {
-    if (lane_ < Tile::kStages) barrier_init(barriers_ + lane_ * 8, Tile::kGranules);
-    barrier_init_fence();
-    __syncwarp();
-    policy_ = evict_first_policy();
-    item_ = range.item_begin;
-    row_index_ = item_ / p.kv.num_kv_heads;
-    head_ = item_ - row_index_ * p.kv.num_kv_heads;
-    row_ = range.row;
-    step_ = range.step_begin + warp;
-  }
-
-  // Whether all of this warp's first steps lie in the first item, among keys older than this step of the model.
-  __device__ bool starts_old() const {
-    const int last = step_ + (Tile::kStages - 1) * Tile::kWarps;
-    const int end = item_ == range_.item_last ? range_.step_end : row_.step_end;
-    return last < end && (last + 1) * Tile::kStepTokens <= row_.old_end;
-  }
-
-  // Starts the first copies; their page ids come with the plan.
-  __device__ void start(int warp) {
-    const int32_t* ids = p_.first_pages + (static_cast<int64_t>(blockIdx.x) * Tile::kStages * Tile::kWarps + warp) *
-                                              Tile::kGranules + min(lane_, Tile::kGranules - 1);
-    int32_t pages[Tile::kStages];
-#pragma unroll
-    for (int stage = 0; stage < Tile::kStages; ++stage) pages[stage] = ids[stage * Tile::kWarps * Tile::kGranules];
-#pragma unroll
-    for (int stage = 0; stage < Tile::kStages; ++stage) {
-      find_step<false>();
-      page_ = pages[stage];
-      copy(stage);
-      step_ += Tile::kWarps;
-    }
-    find_step<true>();
-  }
-
-  // Starts the copy of the next step into a stage (an empty one past the range's end) and looks up the one after.
-  __device__ void issue(int stage) {
-    copy(stage);
-    step_ += Tile::kWarps;
-    find_step<true>();
-  }
-
-  // Waits for the copy that was started into stage in its round-th use.
-  __device__ void wait(int stage, int round) const {
-#if OCTAVO_BULK_COPY
-    barrier_wait(barriers_ + stage * 8, round & 1);
-#else
-    copy_wait<Tile::kStages - 1>();
-    __syncwarp();
-#endif
-  }
-
- private:
-  __device__ void copy(int stage) {
-    const uint32_t destination = ring_ + stage * Tile::kStepBytes;
-#if OCTAVO_BULK_COPY
-    if (lane_ < Tile::kGranules) {
-      const uint32_t barrier = barriers_ + stage * 8;
-      barrier_arrive_expect(barrier, needed_ ? Tile::kGranuleBytes : 0);
-      if (needed_) {
-        bulk_copy(destination + lane_ * Tile::kGranuleBytes, source(page_, lane_), Tile::kGranuleBytes, barrier, policy_);
-      }
-    }
-#else
-    for (int granule = 0; granule < Tile::kGranules; ++granule) {
-      const int page = __shfl_sync(~0u, page_, granule);
-      if (!__shfl_sync(~0u, needed_, granule)) continue;
-      const uint8_t* from = source(page, granule);
-      for (int at = lane_ * 16; at < Tile::kGranuleBytes; at += 32 * 16) {
-        copy_16(destination + granule * Tile::kGranuleBytes + at, from + at);
-      }
-    }
-    copy_commit();
-#endif
-  }
-
-  // Moves on to the item that holds step_ and, with kLoad, loads this lane's page id, long before it is needed.
-  template <bool kLoad>
-  __device__ void find_step() {
-    needed_ = false;
-    int end = item_ == range_.item_last ? range_.step_end : row_.step_end;
-    while (step_ >= end) {
-      if (item_ >= range_.item_last) return;
-      const int over = step_ - end;
-      ++item_;
-      if (++head_ == p_.kv.num_kv_heads) {
-        head_ = 0;
-        row_ = load_row(p_.rows, ++row_index_);
-      }
-      step_ = row_.step_begin + over;
-      end = item_ == range_.item_last ? range_.step_end : row_.step_end;
-    }
-    const int key = step_ * Tile::kStepTokens + lane_ * kGranuleTokens;
-    if (lane_ < Tile::kGranules && key < row_.kv_end && key + kGranuleTokens > row_.kv_begin) {
-      needed_ = true;
-      // Not looked at before the next issue: the load's latency is hidden.
-      if (kLoad) page_ = p_.page_table[static_cast<int64_t>(row_.seq) * p_.max_pages + (key >> p_.kv.page_shift)];
-    }
-    key_ = step_ * Tile::kStepTokens;
-    copy_head_ = head_;
-  }
-
-  __device__ const uint8_t* source(int page, int granule) const {
-    const int key = key_ + granule * kGranuleTokens;
-    const uint32_t last = static_cast<uint32_t>(p_.num_pages - 1);  // ids are kept inside the pool
-    return p_.pages + p_.kv.granule_offset(min(static_cast<uint32_t>(page), last), copy_head_, key & ((1 << p_.kv.page_shift) - 1));
-  }
-
-  const DecodeParams& p_;
-  const PlanRange& range_;
-  uint32_t ring_;
-  uint32_t barriers_;
-  int lane_;
-  uint64_t policy_;
-  PlanRow row_;
-  int row_index_;
-  int item_;
-  int head_;
-  int step_;
-  int page_;       // of this lane's granule of the next step
-  bool needed_;    // whether that granule is copied
-  int key_;
-  int copy_head_;
-};
 
 // One warp's running result for one item.
 template <class Tile>
@@ -265,8 +133,14 @@ class DecodeBlock {
     int skip = warp_;  // steps of the item before this warp's first
     Accumulator<Tile> acc;
     for (int item = range.item_begin; item <= range.item_last; ++item) {
+      const int next_buffer = (item + 1 - range.item_begin) & 1;
+      RawQuery next[Tile::kQueryAhead ? Tile::kQueryShare : 1];
       if (item < range.item_last) {
-        store_query(item + 1, load_row(p_.rows, (item + 1) / p_.kv.num_kv_heads), (item + 1 - range.item_begin) & 1);
+        const PlanRow row = load_row(p_.rows, (item + 1) / p_.kv.num_kv_heads);
+        if constexpr (Tile::kQueryAhead)
+          fetch_query(item + 1, row, next);
+        else
+          store_query(item + 1, row, next_buffer);
       }
       const ItemView view = open_item(item, range);
       load_query((item - range.item_begin) & 1);
@@ -282,6 +156,9 @@ class DecodeBlock {
         if (++stage == Tile::kStages) stage = 0, ++round;
       }
       skip = step - end;
+      if constexpr (Tile::kQueryAhead) {
+        if (item < range.item_last) put_query(next, next_buffer);
+      }
       finish_item(item, range, view, acc);
     }
   }
@@ -304,27 +181,54 @@ class DecodeBlock {
     return view;
   }
 
-  // Q of an item into shared memory, in the order of the MMA's B fragments:
+  // Q of an item goes into shared memory in the order of the MMA's B fragments, and each thread brings its share:
   //   [dim step][column tile][lane] -> {b0, b1}
-  __device__ void store_query(int item, const PlanRow& row, int buffer) {
-    const int head = item % p_.kv.num_kv_heads;
-    uint2* target = reinterpret_cast<uint2*>(smem_ + Tile::kQueryAt + buffer * Tile::kQueryBytes);
-    for (int i = threadIdx.x; i < Tile::kDimSteps * Tile::kTiles * 32; i += Tile::kThreads) {
-      const int t = i & 3;
-      const int column = ((i >> 5) % Tile::kTiles) * 8 + ((i >> 2) & 7);
-      const int dim = ((i >> 5) / Tile::kTiles) * 16;
-      const int token = column / p_.group;
-      uint2 pair = {0, 0};
-      if (token < row.num_tokens) {
-        const int64_t at = (static_cast<int64_t>(row.token_begin + token) * p_.num_q_heads + head * p_.group + column -
-                            token * p_.group) * Tile::kHeadDim + dim;
-        const DimPair first = Stored::query_dims(t, 0);
-        const DimPair second = Stored::query_dims(t, 1);
-        const auto read = [&](int d) { return clamp_to_f16(read_query(p_.q, p_.q_dtype, at + d)); };
-        pair.x = Stored::pack(read(first.first), read(first.second));
-        pair.y = Stored::pack(read(second.first), read(second.second));
-      }
-      target[i] = pair;
+  struct RawQuery {
+    uint2 first;   // elements of b0
+    uint2 second;  // elements of b1
+  };
+
+  __device__ RawQuery fetch_fragment(int i, int head, const PlanRow& row) const {
+    const int t = i & 3;
+    const int column = ((i >> 5) % Tile::kTiles) * 8 + ((i >> 2) & 7);
+    const int dim = ((i >> 5) / Tile::kTiles) * 16;
+    const int token = column / p_.group;
+    if (i >= Tile::kQueryFragments || token >= row.num_tokens) return {};
+    const int64_t at =
+        (static_cast<int64_t>(row.token_begin + token) * p_.num_q_heads + head * p_.group + column - token * p_.group) *
+            Tile::kHeadDim +
+        dim;
+    return {read_pair(p_.q, p_.q_dtype, at + Stored::query_dims(t, 0).first),
+            read_pair(p_.q, p_.q_dtype, at + Stored::query_dims(t, 1).first)};
+  }
+
+  __device__ void put_fragment(int i, const RawQuery& raw, int buffer) const {
+    if (i >= Tile::kQueryFragments) return;
+    const float2 first = widen_pair(raw.first, p_.q_dtype);
+    const float2 second = widen_pair(raw.second, p_.q_dtype);
+    reinterpret_cast<uint2*>(smem_ + Tile::kQueryAt + buffer * Tile::kQueryBytes)[i] =
+        make_uint2(Stored::pack(clamp_to_f16(first.x), clamp_to_f16(first.y)),
+                   Stored::pack(clamp_to_f16(second.x), clamp_to_f16(second.y)));
+  }
+
+  // Starts the loads of an item's Q; put_query is called a whole item later.
+  template <int kShare>
+  __device__ void fetch_query(int item, const PlanRow& row, RawQuery (&raw)[kShare]) const {
+#pragma unroll
+    for (int u = 0; u < kShare; ++u) {
+      raw[u] = fetch_fragment(u * Tile::kThreads + threadIdx.x, item % p_.kv.num_kv_heads, row);
+    }
+  }
+
+  template <int kShare>
+  __device__ void put_query(const RawQuery (&raw)[kShare], int buffer) const {
+#pragma unroll
+    for (int u = 0; u < kShare; ++u) put_fragment(u * Tile::kThreads + threadIdx.x, raw[u], buffer);
+  }
+
+  __device__ void store_query(int item, const PlanRow& row, int buffer) const {
+    for (int i = threadIdx.x; i < Tile::kQueryFragments; i += Tile::kThreads) {
+      put_fragment(i, fetch_fragment(i, item % p_.kv.num_kv_heads, row), buffer);
     }
   }
 
@@ -463,8 +367,11 @@ class DecodeBlock {
     for (int n = 0; n < Tile::kTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        float x = fmaxf(s[0][n][e], s[0][n][2 + e]);
-        if constexpr (Tile::kGranules == 2) x = fmaxf(x, fmaxf(s[1][n][e], s[1][n][2 + e]));
+        float x = kNegInf;
+#pragma unroll
+        for (int granule = 0; granule < Tile::kGranules; ++granule) {
+          x = fmaxf(x, fmaxf(s[granule][n][e], s[granule][n][2 + e]));
+        }
         top[n][e] = max_over_keys(x) * to_log2;
         rises |= top[n][e] > acc.m[n][e] + kSlack;
       }
@@ -529,7 +436,9 @@ class DecodeBlock {
   __device__ void finish_item(int item, const PlanRange& range, const ItemView& view, Accumulator<Tile>& acc) {
     const int own = static_cast<int>(blockIdx.x);
     const int head_range = item == range.item_begin ? range.head_range : own;
-    const int tail_range = item == range.item_last ? range.tail_range : item == range.item_begin ? range.begin_tail_range : own;
+    const int tail_range = item == range.item_last    ? range.tail_range
+                           : item == range.item_begin ? range.begin_tail_range
+                                                      : own;
     const bool whole = head_range == tail_range;
     float* own_slot = slot(2 * own + (item == range.item_begin ? 0 : 1));
 #pragma unroll
@@ -628,12 +537,15 @@ class DecodeBlock {
         const float2 stat = merge_stats(merge_buffer_, w)[column];
         if (stat.x == kNegInf) continue;
         const float weight = exp2_approx(stat.x - top);
-        add_scaled(sum, *reinterpret_cast<const float4*>(merge_sums(merge_buffer_, w) + column * Tile::kMergeStride + dim),
+        add_scaled(sum,
+                   *reinterpret_cast<const float4*>(merge_sums(merge_buffer_, w) + column * Tile::kMergeStride + dim),
                    weight);
         l += stat.y * weight;
       }
-      if (target == nullptr) write_column(view, n * 8 + column, dim, top, l, sum);
-      else write_partial(target, n * 8 + column, dim, top, l, sum);
+      if (target == nullptr)
+        write_column(view, n * 8 + column, dim, top, l, sum);
+      else
+        write_partial(target, n * 8 + column, dim, top, l, sum);
     }
   }
 
@@ -675,8 +587,10 @@ class DecodeBlock {
           l += stat[k].y * weight;
         }
       }
-      if (target == nullptr) write_column(view, column, dim, top, l, sum);
-      else write_partial(target, column, dim, top, l, sum);
+      if (target == nullptr)
+        write_column(view, column, dim, top, l, sum);
+      else
+        write_partial(target, column, dim, top, l, sum);
     }
   }
 

@@ -18,9 +18,10 @@ struct TileChoice {
 // Most warps first (each hides the others' latency), then a second merge buffer, then more stages.
 constexpr TileChoice choose_tile(int step_bytes, int merge_bytes_per_warp, int query_bytes, int budget, int max_warps) {
   for (int warps = max_warps; warps >= 1; warps /= 2) {
-    for (int stages = 4; stages >= 2; --stages) {
-      for (int buffers = 2; buffers >= 1; --buffers) {
-        const int bytes = warps * (stages * step_bytes + buffers * merge_bytes_per_warp + stages * 8) + query_bytes + 1024;
+    for (int buffers = 2; buffers >= 1; --buffers) {
+      for (int stages = 4; stages >= 2; --stages) {
+        const int bytes =
+            warps * (stages * step_bytes + buffers * merge_bytes_per_warp + stages * 8) + query_bytes + 1024;
         if (bytes <= budget) return {warps, stages, buffers};
       }
     }
@@ -40,23 +41,28 @@ struct DecodeTile {
   static constexpr int kHalfBytes = half_granule_bytes(kRowBytes);
   static constexpr int kGranuleBytes = 2 * kHalfBytes;
   static constexpr int kChunks = kRowBytes / kChunkBytes;
-  static constexpr int kPairs = (kChunks + 1) / 2;    // chunk pairs of a row, one ldmatrix.x4 each
-  static constexpr int kDimSteps = kHeadDim / 16;     // MMA steps over the head dim
-  // About 8 KB a step: enough for one bulk copy to be worth it; two granules give two independent MMA chains.
-  static constexpr int kGranules = kTiles < 4 && kGranuleBytes <= 4096 ? 2 : 1;
+  static constexpr int kPairs = (kChunks + 1) / 2;  // chunk pairs of a row, one ldmatrix.x4 each
+  static constexpr int kDimSteps = kHeadDim / 16;   // MMA steps over the head dim
+  // About 8 KB a step: what a step costs besides its keys is spread over enough bytes, and granules give independent
+  // MMA chains. Wide tiles have no registers for more than one.
+  static constexpr int kGranules = kTiles == 4 ? 1 : kGranuleBytes <= 2048 ? 4 : kGranuleBytes <= 4096 ? 2 : 1;
   static constexpr int kStepTokens = kGranules * kGranuleTokens;
   static constexpr int kStepBytes = kGranules * kGranuleBytes;
   // Four column tiles leave no registers for Q: it is read from shared memory each step.
   static constexpr bool kQueryInRegisters = kDimSteps * kTiles <= 16;
-  static constexpr int kQueryBytes = kDimSteps * kTiles * 32 * 8;
-  static constexpr int kMergeStride = kHeadDim + 4;   // floats; + 4 keeps the fragments' stores free of bank conflicts
+  static constexpr int kQueryFragments = kDimSteps * kTiles * 32;
+  static constexpr int kQueryBytes = kQueryFragments * 8;
+  static constexpr int kMergeStride = kHeadDim + 4;  // floats; + 4 keeps the fragments' stores free of bank conflicts
   static constexpr int kMergeBytes = 8 * kMergeStride * 4 + 8 * 8;  // one warp's 8 columns and their (max, sum)
-  static constexpr TileChoice kChoice = choose_tile(kStepBytes, kMergeBytes, 2 * kQueryBytes,
-                                                    kWide ? kWideSmemBytes : kNarrowSmemBytes, 8);
+  static constexpr TileChoice kChoice =
+      choose_tile(kStepBytes, kMergeBytes, 2 * kQueryBytes, kWide ? kWideSmemBytes : kNarrowSmemBytes, 8);
   static constexpr int kWarps = kChoice.warps;
   static constexpr int kStages = kChoice.stages;
   static constexpr int kMergeBuffers = kChoice.merge_buffers;
   static constexpr int kThreads = kWarps * 32;
+  static constexpr int kQueryShare = (kQueryFragments + kThreads - 1) / kThreads;  // fragments a thread brings
+  // The next item's Q waits in registers for its place in shared memory where a thread's share is small.
+  static constexpr bool kQueryAhead = kQueryShare <= 2;
 
   // Shared memory: rings | Q, two buffers | merge buffers | barriers
   static constexpr int kRingBytes = kWarps * kStages * kStepBytes;

@@ -1,7 +1,6 @@
-#include "attn/paged_attention.h"
-
 #include <algorithm>
 
+#include "attn/paged_attention.h"
 #include "kv/shape.h"
 
 namespace octavo {
@@ -39,7 +38,8 @@ AttentionWorkspace::View AttentionWorkspace::reserve(int max_rows, int max_seqs,
   const int64_t partials = take(3 * num_ranges * shape.slot_floats * 4);
   const int64_t first_pages = take(num_ranges * shape.walk.num_pages() * 4);
   if (block_ == nullptr || block_->size_bytes < size) {
-    auto* next = new Block{nullptr, std::max(size, block_ == nullptr ? int64_t{16} << 20 : 2 * block_->size_bytes), block_};
+    auto* next =
+        new Block{nullptr, std::max(size, block_ == nullptr ? int64_t{16} << 20 : 2 * block_->size_bytes), block_};
     const cudaError_t status = cudaMalloc(&next->memory, static_cast<size_t>(next->size_bytes));
     if (status != cudaSuccess) {
       delete next;
@@ -49,10 +49,15 @@ AttentionWorkspace::View AttentionWorkspace::reserve(int max_rows, int max_seqs,
     OCTAVO_GPU_CHECK(cudaMemsetAsync(block_->memory, 0, 2 * kMaxRanges * 4, stream));
   }
   uint8_t* base = block_->memory;
-  return {reinterpret_cast<PlanRow*>(base + rows),     reinterpret_cast<PlanRange*>(base + ranges),
-          reinterpret_cast<int64_t*>(base + row_cost), reinterpret_cast<int32_t*>(base + seq_row),
-          reinterpret_cast<int32_t*>(base + seq_token), reinterpret_cast<int32_t*>(base + counters),
-          reinterpret_cast<float*>(base + partials),   reinterpret_cast<int32_t*>(base + first_pages), max_rows};
+  return {reinterpret_cast<PlanRow*>(base + rows),
+          reinterpret_cast<PlanRange*>(base + ranges),
+          reinterpret_cast<int64_t*>(base + row_cost),
+          reinterpret_cast<int32_t*>(base + seq_row),
+          reinterpret_cast<int32_t*>(base + seq_token),
+          reinterpret_cast<int32_t*>(base + counters),
+          reinterpret_cast<float*>(base + partials),
+          reinterpret_cast<int32_t*>(base + first_pages),
+          max_rows};
 }
 
 KvGeometry kv_geometry(const octavo_kv_shape& shape) {
@@ -61,7 +66,8 @@ KvGeometry kv_geometry(const octavo_kv_shape& shape) {
   geometry.granule_bytes = 2 * half_granule_bytes(geometry.row_bytes);
   geometry.page_shift = shape.page_size == 16 ? 4 : shape.page_size == 32 ? 5 : 6;
   geometry.num_kv_heads = shape.num_kv_heads;
-  geometry.page_bytes = static_cast<int64_t>(shape.num_kv_heads) * (shape.page_size / kGranuleTokens) * geometry.granule_bytes;
+  geometry.page_bytes =
+      static_cast<int64_t>(shape.num_kv_heads) * (shape.page_size / kGranuleTokens) * geometry.granule_bytes;
   return geometry;
 }
 

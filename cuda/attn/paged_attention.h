@@ -44,7 +44,7 @@ struct PagedAttentionArgs {
   octavo_attention_config config;
   const uint8_t* pages;
   const void* q;
-  const int32_t* query_len;   // nullptr: every sequence has one query token
+  const int32_t* query_len;  // nullptr: every sequence has one query token
   const int32_t* seq_len;
   const int32_t* page_table;
   const float* scales;

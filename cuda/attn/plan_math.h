@@ -31,8 +31,10 @@ OCTAVO_HOST_DEVICE int find_last(const T* sums, int count, int64_t target) {
   int high = count;
   while (high - low > 1) {
     const int middle = (low + high) / 2;
-    if (sums[middle] <= target) low = middle;
-    else high = middle;
+    if (sums[middle] <= target)
+      low = middle;
+    else
+      high = middle;
   }
   return low;
 }

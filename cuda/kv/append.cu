@@ -1,6 +1,5 @@
-#include "kv/append.h"
-
 #include "arch/ptx.cuh"
+#include "kv/append.h"
 #include "kv/encode.cuh"
 
 namespace octavo {
@@ -16,9 +15,12 @@ __device__ float read_input(const void* x, int dtype, int64_t index) {
 }
 
 __device__ void write_query(void* out, int dtype, int64_t index, float value) {
-  if (dtype == OCTAVO_BF16) static_cast<__nv_bfloat16*>(out)[index] = __float2bfloat16_rn(value);
-  else if (dtype == OCTAVO_F16) static_cast<__half*>(out)[index] = __float2half_rn(value);
-  else static_cast<float*>(out)[index] = value;
+  if (dtype == OCTAVO_BF16)
+    static_cast<__nv_bfloat16*>(out)[index] = __float2bfloat16_rn(value);
+  else if (dtype == OCTAVO_F16)
+    static_cast<__half*>(out)[index] = __float2half_rn(value);
+  else
+    static_cast<float*>(out)[index] = value;
 }
 
 // One head of one token, a warp's: lane holds pairs (i, i + head_dim/2) for i = lane, lane + 32, ..
@@ -133,7 +135,8 @@ __global__ void __launch_bounds__(kWarps * 32) append_kernel(const __grid_consta
 }  // namespace
 
 void append_gpu(const AppendParams& params, GpuStream stream, bool overlap) {
-  const int64_t heads = (params.q != nullptr ? params.num_q_heads : 0) + 2 * static_cast<int64_t>(params.kv.num_kv_heads);
+  const int64_t heads =
+      (params.q != nullptr ? params.num_q_heads : 0) + 2 * static_cast<int64_t>(params.kv.num_kv_heads);
   const int64_t blocks = (heads * params.num_tokens + kWarps - 1) / kWarps;
   if (blocks > INT32_MAX) fail(OCTAVO_INVALID_ARGUMENT, "too many tokens for one append: %d", params.num_tokens);
   gpu_launch(append_kernel, static_cast<int>(blocks), kWarps * 32, 0, stream, overlap, params);

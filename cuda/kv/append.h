@@ -19,12 +19,12 @@ struct AppendParams {
   int64_t q_stride;
   int64_t k_stride;
   int64_t v_stride;
-  void* q_out;  // [num_tokens][num_q_heads][head_dim] of q_out_dtype
-  const float* q_norm;   // [head_dim] RMSNorm weights of each q and k head, before RoPE
+  void* q_out;          // [num_tokens][num_q_heads][head_dim] of q_out_dtype
+  const float* q_norm;  // [head_dim] RMSNorm weights of each q and k head, before RoPE
   const float* k_norm;
   const float* cosines;  // [num_tokens][head_dim / 2] of the tokens' positions (ops/rope.h)
   const float* sines;
-  const float* scales;   // [2][num_kv_heads] or nullptr = 1
+  const float* scales;          // [2][num_kv_heads] or nullptr = 1
   const int32_t* slot_mapping;  // slots outside the pages are skipped
   int64_t num_slots;
   int32_t num_tokens;

@@ -1,7 +1,6 @@
-#include "kv/convert.h"
-
 #include <algorithm>
 
+#include "kv/convert.h"
 #include "kv/encode.cuh"
 #include "kv/shape.h"
 
@@ -33,13 +32,15 @@ struct ConvertParams {
 
 __global__ void __launch_bounds__(kThreads) quantize_kernel(const __grid_constant__ ConvertParams p) {
   for_each_index(p.n, [&](int64_t i) {
-    encode_element(p.kv_dtype, static_cast<const float*>(p.from)[i], p.scale, static_cast<uint8_t*>(p.to) + i * p.bytes);
+    encode_element(p.kv_dtype, static_cast<const float*>(p.from)[i], p.scale,
+                   static_cast<uint8_t*>(p.to) + i * p.bytes);
   });
 }
 
 __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_constant__ ConvertParams p) {
   for_each_index(p.n, [&](int64_t i) {
-    static_cast<float*>(p.to)[i] = decode_element(p.kv_dtype, static_cast<const uint8_t*>(p.from) + i * p.bytes, p.scale);
+    static_cast<float*>(p.to)[i] =
+        decode_element(p.kv_dtype, static_cast<const uint8_t*>(p.from) + i * p.bytes, p.scale);
   });
 }
 

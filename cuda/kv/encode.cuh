@@ -33,19 +33,30 @@ __device__ inline float decode_fp8(int kv_dtype, uint8_t code) {
 __device__ inline void encode_element(int kv_dtype, float x, float scale, uint8_t* target) {
   const float y = __fdiv_rn(x, scale);
   switch (kv_dtype) {
-    case OCTAVO_KV_FLOAT32: *reinterpret_cast<float*>(target) = y; return;
-    case OCTAVO_KV_FLOAT16: *reinterpret_cast<uint16_t*>(target) = encode_f16(y); return;
-    case OCTAVO_KV_BFLOAT16: *reinterpret_cast<uint16_t*>(target) = encode_bf16(y); return;
-    default: *target = encode_fp8(kv_dtype, y);
+    case OCTAVO_KV_FLOAT32:
+      *reinterpret_cast<float*>(target) = y;
+      return;
+    case OCTAVO_KV_FLOAT16:
+      *reinterpret_cast<uint16_t*>(target) = encode_f16(y);
+      return;
+    case OCTAVO_KV_BFLOAT16:
+      *reinterpret_cast<uint16_t*>(target) = encode_bf16(y);
+      return;
+    default:
+      *target = encode_fp8(kv_dtype, y);
   }
 }
 
 __device__ inline float decode_element(int kv_dtype, const uint8_t* source, float scale) {
   switch (kv_dtype) {
-    case OCTAVO_KV_FLOAT32: return *reinterpret_cast<const float*>(source) * scale;
-    case OCTAVO_KV_FLOAT16: return __half2float(*reinterpret_cast<const __half*>(source)) * scale;
-    case OCTAVO_KV_BFLOAT16: return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(source)) * scale;
-    default: return decode_fp8(kv_dtype, *source) * scale;
+    case OCTAVO_KV_FLOAT32:
+      return *reinterpret_cast<const float*>(source) * scale;
+    case OCTAVO_KV_FLOAT16:
+      return __half2float(*reinterpret_cast<const __half*>(source)) * scale;
+    case OCTAVO_KV_BFLOAT16:
+      return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(source)) * scale;
+    default:
+      return decode_fp8(kv_dtype, *source) * scale;
   }
 }
 

@@ -44,7 +44,7 @@ OCTAVO_HOST_DEVICE constexpr int byte_offset(int row_bytes, int token, int byte)
 struct KvGeometry {
   int row_bytes;
   int granule_bytes;
-  int page_shift;      // log2(page_size)
+  int page_shift;  // log2(page_size)
   int num_kv_heads;
   int64_t page_bytes;
 

@@ -36,7 +36,9 @@ struct Stored8 {
   static constexpr int kBytes = 1;
   static constexpr int kSteps = 2;
 
-  OCTAVO_HOST_DEVICE static constexpr DimPair query_dims(int t, int half) { return {4 * t + 2 * half, 4 * t + 2 * half + 1}; }
+  OCTAVO_HOST_DEVICE static constexpr DimPair query_dims(int t, int half) {
+    return {4 * t + 2 * half, 4 * t + 2 * half + 1};
+  }
   OCTAVO_HOST_DEVICE static constexpr DimPair output_dims(int g) { return {2 * g, 2 * g + 1}; }
 
   __device__ static void key_fragment(const uint32_t (&r)[4], int step, uint32_t (&a)[4]) {
@@ -56,24 +58,11 @@ struct Stored8 {
 };
 
 struct StoredE4m3 : Stored8<StoredE4m3> {
-  __device__ static void widen(uint32_t four, uint32_t& low, uint32_t& high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    asm("{ .reg .b16 first, second; mov.b32 {first, second}, %2; cvt.rn.f16x2.e4m3x2 %0, first; "
-        "cvt.rn.f16x2.e4m3x2 %1, second; }"
-        : "=r"(low), "=r"(high)
-        : "r"(four));
-#else
-    low = e4m3x2_to_f16x2(four);
-    high = e4m3x2_to_f16x2(four >> 16);
-#endif
-  }
+  __device__ static void widen(uint32_t four, uint32_t& low, uint32_t& high) { e4m3x4_to_f16x4(four, low, high); }
 };
 
 struct StoredE5m2 : Stored8<StoredE5m2> {
-  __device__ static void widen(uint32_t four, uint32_t& low, uint32_t& high) {
-    low = __byte_perm(four, 0, 0x1404);
-    high = __byte_perm(four, 0, 0x3424);
-  }
+  __device__ static void widen(uint32_t four, uint32_t& low, uint32_t& high) { e5m2x4_to_f16x4(four, low, high); }
 };
 
 // What the 16-bit formats share: fragments as they are stored.
@@ -81,7 +70,9 @@ struct Stored16 {
   static constexpr int kBytes = 2;
   static constexpr int kSteps = 1;
 
-  OCTAVO_HOST_DEVICE static constexpr DimPair query_dims(int t, int half) { return {2 * t + 8 * half, 2 * t + 8 * half + 1}; }
+  OCTAVO_HOST_DEVICE static constexpr DimPair query_dims(int t, int half) {
+    return {2 * t + 8 * half, 2 * t + 8 * half + 1};
+  }
   OCTAVO_HOST_DEVICE static constexpr DimPair output_dims(int g) { return {g, g + 8}; }
 
   __device__ static void key_fragment(const uint32_t (&r)[4], int, uint32_t (&a)[4]) {
@@ -108,7 +99,9 @@ struct StoredF16 : Stored16 {
 struct StoredBf16 : Stored16 {
   static constexpr int kWeightParts = 2;
   __device__ static uint32_t pack(float low, float high) { return pack_bf16x2(low, high); }
-  __device__ static void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_bf16(d, a, b0, b1); }
+  __device__ static void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    mma_bf16(d, a, b0, b1);
+  }
 };
 
 }  // namespace octavo

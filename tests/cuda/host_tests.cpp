@@ -13,26 +13,33 @@
 
 namespace {
 
-#define REQUIRE(condition, ...)                                \
-  do {                                                         \
-    if (!(condition)) {                                        \
+#define REQUIRE(condition, ...)                                   \
+  do {                                                            \
+    if (!(condition)) {                                           \
       std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      std::printf(__VA_ARGS__);                                \
-      std::printf("\n");                                       \
-      std::exit(1);                                            \
-    }                                                          \
+      std::printf(__VA_ARGS__);                                   \
+      std::printf("\n");                                          \
+      std::exit(1);                                               \
+    }                                                             \
   } while (0)
 
 uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t bytes = (static_cast<uint64_t>(b) << 32) | a;
   uint32_t result = 0;
-  for (int i = 0; i < 4; ++i) result |= static_cast<uint32_t>((bytes >> (8 * ((selector >> (4 * i)) & 7))) & 255) << (8 * i);
+  for (int i = 0; i < 4; ++i)
+    result |= static_cast<uint32_t>((bytes >> (8 * ((selector >> (4 * i)) & 7))) & 255) << (8 * i);
   return result;
 }
 
 // The emulated 16-bit elements are plain integers: maps are what is tested, not rounding. An 8-bit element widens to
 // the same integer.
-uint32_t e4m3x2_to_f16x2(uint32_t pair) { return __byte_perm(pair, 0, 0x4140); }
+void e4m3x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& high) {
+  low = __byte_perm(four, 0, 0x4140);
+  high = __byte_perm(four, 0, 0x4342);
+}
+
+void e5m2x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& high) { e4m3x4_to_f16x4(four, low, high); }
+
 uint32_t pack_f16x2(float low, float high) { return static_cast<uint32_t>(low) | (static_cast<uint32_t>(high) << 16); }
 uint32_t pack_bf16x2(float low, float high) { return pack_f16x2(low, high); }
 [[maybe_unused]] void mma_f16(float (&)[4], const uint32_t (&)[4], uint32_t, uint32_t) {}
@@ -86,7 +93,8 @@ void mma(double (&d)[16][8], const uint32_t (&a)[kLanes][4], const uint32_t (&b)
   }
 }
 
-// Both products of one granule against their definition. Stored elements are bytes (or 16-bit words) of distinct values.
+// Both products of one granule against their definition. Stored elements are bytes (or 16-bit words) of distinct
+// values.
 template <class Stored>
 void test_lane_maps(const char* name, int head_dim) {
   const int row_bytes = octavo::row_bytes_of(head_dim, Stored::kBytes);
@@ -98,7 +106,8 @@ void test_lane_maps(const char* name, int head_dim) {
     for (int d = 0; d < head_dim; ++d) {
       x[token][d] = static_cast<int>(random() % (Stored::kBytes == 1 ? 256 : 65536));
       for (int byte = 0; byte < Stored::kBytes; ++byte) {
-        half[octavo::byte_offset(row_bytes, token, d * Stored::kBytes + byte)] = static_cast<uint8_t>(x[token][d] >> (8 * byte));
+        half[octavo::byte_offset(row_bytes, token, d * Stored::kBytes + byte)] =
+            static_cast<uint8_t>(x[token][d] >> (8 * byte));
       }
     }
   }
@@ -131,7 +140,8 @@ void test_lane_maps(const char* name, int head_dim) {
         Stored::key_fragment(keys[lane], i, a[lane]);
         for (int upper = 0; upper < 2; ++upper) {
           const DimPair dims = Stored::query_dims(t, upper);
-          b[lane][upper] = Stored::pack(static_cast<float>(q[g][dim + dims.first]), static_cast<float>(q[g][dim + dims.second]));
+          b[lane][upper] =
+              Stored::pack(static_cast<float>(q[g][dim + dims.first]), static_cast<float>(q[g][dim + dims.second]));
         }
       }
       mma(s, a, b);
@@ -141,7 +151,8 @@ void test_lane_maps(const char* name, int head_dim) {
         Stored::value_fragment(values[lane], i, a[lane]);
         for (int upper = 0; upper < 2; ++upper) {
           // What movmatrix makes of score fragments: keys 2t, 2t+1 (+ 8) of column g.
-          b[lane][upper] = Stored::pack(static_cast<float>(p[2 * t + 8 * upper][g]), static_cast<float>(p[2 * t + 1 + 8 * upper][g]));
+          b[lane][upper] = Stored::pack(static_cast<float>(p[2 * t + 8 * upper][g]),
+                                        static_cast<float>(p[2 * t + 1 + 8 * upper][g]));
         }
       }
       mma(o, a, b);
@@ -158,14 +169,14 @@ void test_lane_maps(const char* name, int head_dim) {
     for (int token = 0; token < 16; ++token) {
       double expected = 0;
       for (int d = 0; d < head_dim; ++d) expected += static_cast<double>(x[token][d]) * q[n][d];
-      REQUIRE(s[token][n] == expected, "%s head_dim %d: score of key %d, column %d: %g, not %g", name, head_dim, token, n,
-              s[token][n], expected);
+      REQUIRE(s[token][n] == expected, "%s head_dim %d: score of key %d, column %d: %g, not %g", name, head_dim, token,
+              n, s[token][n], expected);
     }
     for (int d = 0; d < head_dim; ++d) {
       double expected = 0;
       for (int token = 0; token < 16; ++token) expected += static_cast<double>(x[token][d]) * p[token][n];
-      REQUIRE(out[d][n] == expected, "%s head_dim %d: output dim %d, column %d: %g, not %g", name, head_dim, d, n, out[d][n],
-              expected);
+      REQUIRE(out[d][n] == expected, "%s head_dim %d: output dim %d, column %d: %g, not %g", name, head_dim, d, n,
+              out[d][n], expected);
     }
   }
 }
@@ -189,8 +200,8 @@ struct Plan {
 };
 
 // The plan kernel's steps, one after another.
-Plan make_plan(std::vector<int> query_len, std::vector<int> seq_len, int tile_tokens, int heads, int step_tokens, int window,
-               int num_ranges, int item_cost, int min_steps) {
+Plan make_plan(std::vector<int> query_len, std::vector<int> seq_len, int tile_tokens, int heads, int step_tokens,
+               int window, int num_ranges, int item_cost, int min_steps) {
   Plan plan;
   octavo::PlanParams& p = plan.params;
   const int num_seqs = static_cast<int>(seq_len.size());
@@ -226,7 +237,8 @@ Plan make_plan(std::vector<int> query_len, std::vector<int> seq_len, int tile_to
   const int64_t total = plan.row_cost.back();
   const int used = octavo::count_ranges(p, num_items, total - static_cast<int64_t>(num_items) * item_cost);
   std::vector<octavo::Cut> cuts;
-  for (int c = 0; c <= num_ranges; ++c) cuts.push_back(octavo::find_cut(p, num_rows, c >= used ? total : total * c / used));
+  for (int c = 0; c <= num_ranges; ++c)
+    cuts.push_back(octavo::find_cut(p, num_rows, c >= used ? total : total * c / used));
   for (int c = 0; c < num_ranges; ++c) plan.ranges.push_back(octavo::make_range(p, cuts.data(), c, used, num_items));
   return plan;
 }
@@ -244,18 +256,21 @@ void test_plan(const Plan& plan) {
       const int begin = item == range.item_begin ? range.step_begin : row.step_begin;
       const int end = item == range.item_last ? range.step_end : row.step_end;
       if (next[item] < 0) next[item] = row.step_begin;
-      REQUIRE(begin == next[item] && end >= begin, "item %d: range %d has steps %d to %d, %d comes next", item, c, begin, end, next[item]);
+      REQUIRE(begin == next[item] && end >= begin, "item %d: range %d has steps %d to %d, %d comes next", item, c,
+              begin, end, next[item]);
       next[item] = end;
       // As the kernel reads the range (attn/decode_kernel.cuh, finish_item).
       const int first = item == range.item_begin ? range.head_range : c;
-      const int last = item == range.item_last ? range.tail_range : item == range.item_begin ? range.begin_tail_range : c;
+      const int last = item == range.item_last    ? range.tail_range
+                       : item == range.item_begin ? range.begin_tail_range
+                                                  : c;
       if (arrivals[item]++ == 0) {
         head[item] = first;
         tail[item] = last;
         REQUIRE(first == c, "item %d: first met in range %d, which names %d", item, c, first);
       }
-      REQUIRE(first == head[item] && last == tail[item], "item %d: range %d names %d to %d, not %d to %d", item, c, first,
-              last, head[item], tail[item]);
+      REQUIRE(first == head[item] && last == tail[item], "item %d: range %d names %d to %d, not %d to %d", item, c,
+              first, last, head[item], tail[item]);
     }
   }
   for (int item = 0; item < num_items; ++item) {
@@ -289,6 +304,7 @@ void test_plans() {
 int main() {
   for (int head_dim : {16, 64, 80, 96, 112, 128, 192, 256}) {
     test_lane_maps<octavo::StoredE4m3>("e4m3", head_dim);
+    test_lane_maps<octavo::StoredE5m2>("e5m2", head_dim);
     test_lane_maps<octavo::StoredF16>("f16", head_dim);
     test_lane_maps<octavo::StoredBf16>("bf16", head_dim);
   }
