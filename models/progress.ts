@@ -22,6 +22,7 @@ export interface ProgressOutput {
 
 const barCells = 30;
 const redrawMs = 100;
+const lineMs = 1000;
 
 /** Standard error, which leaves standard output to programs. */
 export function standardErrorOutput(): ProgressOutput {
@@ -32,21 +33,28 @@ export function standardErrorOutput(): ProgressOutput {
   };
 }
 
-/** Draws a bar on a terminal; elsewhere writes a line at the start, at every tenth and at the end. */
-export function progressPrinter(output: ProgressOutput = standardErrorOutput()): ProgressListener {
-  return output.isTerminal ? barPrinter(output) : linePrinter(output);
+/**
+ * Draws a bar on a terminal; elsewhere writes a line at the start, at the end, and between them at most one a tenth and
+ * one a second.
+ *
+ * @param now The time in milliseconds.
+ */
+export function progressPrinter(
+  output: ProgressOutput = standardErrorOutput(),
+  now: () => number = () => performance.now(),
+): ProgressListener {
+  return output.isTerminal ? barPrinter(output, now) : linePrinter(output, now);
 }
 
-function barPrinter(output: ProgressOutput): ProgressListener {
+function barPrinter(output: ProgressOutput, now: () => number): ProgressListener {
   let label = "";
   let drawnAt = -Infinity;
   let isDone = false;
   return (progress) => {
     if (progress.label !== label) [label, drawnAt, isDone] = [progress.label, -Infinity, false];
-    const now = performance.now();
     const isEnd = progress.doneBytes >= progress.totalBytes;
-    if (isDone || (!isEnd && now - drawnAt < redrawMs)) return;
-    drawnAt = now;
+    if (isDone || (!isEnd && now() - drawnAt < redrawMs)) return;
+    drawnAt = now();
     isDone = isEnd;
     const filled = Math.floor(fraction(progress) * barCells);
     const bar = "#".repeat(filled) + ".".repeat(barCells - filled);
@@ -54,14 +62,16 @@ function barPrinter(output: ProgressOutput): ProgressListener {
   };
 }
 
-function linePrinter(output: ProgressOutput): ProgressListener {
+function linePrinter(output: ProgressOutput, now: () => number): ProgressListener {
   let label = "";
   let tenth = -1;
+  let writtenAt = -Infinity;
   return (progress) => {
-    if (progress.label !== label) [label, tenth] = [progress.label, -1];
+    if (progress.label !== label) [label, tenth, writtenAt] = [progress.label, -1, -Infinity];
     const reached = Math.floor(fraction(progress) * 10);
-    if (reached <= tenth) return;
+    if (reached <= tenth || (reached < 10 && now() - writtenAt < lineMs)) return;
     tenth = reached;
+    writtenAt = now();
     output.write(`${label}: ${amount(progress)}\n`);
   };
 }

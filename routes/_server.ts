@@ -17,6 +17,7 @@ type Complete<T> = { readonly [K in keyof T]-?: Exclude<T[K], undefined> };
 
 /** Shared by all handlers of one app. */
 export interface Server extends Complete<Omit<ServerContext, "apiKey">> {
+  readonly asksForKey: boolean;
   readonly metrics: Metrics;
   readonly tokenTexts: TokenTexts;
   readonly gate: Gate;
@@ -40,6 +41,7 @@ export function createServer(context: ServerContext): Server {
     keepAliveMs: context.keepAliveMs ?? 15_000,
     stallMs: context.stallMs ?? 120_000,
     isDraining: context.isDraining ?? (() => false),
+    asksForKey: context.apiKey !== undefined,
     metrics: new Metrics(context.engine, context.modelNames[0]),
     tokenTexts: new TokenTexts(context.tokenizer.table),
     gate: new Gate(maxConcurrentRequests),

@@ -81,20 +81,28 @@ function docsPage() {
   return page(
     "Octavo: HTTP interface",
     html`
-      <p><a href="/">Status</a> · <a href="/openapi.json">OpenAPI document</a></p>
+      <nav><a href="/">Status</a> · <a href="/openapi.json">OpenAPI document</a></nav>
+      <p>${ENDPOINTS.map((endpoint, i) =>
+        html`${i > 0 && " · "}<a href="#${anchor(endpoint)}">${endpoint.path}</a>`
+      )}</p>
       ${ENDPOINTS.map((endpoint) => endpointSection(endpoint))}
     `,
   );
 }
 
-function endpointSection({ method, path, summary, body, refused }: EndpointInfo) {
+function anchor({ path }: EndpointInfo): string {
+  return path.replaceAll(/\W+/g, "-");
+}
+
+function endpointSection(endpoint: EndpointInfo) {
+  const { method, path, summary, body, refused } = endpoint;
   const fields = body === undefined ? [] : fieldsOf(body);
   return html`
-    <h2><code>${method.toUpperCase()} ${path}</code></h2>
+    <h2 id="${anchor(endpoint)}"><code>${method.toUpperCase()} ${path}</code></h2>
     <p>${summary}</p>
     ${fields.length > 0 &&
-      html`<table>
-      <tr><th>Field</th><th>Type</th><th></th></tr>
+      html`<table class="fields">
+      <tr><th>Field</th><th>Type</th><th>Meaning</th></tr>
       ${
         fields.map(({ name, type, isRequired, description }) =>
           html`
@@ -107,6 +115,6 @@ function endpointSection({ method, path, summary, body, refused }: EndpointInfo)
         )
       }
     </table>`}
-    ${refused && html`<p>Refused for now: ${refusedText(refused).join(", ")}.</p>`}
+    ${refused && html`<p class="refused">Refused for now: ${refusedText(refused).join(", ")}.</p>`}
   `;
 }

@@ -141,24 +141,30 @@ export function fieldsOf(body: z.ZodType): FieldInfo[] {
   return fields.sort((a, b) => Number(b.isRequired) - Number(a.isRequired));
 }
 
-function typeText(schema: JsonSchema): string {
+/** A type in words, of one value or, as part of a list, of several. */
+function typeText(schema: JsonSchema, isPlural = false): string {
+  const s = isPlural ? "s" : "";
   if (schema.anyOf) {
-    const texts = schema.anyOf.map((one) => typeText(one as JsonSchema)).filter((text) => text !== "any");
-    return [...new Set(texts)].join(" or ");
+    const texts = schema.anyOf.map((one) => typeText(one as JsonSchema, isPlural)).filter((text) =>
+      !/^anys?$/.test(text)
+    );
+    return [...new Set(texts)].join(texts.length > 2 ? ", or " : " or ");
   }
   const type = [schema.type].flat().filter((one) => one !== "null")[0];
   switch (type) {
     case "number":
-    case "integer":
-      return `${type}${rangeText(schema)}`;
+    case "integer": {
+      const range = rangeText(schema);
+      return `${type}${s}${range === "" ? "" : `${isPlural ? "" : ","} ${range}`}`;
+    }
     case "array": {
-      const items = typeText((schema.items ?? {}) as JsonSchema);
-      return `list of ${schema.maxItems === undefined ? "" : `up to ${schema.maxItems} `}${items}`;
+      const items = typeText((schema.items ?? {}) as JsonSchema, true);
+      return `list${s} of ${schema.maxItems === undefined ? "" : `up to ${schema.maxItems} `}${items}`;
     }
     case "object":
-      return schema.properties ? `object {${Object.keys(schema.properties).join(", ")}}` : "object";
+      return schema.properties ? `object${s} {${Object.keys(schema.properties).join(", ")}}` : `object${s}`;
     default:
-      return schema.enum ? schema.enum.map((value) => JSON.stringify(value)).join(" or ") : type ?? "any";
+      return schema.enum ? schema.enum.map((value) => JSON.stringify(value)).join(" or ") : `${type ?? "any"}${s}`;
   }
 }
 
@@ -170,8 +176,7 @@ function rangeText({ minimum, exclusiveMinimum, maximum }: JsonSchema): string {
     ? ""
     : `from ${minimum}`;
   const to = isUnbounded(maximum) ? "" : `to ${maximum}`;
-  const range = [from, to].filter((text) => text !== "").join(" ");
-  return range === "" ? "" : `, ${range}`;
+  return [from, to].filter((text) => text !== "").join(" ");
 }
 
 /** Refused fields for people: the name, and the values that are taken nevertheless. */

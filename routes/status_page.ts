@@ -8,6 +8,7 @@ import { Hono } from "hono";
 import { html } from "hono/html";
 import { page } from "./_page.ts";
 import type { Server } from "./_server.ts";
+import { curlExample } from "./curl_example.ts";
 
 /** The status page's route. */
 export function statusPageRoutes(server: Server): Hono {
@@ -16,44 +17,40 @@ export function statusPageRoutes(server: Server): Hono {
 
 function statusPage(server: Server, origin: string) {
   const { info } = server.engine;
+  const { chatTemplate, asksForKey, modelNames } = server;
   const stats = server.engine.stats();
+  const used = `${Math.round(100 * stats.kvCacheUsage)} % used`;
   const rows = [
-    ["Model", server.modelNames.join(", ")],
+    ["Model", modelNames.join(", ")],
     ["State", stats.alive ? "running" : "stopped"],
     ["Device", `${info.device.name} (${info.device.backend}, ${info.device.isa}, ${info.numThreads} threads)`],
-    ["KV cache", `${info.kvCacheDtype}: ${info.kvCacheDtypeReason}`],
-    [
-      "Cache holds",
-      `${info.numKvTokens} tokens of ${info.kvBytesPerToken} bytes, ${Math.round(100 * stats.kvCacheUsage)} % used`,
-    ],
-    ["Longest sequence", `${info.maxModelLen} tokens`],
-    ["Requests", `${stats.numRequestsRunning} running, ${stats.numRequestsWaiting} waiting`],
-    ["Tokens so far", `${stats.promptTokensTotal} of prompts, ${stats.generationTokensTotal} generated`],
+    ["KV cache", `${info.kvCacheDtype} (${info.kvCacheDtypeReason})`],
+    ["Cache holds", `${count(info.numKvTokens)} tokens of ${count(info.kvBytesPerToken)} bytes, ${used}`],
+    ["Longest sequence", `${count(info.maxModelLen)} tokens`],
+    ["Requests", `${count(stats.numRequestsRunning)} running, ${count(stats.numRequestsWaiting)} waiting`],
+    ["Tokens so far", `${count(stats.promptTokensTotal)} of prompts, ${count(stats.generationTokensTotal)} generated`],
   ];
+  const example = curlExample({ origin, modelName: modelNames[0], canChat: chatTemplate !== null, asksForKey });
   return page(
     `Octavo ${server.version}`,
     html`
-      <table>${rows.map(([name, value]) =>
+      <nav><a href="/docs">HTTP interface</a> · <a href="/openapi.json">OpenAPI document</a> · <a href="/metrics"
+        >Metrics</a></nav>
+      <table class="facts">${rows.map(([name, value]) =>
         html`
           <tr>
-            <th>${name}</th>
+            <th scope="row">${name}</th>
             <td>${value}</td>
           </tr>
         `
       )}</table>
       <h2>Try it</h2>
-      <pre>${curlExample(server, origin)}</pre>
-      <p><a href="/docs">HTTP interface</a> · <a href="/metrics">Metrics</a></p>
+      <pre>${example}</pre>
     `,
   );
 }
 
-function curlExample({ chatTemplate, modelNames }: Server, origin: string): string {
-  const model = modelNames[0];
-  const [path, body] = chatTemplate === null
-    ? ["completions", { model, prompt: "London is the capital of", max_tokens: 32, stream: true }]
-    : ["chat/completions", { model, messages: [{ role: "user", content: "Hello!" }], stream: true }];
-  // A quote inside a shell's single quotes.
-  const data = JSON.stringify(body).replaceAll("'", `'\\''`);
-  return `curl -N ${origin}/v1/${path} -H 'content-type: application/json' -d '${data}'`;
+/** A number for people, with commas between thousands. */
+function count(value: number): string {
+  return value.toLocaleString("en");
 }

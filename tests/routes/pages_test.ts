@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { apiMarkdown } from "../../routes/_api_markdown.ts";
+import { curlExample } from "../../routes/curl_example.ts";
 import { ENDPOINTS, fieldsOf } from "../../routes/reference.ts";
 import { fakeApp } from "./_fake_engine.ts";
 
@@ -49,7 +50,12 @@ Deno.test("pages name the model and load nothing from elsewhere", async () => {
   const { app } = fakeApp({ modelNames: ["<demo's>"] });
   const status = await (await app.request("http://127.0.0.1:8000/")).text();
   for (
-    const text of ["&lt;demo&#39;s&gt;", "fp8_e4m3", "1600 tokens", "curl -N http://127.0.0.1:8000/v1/chat/completions"]
+    const text of [
+      "&lt;demo&#39;s&gt;",
+      "fp8_e4m3",
+      "1,600 tokens",
+      "curl -N http://127.0.0.1:8000/v1/chat/completions",
+    ]
   ) {
     assertStringIncludes(status, text);
   }
@@ -66,4 +72,18 @@ Deno.test("pages name the model and load nothing from elsewhere", async () => {
 Deno.test("the status page shows a completion when the model has no chat template", async () => {
   const { app } = fakeApp({ chatTemplate: null });
   assertStringIncludes(await (await app.request("/")).text(), "/v1/completions");
+});
+
+Deno.test("curlExample() can be pasted into a shell, whatever the model's name and the address", async () => {
+  const example = { origin: "http://0.0.0.0:80", modelName: `it's "x"`, canChat: true, asksForKey: false };
+  const command = curlExample(example);
+  assertStringIncludes(command, "http://127.0.0.1:80/v1/chat/completions");
+  assert(!command.includes("authorization"));
+  const shell = new Deno.Command("sh", { args: ["-c", command.replace("curl", "printf '%s\\n'")] });
+  const words = new TextDecoder().decode((await shell.output()).stdout).trim().split("\n");
+  assertEquals(JSON.parse(words.at(-1)!).model, `it's "x"`);
+  const other = curlExample({ origin: "http://[::]:80", modelName: "m", canChat: false, asksForKey: true });
+  for (const text of ["http://[::1]:80/v1/completions", "-H 'authorization: Bearer YOUR_KEY'", '"prompt"']) {
+    assertStringIncludes(other, text);
+  }
 });

@@ -41,6 +41,13 @@ Deno.test("octavo says in one sentence what is wrong", async () => {
     [["serve", TINY, "--max-model-len", "100000"], 1, /octavo: max_model_len must be an integer from 2 to 512/],
     [["serve", TINY, "--port", "0", "--kv-cache-memory", "1000"], 1, /too small for one sequence of 512 tokens/],
   ];
+  using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const port = `${taken.addr.port}`;
+  cases.push([
+    ["serve", TINY, "--port", port],
+    1,
+    /^octavo: Cannot listen on 127\.0\.0\.1:\d+: the port is in use; [^\n]*\n$/,
+  ]);
   for (const [args, code, message] of cases) {
     const result = await output(args);
     assertEquals(result.code, code, result.stderr);
@@ -52,11 +59,11 @@ Deno.test("octavo serve reports, answers its own curl line, and finishes a strea
   const server = command(["serve", TINY, "--port", "0", "--kv-cache-dtype", "fp8", "--threads", "1"]).spawn();
   const stderr = server.stderr.pipeThrough(new TextDecoderStream()).getReader();
   let report = "";
-  while (!report.includes("curl")) report += (await stderr.read()).value ?? "";
+  while (!report.includes('stream": true')) report += (await stderr.read()).value ?? "";
   assertStringIncludes(report, "fp8_e4m3 (given by --kv-cache-dtype): 8,192 tokens in 3.0 MiB, 16 sequences of 512");
   const url = report.match(/at (http:\/\/127\.0\.0\.1:\d+)/)![1]!;
 
-  const curl = report.slice(report.indexOf("curl")).replaceAll("\\\n", " ").trim();
+  const curl = report.slice(report.indexOf("curl")).trim();
   const answer = await new Deno.Command("bash", { args: ["-c", `${curl} -s`], stdout: "piped" }).output();
   assertMatch(new TextDecoder().decode(answer.stdout), /^data: \{.*"role":"assistant"[\s\S]*data: \[DONE\]\n\n$/);
 
