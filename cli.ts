@@ -4,6 +4,7 @@
  * @module
  */
 
+import { progressPrinter } from "./models/progress.ts";
 import { describeOptions, OptionError, parseCommandLine } from "./options.ts";
 import { serve, type Server } from "./serve.ts";
 import { VERSION } from "./version.ts";
@@ -42,8 +43,12 @@ export async function main(args: readonly string[]): Promise<number> {
     const [command, model, ...rest] = positionals;
     if (command !== "serve") throw new OptionError(`Unknown command "${command}"; there is: serve`);
     if (rest.length > 0) throw new OptionError(`Expected one MODEL, received also "${rest[0]}"`);
-    await using server = await serve({ model, ...options });
+    let report = "";
+    const log = (text: string) => report = text;
+    await using server = await serve({ model, ...options, log, onProgress: progressPrinter() });
     closeOnSignals(server);
+    // Whoever waits for the report may send a signal at once.
+    console.error(report);
     await server.finished;
     return 0;
   } catch (error) {
