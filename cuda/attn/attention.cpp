@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kUnitsPerThread = 4;
 // A run of splits is this part of a thread's fair share of those that are left.
 constexpr int64_t kRunsPerThread = 2;
+// Rows x keys x head_dim, up to 4 us of AVX-512 work, for which calling other threads takes longer than it saves.
+constexpr int64_t kAloneWork = 1 << 16;
 
 const AttentionKernel& choose_kernel() {
 #if defined(__x86_64__)
@@ -66,6 +68,7 @@ struct Plan {
   std::vector<int32_t> splits_left;  // of each unit
   std::vector<int64_t> partials_at;  // of each unit: offset in floats, or -1
   int64_t partial_floats = 0;
+  int64_t total_cost = 0;
 
   Plan(const AttentionArgs& args, int32_t num_threads) {
     int64_t first_token = 0;
@@ -73,7 +76,6 @@ struct Plan {
       add_units(args, seq, first_token, units);
       first_token += args.query_len[seq];
     }
-    int64_t total_cost = 0;
     for (const AttentionUnit& unit : units) total_cost += cost(unit);
     std::vector<int32_t> heavy;
     int64_t heavy_splits = 0;
@@ -114,7 +116,7 @@ void paged_attention(const AttentionArgs& args, AttentionScratch& scratch, Threa
   if (scratch.memory.size_bytes() < bytes) scratch.memory = AlignedBuffer(bytes);
   float* partials = scratch.memory.as<float>() + threads.size() * thread_floats;
 
-  threads.run(static_cast<int64_t>(plan.tasks.size()), [&](int64_t t, int thread) {
+  const auto run_task = [&](int64_t t, int thread) {
     const Task task = plan.tasks[static_cast<size_t>(t)];
     const size_t index = static_cast<size_t>(task.unit);
     const AttentionUnit& unit = plan.units[index];
@@ -133,7 +135,13 @@ void paged_attention(const AttentionArgs& args, AttentionScratch& scratch, Threa
     if (left.fetch_sub(task.num_splits, std::memory_order_acq_rel) == task.num_splits) {
       kernel.merge(args, unit, own, workspace);
     }
-  });
+  };
+  const int64_t num_tasks = static_cast<int64_t>(plan.tasks.size());
+  if (plan.total_cost * args.shape.head_dim <= kAloneWork) {
+    for (int64_t t = 0; t < num_tasks; ++t) run_task(t, 0);
+  } else {
+    threads.run(num_tasks, run_task);
+  }
 }
 
 }  // namespace octavo
