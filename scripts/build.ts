@@ -12,6 +12,7 @@
 
 import { parseArgs } from "@std/cli";
 import { ABI_VERSION, BUILDS, type LibraryManifest, PROJECT_FOLDER, sha256 } from "../ffi/library_search.ts";
+import { withFileLock } from "../models/file_lock.ts";
 import { firstLine, has, PrerequisiteError, runQuietly, toPath } from "./_command.ts";
 import { compileCuda, CUDA_ARCHS } from "./_cuda.ts";
 
@@ -51,6 +52,22 @@ export async function build(options: BuildOptions): Promise<boolean> {
   const sources = await hashSources(`${backend} sanitize=${sanitize}`);
   if (!force && await isUpToDate(folder, sources)) return false;
   await checkTools();
+  return await withFileLock(toPath(new URL(".lock", folder)), async () => {
+    // Another process may have built it meanwhile.
+    if (!force && await isUpToDate(folder, sources)) return false;
+    await compileCpu({ folder, library, sources, sanitize });
+    return true;
+  });
+}
+
+interface CpuBuild {
+  readonly folder: URL;
+  readonly library: string;
+  readonly sources: string;
+  readonly sanitize: boolean;
+}
+
+async function compileCpu({ folder, library, sources, sanitize }: CpuBuild): Promise<void> {
   console.error(`Building ${library}${sanitize ? " with sanitizers" : ""} (a minute or two, once) ...`);
   const start = performance.now();
   const cmakeFolder = new URL("cmake/", folder);
@@ -63,7 +80,6 @@ export async function build(options: BuildOptions): Promise<boolean> {
   await runQuietly("cmake", ["--build", toPath(cmakeFolder), "-j", `${navigator.hardwareConcurrency}`]);
   await install(new URL(library, cmakeFolder), folder, { file: library, sources });
   console.error(`Built ${library} in ${((performance.now() - start) / 1000).toFixed(0)} s`);
-  return true;
 }
 
 /**

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { dirname, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { fetchDemoModel } from "../models/demo.ts";
 import { fetchFromHub, parseHubSource } from "../models/hub.ts";
 import { progressPrinter } from "../models/progress.ts";
@@ -41,16 +41,31 @@ async function findPath(source: string): Promise<string | null> {
 }
 
 /** Everything the server may do: call the library, read code and model, listen on its address. */
-function permissions({ options }: CommandLine, model: string): string[] {
+async function permissions({ options }: CommandLine, model: string): Promise<string[]> {
   const project = toPath(new URL("..", import.meta.url));
   const library = Deno.env.get("OCTAVO_LIB");
   const libraries = library ? [library] : [];
   return [
     `--allow-ffi=${[`${project}build`, ...libraries].map(withoutComma).join(",")}`,
-    `--allow-read=${[project, model, ...libraries].map(withoutComma).join(",")}`,
+    `--allow-read=${[project, ...await placesOf(model), ...libraries].map(withoutComma).join(",")}`,
     `--allow-env=${[...VARIABLES, "OCTAVO_LIB"].join(",")}`,
     `--allow-net=${options.host.includes(":") ? `[${options.host}]` : options.host}:${options.port}`,
   ];
+}
+
+/** A model's path and where its links lead: the hub's cache keeps contents apart from the folder that names them. */
+async function placesOf(model: string): Promise<string[]> {
+  const places = new Set([model]);
+  const add = async (path: string, place: (target: string) => string) => {
+    const target = await Deno.realPath(path).catch(() => null);
+    if (target !== null) places.add(place(target));
+  };
+  await add(model, (target) => target);
+  const info = await Deno.stat(model).catch(() => null);
+  for (const { name, isSymlink } of info?.isDirectory ? Deno.readDirSync(model) : []) {
+    if (isSymlink) await add(join(model, name), dirname);
+  }
+  return [...places];
 }
 
 /** A path for a permission's list, which cannot hold commas: the nearest folder above that has none. */
@@ -70,7 +85,7 @@ async function runServer(args: readonly string[]): Promise<number> {
   const model = await prepareModel(source);
   const { flags, given } = commandLine;
   const name = model.name === undefined || given.has("servedModelName") ? [] : [`--served-model-name=${model.name}`];
-  return await run([...permissions(commandLine, model.path), main, "serve", model.path, ...flags, ...name]);
+  return await run([...await permissions(commandLine, model.path), main, "serve", model.path, ...flags, ...name]);
 }
 
 async function run(args: string[]): Promise<number> {

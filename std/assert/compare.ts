@@ -6,7 +6,7 @@
 
 import { diff, format } from "./_diff.ts";
 import { AssertionError } from "./assertion_error.ts";
-import { enumerableKeys, equal } from "./equal.ts";
+import { equal } from "./equal.ts";
 import { suffix } from "./values.ts";
 
 /** Holds when both have the same structure; see {@linkcode equal}. */
@@ -50,34 +50,4 @@ export function assertArrayIncludes<T>(actual: ArrayLike<T>, expected: ArrayLike
   throw new AssertionError(
     `Expected actual: "${format(actual)}" to include: "${format(expected)}"${suffix(msg)}\nmissing: ${format(missing)}`,
   );
-}
-
-/** Holds when `actual` has all that `expected` has; more is allowed, at any depth, but not in arrays' lengths. */
-export function assertObjectMatch(
-  // deno-lint-ignore no-explicit-any
-  actual: Record<PropertyKey, any>,
-  expected: Record<PropertyKey, unknown>,
-  msg?: string,
-): void {
-  assertEquals(pick(actual, expected, new Map()), expected, msg);
-}
-
-/** The part of `actual` that `expected` speaks of; what cannot be narrowed is returned as it is. */
-function pick(actual: unknown, expected: unknown, seen: Map<object, unknown>): unknown {
-  if (!isPlain(actual) || !isPlain(expected) || Array.isArray(actual) !== Array.isArray(expected)) return actual;
-  const known = seen.get(actual);
-  if (known !== undefined) return known;
-  const keys = Array.isArray(expected) ? enumerableKeys(actual) : enumerableKeys(expected);
-  const picked: object = Array.isArray(expected) ? [] : Object.create(Object.getPrototypeOf(expected));
-  seen.set(actual, picked);
-  for (const key of keys) {
-    if (!(key in actual)) continue;
-    Reflect.set(picked, key, pick(Reflect.get(actual, key), Reflect.get(expected, key), seen));
-  }
-  return picked;
-}
-
-function isPlain(value: unknown): value is object {
-  if (typeof value !== "object" || value === null || ArrayBuffer.isView(value)) return false;
-  return ![Map, Set, Date, RegExp, URL, Error].some((type) => value instanceof type);
 }

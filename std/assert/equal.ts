@@ -110,6 +110,6 @@ function sameProperties(a: object, b: object, open: Pairs): boolean {
 }
 
 /** Own enumerable keys, symbols included. */
-export function enumerableKeys(value: object): PropertyKey[] {
+function enumerableKeys(value: object): PropertyKey[] {
   return Reflect.ownKeys(value).filter((key) => Object.prototype.propertyIsEnumerable.call(value, key));
 }

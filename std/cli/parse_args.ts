@@ -208,7 +208,7 @@ class Parser {
   #fillIn(): void {
     const defaults = new Map<string, unknown>();
     for (const name of this.#booleans) defaults.set(name, this.#collected.has(name) ? [] : false);
-    for (const name of this.#collected) defaults.set(name, []);
+    for (const name of this.#strings) if (this.#collected.has(name)) defaults.set(name, []);
     for (const [name, value] of Object.entries(this.#options.default ?? {})) {
       for (const one of [name, ...this.#aliases.get(name) ?? []]) defaults.set(one, value);
     }

@@ -1,6 +1,7 @@
 /** `scripts/serve.ts`, what `deno task serve` runs. */
 import { assertEquals, assertMatch } from "@std/assert";
 import { join } from "node:path";
+import { startHubServer } from "../models/_hub_server.ts";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 const TINY = `${ROOT}tests/data/tiny/base`;
@@ -14,6 +15,22 @@ function launcher(args: string[], env: Record<string, string> = {}): Deno.ChildP
     stderr: "piped",
     env: { NO_COLOR: "1", ...env },
   }).spawn();
+}
+
+/** What a server prints before it listens, after which it is ended. */
+async function reportOf(args: string[], env: Record<string, string>): Promise<string> {
+  const server = launcher(args, env);
+  let report = "";
+  const reader = server.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  while (!report.includes("Try it")) {
+    const { value, done } = await reader.read();
+    if (done) throw new Error(`No report but: ${report}`);
+    report += value;
+  }
+  server.kill("SIGTERM");
+  await reader.cancel();
+  assertEquals((await server.status).code, 0, report);
+  return report;
 }
 
 Deno.test("deno task serve ends with 2 when the command line is wrong", async () => {
@@ -32,19 +49,26 @@ Deno.test("deno task serve takes a path from where the user stands, with spaces 
       await Deno.copyFile(join(TINY, name), join(folder, "my model", name));
     }
     // The name is a flag's value too, which must stay.
-    const server = launcher(["--served-model-name", "my model", "my model", "--port=0"], { INIT_CWD: folder });
-    let report = "";
-    const reader = server.stderr.pipeThrough(new TextDecoderStream()).getReader();
-    while (!report.includes("Try it")) {
-      const { value, done } = await reader.read();
-      if (done) break;
-      report += value;
-    }
-    server.kill("SIGTERM");
-    await reader.cancel();
-    assertMatch(report, /serves my model at http:\/\/127\.0\.0\.1:[1-9]/);
-    assertEquals((await server.status).code, 0);
+    const args = ["--served-model-name", "my model", "my model", "--port=0"];
+    assertMatch(await reportOf(args, { INIT_CWD: folder }), /serves my model at http:\/\/127\.0\.0\.1:[1-9]/);
   } finally {
     await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("deno task serve fetches a model from the hub once and serves it by the name it was asked for", async () => {
+  const cache = await Deno.makeTempDir();
+  try {
+    const files = Object.fromEntries(
+      Array.from(Deno.readDirSync(TINY), ({ name }) => [name, Deno.readFileSync(join(TINY, name))]),
+    );
+    await using hub = startHubServer({ "org/tiny": { files, revisions: { main: "a".repeat(40) } } });
+    const env = { HF_ENDPOINT: hub.endpoint, HF_HUB_CACHE: cache };
+    assertMatch(await reportOf(["org/tiny", "--port=0"], env), /serves org\/tiny at/);
+    const numRequests = hub.requests.length;
+    assertMatch(await reportOf(["org/tiny", "--port=0"], { ...env, HF_HUB_OFFLINE: "1" }), /serves org\/tiny at/);
+    assertEquals(hub.requests.length, numRequests);
+  } finally {
+    await Deno.remove(cache, { recursive: true });
   }
 });
