@@ -13,7 +13,7 @@ import { ApiError } from "./errors.ts";
 export function modelRoutes(server: Server): Hono {
   const app = new Hono();
   app.get("/v1/models", (c) => c.json({ object: "list", data: server.modelNames.map((id) => card(server, id)) }));
-  app.get("/v1/models/:id{.+}", (c) => c.json(card(server, servedName(server, c.req.param("id")))));
+  app.get("/v1/models/:id{[^]+}", (c) => c.json(card(server, servedName(server, c.req.param("id")))));
   return app;
 }
 

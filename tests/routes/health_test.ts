@@ -41,6 +41,10 @@ Deno.test("/v1/models lists the served names and finds them, slashes and all", a
   for (const path of ["/v1/models/org/demo", "/v1/models/org%2Fdemo"]) {
     assertEquals((await (await app.request(path)).json()).id, "org/demo");
   }
+  for (const path of ["/v1/models/a%0Ab", "/v1/models/%0D"]) {
+    const odd = await app.request(path);
+    assertEquals([odd.status, (await odd.json()).error.code], [404, "model_not_found"], path);
+  }
   const missing = await app.request("/v1/models/other");
   const { error } = await missing.json();
   assertEquals([missing.status, error.code], [404, "model_not_found"]);
