@@ -11,10 +11,10 @@ import { VERSION } from "./version.ts";
 
 const HELP = `Octavo ${VERSION}: an OpenAI-compatible LLM inference server with an FP8 KV cache
 
-Usage: octavo serve [MODEL] [options]
+Usage: octavo serve [MODEL] [options]    (in a clone: deno task serve [MODEL] [options])
 
-MODEL is a .gguf file, a folder in Hugging Face's layout, or org/name[@revision] on the Hugging Face hub.
-Without MODEL the demo model (SmolLM2-135M-Instruct) is served.
+MODEL is a .gguf file, a folder in Hugging Face's layout, or org/name[:quantization][@revision] on the Hugging Face
+hub. Without MODEL the demo model (SmolLM2-135M-Instruct) is served.
 
 Options (a flag wins over its environment variable):
 ${describeOptions()}

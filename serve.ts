@@ -17,7 +17,7 @@ import { VERSION } from "./version.ts";
 
 /** Options of {@linkcode serve}; those left out have the defaults of `--help`. */
 export interface ServeOptions extends Partial<Options> {
-  /** A .gguf file, a Hugging Face folder, or org/name[@revision]; the demo model by default. */
+  /** A .gguf file, a Hugging Face folder, or org/name[:quantization][@revision]; the demo model by default. */
   readonly model?: string | undefined;
   /** Receives the start-up report; printed to stderr by default. */
   readonly log?: (report: string) => void;
