@@ -1,6 +1,4 @@
 // octavo_abi_version, octavo_device_info and octavo_stream_set of the CPU build.
-#include <sys/sysinfo.h>
-
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -8,6 +6,7 @@
 
 #include "arch/cpu.h"
 #include "arch/error.h"
+#include "arch/memory.h"
 
 namespace {
 
@@ -35,9 +34,9 @@ extern "C" int32_t octavo_device_info(octavo_device_info_t* info) {
     std::snprintf(info->backend, sizeof info->backend, "cpu");
     std::snprintf(info->name, sizeof info->name, "%s", lookup("/proc/cpuinfo", "model name").c_str());
     std::snprintf(info->isa, sizeof info->isa, "%s", octavo::isa_name(octavo::isa()));
-    struct sysinfo system;
-    if (sysinfo(&system) == 0) info->memory_bytes = static_cast<double>(system.totalram) * system.mem_unit;
-    info->memory_free_bytes = std::atof(lookup("/proc/meminfo", "MemAvailable").c_str()) * 1024;
+    const octavo::Memory memory = octavo::available_memory();
+    info->memory_bytes = memory.total_bytes;
+    info->memory_free_bytes = memory.free_bytes;
   });
 }
 

@@ -1,6 +1,7 @@
 #include "arch/aligned_buffer.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -10,7 +11,11 @@ namespace octavo {
 namespace {
 
 constexpr size_t kHugePageBytes = size_t{2} << 20;
-constexpr size_t kPageBytes = size_t{64} << 10;  // a multiple of every system's page
+
+size_t round_to_pages(size_t size_bytes) {
+  static const size_t page_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return (size_bytes + page_bytes - 1) / page_bytes * page_bytes;
+}
 
 }  // namespace
 
@@ -29,8 +34,9 @@ AlignedBuffer::AlignedBuffer(size_t size_bytes) {
   if (!huge) return;
   // Only aligned 2 MB can be one page. Reads with such pages are 1.1 to 3 times faster; a refusal does no harm.
   const size_t skipped = (kHugePageBytes - reinterpret_cast<uintptr_t>(data) % kHugePageBytes) % kHugePageBytes;
-  const size_t used = (skipped + size_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const size_t used = skipped + round_to_pages(size_bytes);
   if (skipped > 0) munmap(data_, skipped);
+  // What is not given back here would stay when the destructor unmaps size_bytes.
   if (used < size_bytes + slack) munmap(data_ + used, size_bytes + slack - used);
   data_ += skipped;
   madvise(data_, size_bytes, MADV_HUGEPAGE);

@@ -1,6 +1,8 @@
 #include "arch/thread_pool.h"
 
-#include <chrono>
+#include <exception>
+
+#include "arch/error.h"
 
 namespace octavo {
 namespace {
@@ -19,10 +21,17 @@ inline void relax() {
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
-  for (int thread = 1; thread < num_threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+  try {
+    for (int thread = 1; thread < num_threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+  } catch (const std::exception& error) {
+    stop();  // a thread that is not joined would end the process
+    fail(OCTAVO_OUT_OF_MEMORY, "cannot start thread %zu of %d: %s", workers_.size() + 2, num_threads, error.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_ = true;
   loop_.fetch_add(1, std::memory_order_release);
   loop_.notify_all();

@@ -12,7 +12,7 @@ namespace octavo {
 
 class ThreadPool {
  public:
-  // num_threads >= 1 counts the calling thread.
+  // num_threads >= 1 counts the calling thread. Throws Error (OCTAVO_OUT_OF_MEMORY) when the system starts no more.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -36,6 +36,7 @@ class ThreadPool {
  private:
   using Call = void (*)(void* context, int64_t task, int thread);
 
+  void stop();
   void start(int64_t num_tasks, Call call, void* context);
   void take_tasks(int thread);
   void work(int thread);

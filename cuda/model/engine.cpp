@@ -1,12 +1,11 @@
 #include "model/engine.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 
 #include "arch/cpu.h"
 #include "arch/error.h"
+#include "arch/memory.h"
 #include "model/forward.h"
 
 namespace octavo {
@@ -17,9 +16,9 @@ const octavo_engine_config& check_config(const Model& model, const octavo_engine
   check_engine_config(config);
   // Memory is reserved without being committed, so a cache larger than the machine would fail only when it fills.
   const double cache_bytes = static_cast<double>(KvCache::size_bytes(model.config(), config));
-  const double memory_bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  const double memory_bytes = available_memory().total_bytes;
   if (cache_bytes > memory_bytes) {
-    fail(OCTAVO_OUT_OF_MEMORY, "a KV cache of %d pages needs %.0f bytes, the machine has %.0f", config.num_pages,
+    fail(OCTAVO_OUT_OF_MEMORY, "a KV cache of %d pages needs %.0f bytes, but there are %.0f", config.num_pages,
          cache_bytes, memory_bytes);
   }
   return config;
