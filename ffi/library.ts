@@ -39,14 +39,18 @@ type Symbols = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
 /** An open native library. */
 export class Library implements Disposable {
   readonly path: string;
-  readonly symbols: Symbols;
   #dylib: Deno.DynamicLibrary<typeof SYMBOLS> | null;
   #numHandles = 0;
 
   constructor(path: string) {
     this.path = path;
     this.#dylib = dlopen(path);
-    this.symbols = this.#dylib.symbols;
+  }
+
+  /** The functions of octavo.h. @throws {TypeError} After `close()`: their code is gone. */
+  get symbols(): Symbols {
+    if (this.#dylib === null) throw new TypeError("Cannot use a closed native library");
+    return this.#dylib.symbols;
   }
 
   /** The calling thread's last error. */

@@ -37,10 +37,15 @@ export class NativeEngine extends Handle {
 
   /**
    * @param kvScales `[numLayers][2][numKvHeads]`, real = stored x scale; null = 1.
+   * @throws {RangeError} kvScales has another length.
    * @throws {NativeError} A setting is out of its range, or there is not enough memory.
    */
   constructor(model: NativeModel, config: NativeEngineConfig, kvScales: Float32Array | null = null) {
     const { library } = model;
+    const numScales = model.config.numLayers * 2 * model.config.numKvHeads;
+    if (kvScales !== null && kvScales.length !== numScales) {
+      throw new RangeError(`Cannot open an engine: expected ${numScales} KV scales, received ${kvScales.length}`);
+    }
     const encoded = ENGINE_CONFIG.encode({
       kv_dtype: KV_DTYPE[config.kvDtype],
       page_size: config.pageSize,

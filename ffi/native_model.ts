@@ -5,9 +5,8 @@
  */
 
 import { Handle } from "./_handle.ts";
-import { ACTIVATION, DTYPE, KV_DTYPE, ROLE } from "./enums.ts";
+import { ACTIVATION, DTYPE, KV_DTYPE, ROLE, STATUS } from "./enums.ts";
 import { type Library, NativeError } from "./library.ts";
-import { STATUS } from "./enums.ts";
 import { LAYER_CONFIG, MODEL_CONFIG, TENSOR } from "./structs.ts";
 
 /** What the library needs to know of a model; `ModelConfig` of models/types.ts has this shape. */
@@ -46,7 +45,7 @@ export interface NativeTensor {
   readonly interleavedHeads: number;
 }
 
-/** A model's weights. Load files and tensors, then `finish()`, then open engines; close those first. */
+/** A model's weights. Load files and tensors, then `finish()`, then open engines, which keep its memory. */
 export class NativeModel extends Handle {
   readonly config: NativeModelConfig;
 

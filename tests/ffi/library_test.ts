@@ -90,6 +90,14 @@ Deno.test("Library.deviceInfo() says what the machine is", async () => {
   assertEquals(info.numCores >= 1 && info.memoryBytes > info.memoryFreeBytes && info.memoryFreeBytes > 0, true);
 });
 
+Deno.test("Library refuses calls after close()", async () => {
+  const library = await openLibrary();
+  library.close();
+  library.close();
+  assertThrows(() => library.deviceInfo(), TypeError, "Cannot use a closed native library");
+  assertThrows(() => library.check(1), TypeError, "Cannot use a closed native library");
+});
+
 Deno.test("openLibrary() says which file OCTAVO_LIB names when it is not there", () =>
   withLib("/no/such/library.so", async () => {
     const error = await assertRejects(() => openLibrary(), LibraryError);

@@ -67,6 +67,7 @@ Deno.test("octavo_engine_create() refuses settings out of their range", () => {
   refused({ numThreads: -1 }, "num_threads");
   refused({ maxNumSeqs: 2 ** 20, maxPagesPerSeq: 2 ** 20 }, "the step buffer would need");
   refused({ numPages: 2 ** 27 - 1, pageSize: 16 }, "a KV cache of 134217727 pages needs");
+  refused({ kvScales: new Float32Array(7).fill(1) }, "expected 8 KV scales, received 7");
   const kvScales = new Float32Array(2 * 2 * 2).fill(1);
   for (const value of [0, -1, NaN, Infinity]) {
     kvScales[7] = value;
