@@ -111,7 +111,7 @@ typedef enum octavo_role {
 typedef struct octavo_device_info_t {
   int32_t abi_version; /* OCTAVO_ABI_VERSION of the library */
   int32_t num_cores;   /* physical cores usable by this process (CPU), multiprocessors (GPU) */
-  double memory_bytes; /* memory of the device in all */
+  double memory_bytes; /* memory of the device in all; CPU: what this process may use (cgroup v2) */
   double memory_free_bytes;
   char backend[16];    /* "cpu", "cuda", "hip"; NUL-terminated UTF-8, as all char arrays here */
   char name[128];      /* the processor or card */
@@ -247,7 +247,8 @@ typedef struct octavo_step_layout {
 OCTAVO_API int32_t octavo_abi_version(void);
 
 /* Copies the calling thread's last error as UTF-8 (cut to capacity, NUL-terminated) and returns its full length in
- * bytes without the NUL; 0 if there was none. message may be NULL when capacity is 0. */
+ * bytes without the NUL, at most 1023; 0 if there was none. A call that succeeds leaves it. message may be NULL when
+ * capacity is 0. */
 OCTAVO_API int32_t octavo_last_error(char *message, int32_t capacity);
 
 /* Fills *info. Errors: OCTAVO_UNSUPPORTED when no usable device is found. */
@@ -260,8 +261,8 @@ OCTAVO_API int32_t octavo_device_info(octavo_device_info_t *info);
 OCTAVO_API octavo_model *octavo_model_create(const octavo_model_config *config, const octavo_layer_config *layers,
                                              const float *inv_freq);
 
-/* Maps a file read-only until octavo_model_finish. path: NUL-terminated UTF-8. Returns its index (>= 0), or -1 with
- * octavo_last_error() set (OCTAVO_IO). */
+/* Maps a file read-only until octavo_model_finish; it must not become shorter until then. path: NUL-terminated UTF-8.
+ * Returns its index (>= 0), or -1 with octavo_last_error() set (OCTAVO_IO). */
 OCTAVO_API int32_t octavo_model_add_file(octavo_model *model, const char *path);
 
 /* Reads one tensor and repacks it. Errors: OCTAVO_INVALID_ARGUMENT (shape does not fit the config, size does not fit
@@ -286,8 +287,9 @@ OCTAVO_API double octavo_kv_page_bytes(const octavo_model *model, int32_t kv_dty
 /* Fills *layout for this config. Errors: OCTAVO_INVALID_ARGUMENT. */
 OCTAVO_API int32_t octavo_step_layout_get(const octavo_engine_config *config, octavo_step_layout *layout);
 
-/* Opens an engine on a finished model and keeps the model's memory until it is closed. kv_scales: float[num_layers][2][num_kv_heads], K then V,
- * all finite and > 0 (real = stored x scale); NULL = 1. Returns NULL on failure. */
+/* Opens an engine on a finished model and keeps the model's memory until it is closed. kv_scales:
+ * float[num_layers][2][num_kv_heads], K then V, all finite and > 0 (real = stored x scale); NULL = 1. Returns NULL on
+ * failure. */
 OCTAVO_API octavo_engine *octavo_engine_create(const octavo_model *model, const octavo_engine_config *config,
                                                const float *kv_scales);
 
@@ -321,8 +323,9 @@ OCTAVO_API int32_t octavo_stream_set(octavo_stream *stream);
  * KV pages of one layer, granule layout:
  *   [page][kv_head][page_size/16 granules][K|V][column block][16 tokens][block bytes]
  * A row (one token's K or V of one head) has row_bytes = head_dim * element size, rounded up to 16. It is cut into
- * column blocks of 128 bytes; the last one has what is left (all of it if row_bytes < 128). Inside a block of 128 bytes the 16-byte chunk
- * c of token t lies at chunk c ^ (t & 7); in a block of 64 bytes at c ^ ((t >> 1) & 3); other widths are not swizzled.
+ * column blocks of 128 bytes; the last one has what is left (all of it if row_bytes < 128). Inside a block of 128 bytes
+ * the 16-byte chunk c of token t lies at chunk c ^ (t & 7); in a block of 64 bytes at c ^ ((t >> 1) & 3); other widths
+ * are not swizzled.
  * So a granule has 2 * 16 * row_bytes bytes and is contiguous.
  */
 typedef struct octavo_kv_shape {
@@ -353,7 +356,8 @@ typedef struct octavo_attention_config {
 /* Bytes of one page of one layer; 0 with octavo_last_error() set when the shape is out of range. */
 OCTAVO_API double octavo_kv_layer_page_bytes(const octavo_kv_shape *shape);
 
-/* stored = round-to-nearest-even, saturating, of x / scale (f32 division). x: float[n]; stored: n elements of kv_dtype. */
+/* stored = x / scale (f32 division), rounded to nearest even. Every kv_dtype but float32 saturates, infinity too; NaN
+ * stays NaN. x: float[n]; stored: n elements of kv_dtype; scale: finite and > 0. */
 OCTAVO_API int32_t octavo_quantize(int32_t kv_dtype, const float *x, int32_t n, float scale, uint8_t *stored);
 
 /* x = stored * scale. */
@@ -400,8 +404,9 @@ typedef struct octavo_sampling {
   int32_t num_draws;    /* >= 1: sample_index, sample_index + 1, ... */
 } octavo_sampling;
 
-/* The sampler by itself, with the meaning of the step buffer's columns. logits: float[vocab_size];
- * edit_*: [num_edits]; sampled: int32[num_draws]; sampled_logprob: float[num_draws] or NULL. */
+/* The sampler by itself, with the meaning of the step buffer's columns. logits: float[vocab_size], vocab_size at most
+ * 2^24; edit_*: [num_edits]; sampled: int32[num_draws]; sampled_logprob: float[num_draws] or NULL. Errors:
+ * OCTAVO_INVALID_ARGUMENT, also when no logit that is not banned is above -infinity. */
 OCTAVO_API int32_t octavo_sample(const octavo_sampling *sampling, const float *logits, int32_t vocab_size,
                                  const int32_t *edit_token, const int32_t *edit_count, const int32_t *edit_flags,
                                  const float *edit_bias, int32_t *sampled, float *sampled_logprob);

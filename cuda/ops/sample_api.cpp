@@ -5,12 +5,16 @@
 namespace octavo {
 namespace {
 
+constexpr int32_t kMaxVocabSize = 1 << 24;  // as octavo_model_create: block counts are int32
+
 void check_arguments(const octavo_sampling& sampling, const float* logits, int32_t vocab_size, const LogitEdits& edits,
                      const int32_t* sampled) {
   if (logits == nullptr || sampled == nullptr) {
     fail(OCTAVO_INVALID_ARGUMENT, "logits and sampled must not be NULL");
   }
-  if (vocab_size < 1) fail(OCTAVO_INVALID_ARGUMENT, "vocab_size must be at least 1, found %d", vocab_size);
+  if (vocab_size < 1 || vocab_size > kMaxVocabSize) {
+    fail(OCTAVO_INVALID_ARGUMENT, "vocab_size must be 1 to %d, found %d", kMaxVocabSize, vocab_size);
+  }
   if (edits.num < 0) fail(OCTAVO_INVALID_ARGUMENT, "num_edits must be at least 0, found %d", edits.num);
   if (edits.num > 0 && (edits.token == nullptr || edits.count == nullptr || edits.flags == nullptr ||
                         edits.bias == nullptr)) {

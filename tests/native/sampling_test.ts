@@ -1,4 +1,5 @@
 import { assert, assertAlmostEquals, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
+import { SAMPLING } from "../../ffi/structs.ts";
 import { openEachIsa, openLibrary } from "./_library.ts";
 import {
   type LogitEdit,
@@ -227,3 +228,26 @@ for (const [name, { settings, message }] of Object.entries(REFUSED)) {
     assertThrows(() => sample(library, new Float32Array(3), settings, 2), Error, message);
   });
 }
+
+Deno.test("octavo_sample() refuses a vocabulary that no model has", () => {
+  const settings = SAMPLING.encode({
+    temperature: 1,
+    top_p: 1,
+    min_p: 0,
+    repetition_penalty: 1,
+    presence_penalty: 0,
+    frequency_penalty: 0,
+    top_k: 0,
+    sample_index: 0,
+    seed_low: 0,
+    seed_high: 0,
+    num_edits: 0,
+    num_draws: 1,
+  });
+  const [logits, sampled] = [new Float32Array(1), new Int32Array(1)];
+  for (const vocabSize of [0, -1, 2 ** 24 + 1, 2 ** 31 - 1]) {
+    const { octavo_sample } = library.symbols;
+    assertEquals(octavo_sample(settings, logits, vocabSize, null, null, null, null, sampled, null), 1);
+    assertEquals(library.lastError(), `vocab_size must be 1 to 16777216, found ${vocabSize}`);
+  }
+});
