@@ -9,18 +9,21 @@ import { NativeModel, type NativeModelConfig, type NativeTensor } from "../../ff
 import type { StepBuffer } from "../../ffi/step_buffer.ts";
 import type { Weights } from "./_reference_model.ts";
 import { makeRandom } from "./_sampler.ts";
+import { randomBlocks, WEIGHT_FORMATS } from "./_weights.ts";
 
 type Role = NativeTensor["role"];
 type FloatDtype = "F32" | "F16" | "BF16";
+type Dtype = NativeTensor["dtype"];
 
 /** What a random model has beyond Llama's tensors. */
 export interface RandomModelOptions {
   readonly config?: Partial<NativeModelConfig>;
   /** Optional roles to add. */
   readonly roles?: readonly Role[];
-  readonly dtype?: FloatDtype;
+  /** Of matrices. Block formats: vectors are F32; every matrix's columns must be whole blocks. */
+  readonly dtype?: Dtype;
   /** Of v_proj and up_proj, where it is another. */
-  readonly secondDtype?: FloatDtype;
+  readonly secondDtype?: Dtype;
   /** The file holds q and k with RoPE pairs side by side. */
   readonly interleaved?: boolean;
   /** An output head of its own. */
@@ -123,16 +126,24 @@ export function makeRandomModel(options: RandomModelOptions = {}): RandomModel {
   for (const [role, layer] of places) {
     const [rows, cols] = shapeOf(config, role);
     const second = role === "v_proj" || role === "up_proj" ? options.secondDtype : undefined;
-    const dtype = second ?? options.dtype ?? "F32";
+    const wanted = second ?? options.dtype ?? "F32";
+    const dtype = rows === 1 && !isFloat(wanted) ? "F32" : wanted;
     const scale = rows === 1 ? 0.3 : 1.5 / Math.sqrt(cols);
     const center = role.endsWith("norm") ? 1 - config.normWeightOffset : role === "rope_factors" ? 1 : 0;
-    const values = Float32Array.from({ length: rows * cols }, () => center + scale * (random() * 2 - 1));
-    round(values, dtype);
+    const makeFloats = (dtype: FloatDtype) => {
+      const values = Float32Array.from({ length: rows * cols }, () => center + scale * (random() * 2 - 1));
+      round(values, dtype);
+      return { values, stored: null };
+    };
+    const { values, stored: blocks } = isFloat(dtype)
+      ? makeFloats(dtype)
+      : randomBlocks(WEIGHT_FORMATS[dtype]!, { count: rows * cols, scale: scale / 2, random });
     weights.set(layer < 0 ? role : `${role}.${layer}`, values);
     const heads = /^[qk]_(proj|bias)$/.test(role) && options.interleaved
       ? (role[0] === "q" ? config.numQHeads : config.numKvHeads)
       : 0;
-    const stored = toBytes(heads > 0 ? interleave(values, heads, config.headDim) : values, dtype);
+    const stored = blocks ??
+      toBytes(heads > 0 ? interleave(values, heads, config.headDim) : values, dtype as FloatDtype);
     tensors.push({
       role,
       layer,
@@ -147,6 +158,10 @@ export function makeRandomModel(options: RandomModelOptions = {}): RandomModel {
     for (const byte of stored) file.push(byte);
   }
   return { config, weights, tensors, bytes: Uint8Array.from(file) };
+}
+
+function isFloat(dtype: Dtype): dtype is FloatDtype {
+  return dtype === "F32" || dtype === "F16" || dtype === "BF16";
 }
 
 /** Rounds values to what dtype can hold, exactly or towards zero. */

@@ -182,3 +182,23 @@ export function decodeWeights(format: WeightFormat, bytes: Uint8Array): Weights 
   }
   return { values, magnitudes };
 }
+
+/** `count` random weights of about the size `scale`, as stored, and their exact values rounded to f32. */
+export function randomBlocks(
+  format: WeightFormat,
+  options: { count: number; scale: number; random: () => number },
+): { stored: Uint8Array<ArrayBuffer>; values: Float32Array<ArrayBuffer> } {
+  const { count, scale, random } = options;
+  const stored = new Uint8Array(count / format.blockCols * format.blockBytes).map(() => random() * 256);
+  const setHalves = (half: () => number) => {
+    for (let at = 0; at < stored.length; at += format.blockBytes) {
+      const block = new DataView(stored.buffer, at, format.blockBytes);
+      for (const offset of format.halves) block.setFloat16(offset, half(), true);
+    }
+  };
+  setHalves(() => 1);
+  const { values: whole } = decodeWeights(format, stored);
+  const size = scale / Math.sqrt(whole.reduce((sum, value) => sum + value * value, 0) / count);
+  setHalves(() => size * (random() < 0.5 ? -1 : 1) * (0.5 + random()));
+  return { stored, values: Float32Array.from(decodeWeights(format, stored).values) };
+}
