@@ -17,8 +17,9 @@ import { collect, type Collected } from "./engine/collect.ts";
 import { generate } from "./engine/generate.ts";
 import type { KvCacheDtypeName, KvCacheMemory } from "./engine/kv_cache_plan.ts";
 import { type SamplingOptions, samplingParams } from "./engine/sampling_params.ts";
-import { startEngine, type StartEngineOptions } from "./engine/start_engine.ts";
+import { startEngine } from "./engine/start_engine.ts";
 import type { Delta, Engine, EngineInfo, GenerationRequest, SamplingParams } from "./engine/types.ts";
+import type { Device } from "./ffi/library_search.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { openModel } from "./models/open_model.ts";
 import type { ProgressListener } from "./models/progress.ts";
@@ -45,7 +46,8 @@ export interface LLMOptions {
   readonly pageSize?: number;
   /** Threads for computing; 0 = one for each physical core. */
   readonly threads?: number;
-  readonly device?: NonNullable<StartEngineOptions["device"]>;
+  /** What to run on. Default "auto": the first for which there is a library. */
+  readonly device?: Device;
   /** Told how far fetching and loading have come. */
   readonly onProgress?: ProgressListener;
 }
@@ -57,6 +59,7 @@ export type Prompt = string | readonly number[];
 export interface RequestOutput {
   /** The prompt's text, or null when it was given as token ids. */
   readonly prompt: string | null;
+  /** The prompt as the model saw it. */
   readonly promptTokenIds: readonly number[];
   /** n completions, by index. */
   readonly outputs: Collected;
@@ -114,6 +117,7 @@ export class LLM implements AsyncDisposable {
     return this.#engine.info;
   }
 
+  /** The model's tokenizer: text to token ids and back. */
   get tokenizer(): Tokenizer {
     return this.#model.tokenizer;
   }
@@ -135,6 +139,7 @@ export class LLM implements AsyncDisposable {
     prompts: readonly Prompt[],
     params?: SamplingOptions | readonly SamplingOptions[],
   ): Promise<RequestOutput[]>;
+  /** Completes one prompt. */
   generate(prompt: Prompt, params?: SamplingOptions): Promise<[RequestOutput]>;
   async generate(
     prompts: Prompt | readonly Prompt[],
@@ -162,6 +167,7 @@ export class LLM implements AsyncDisposable {
     conversations: readonly (readonly ChatMessage[])[],
     params?: SamplingOptions | readonly SamplingOptions[],
   ): Promise<RequestOutput[]>;
+  /** Answers one conversation. */
   chat(messages: readonly ChatMessage[], params?: SamplingOptions): Promise<[RequestOutput]>;
   async chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
@@ -196,6 +202,7 @@ export class LLM implements AsyncDisposable {
     return this.#engine.close();
   }
 
+  /** {@linkcode close}, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

@@ -19,8 +19,36 @@
  */
 
 export * from "./llm.ts";
-export { serve, type ServeOptions, type Server } from "./serve.ts";
+export { ListenError, serve, type ServeOptions, type Server } from "./serve.ts";
+export type { Options } from "./options.ts";
 export { VERSION } from "./version.ts";
+
+// What those take, give and throw.
+export type { Collected, CompletionOutput } from "./engine/collect.ts";
+export { EngineError, OverloadedError, RequestError } from "./engine/errors.ts";
+export type { KvCacheDtypeName, KvCacheMemory } from "./engine/kv_cache_plan.ts";
+export type { SamplingOptions } from "./engine/sampling_params.ts";
+export type {
+  Delta,
+  Engine,
+  EngineInfo,
+  EngineStats,
+  FinishReason,
+  GenerationRequest,
+  KvCacheDtype,
+  SamplingParams,
+  Sink,
+  TokenLogprob,
+  Usage,
+} from "./engine/types.ts";
+export type { Device } from "./ffi/library_search.ts";
+export { TemplateError } from "./models/chat_template.ts";
+export { ModelFileError } from "./models/errors.ts";
+export { HubError } from "./models/hub_error.ts";
+export { ModelNotFoundError } from "./models/open_model.ts";
+export { FetchError } from "./models/packaged_model.ts";
+export type { Progress, ProgressListener } from "./models/progress.ts";
+export type { ChatMessage, GenerationDefaults, Tokenizer, TokenTable } from "./models/types.ts";
 
 import { main } from "./cli.ts";
 

@@ -31,6 +31,7 @@ export interface ServeOptions extends Partial<Options> {
 export interface Server extends AsyncDisposable {
   /** For example "http://127.0.0.1:8000". */
   readonly url: string;
+  /** The engine behind it, for its facts and counters. */
   readonly engine: Engine;
   /** Resolves when the server has shut down. */
   readonly finished: Promise<void>;
