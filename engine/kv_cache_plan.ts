@@ -36,6 +36,9 @@ export function chooseKvCacheDtype(
 /** Memory for the KV cache: bytes, or a fraction (above 0, at most 1) of what is free once the weights are loaded. */
 export type KvCacheMemory = { readonly bytes: number } | { readonly fraction: number };
 
+/** Slots of the whole cache are int32 (octavo.h). */
+const MAX_SLOTS = 2 ** 31 - 1;
+
 export interface KvCachePlanOptions {
   readonly kvCacheMemory: KvCacheMemory;
   readonly memoryFreeBytes: number;
@@ -57,7 +60,7 @@ export function planKvPages(options: KvCachePlanOptions): number {
   const { kvCacheMemory, memoryFreeBytes, pageBytes, pageSize, maxModelLen, maxNumSeqs } = options;
   const bytes = "bytes" in kvCacheMemory ? kvCacheMemory.bytes : kvCacheMemory.fraction * memoryFreeBytes;
   const pagesPerSeq = Math.ceil(maxModelLen / pageSize);
-  const numPages = Math.min(Math.floor(bytes / pageBytes), pagesPerSeq * maxNumSeqs, 2 ** 31 - 1);
+  const numPages = Math.min(Math.floor(bytes / pageBytes), pagesPerSeq * maxNumSeqs, Math.floor(MAX_SLOTS / pageSize));
   if (numPages < pagesPerSeq) {
     const source = "bytes" in kvCacheMemory ? "" : ` (${kvCacheMemory.fraction} of the ${mib(memoryFreeBytes)} free)`;
     throw new RangeError(

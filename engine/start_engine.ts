@@ -94,7 +94,7 @@ export async function startEngine(options: StartEngineOptions): Promise<Engine> 
 }
 
 /** Settings with everything decided that needs no device. @throws {RangeError} One is out of its range. */
-export function engineSettings(options: StartEngineOptions): EngineSettings {
+function engineSettings(options: StartEngineOptions): EngineSettings {
   const { config } = options.model;
   const { dtype, reason } = chooseKvCacheDtype(options.kvCacheDtype, config.dtype);
   const maxModelLen = options.maxModelLen ?? config.maxModelLen;

@@ -7,7 +7,7 @@
 import { join } from "node:path";
 
 /** Every variable that is read; `--allow-env` must name them. */
-export const cacheVariables = ["OCTAVO_CACHE", "XDG_CACHE_HOME", "HOME"] as const;
+const cacheVariables = ["OCTAVO_CACHE", "XDG_CACHE_HOME", "HOME"] as const;
 
 /**
  * `OCTAVO_CACHE`, else `$XDG_CACHE_HOME/octavo`, else `~/.cache/octavo`.

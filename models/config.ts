@@ -73,7 +73,7 @@ export function modelConfig(settings: ModelSettings): ModelConfig {
     numQHeads,
     numKvHeads,
     headDim,
-    maxModelLen: settings.maxModelLen,
+    maxModelLen: Math.min(Math.max(settings.maxModelLen, limits.length.min), limits.length.max),
     activation: architecture.activation,
     rmsNormEps: settings.rmsNormEps,
     normWeightOffset: settings.normWeightOffset,

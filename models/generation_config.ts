@@ -12,7 +12,7 @@ const ranges = {
   topP: ["top_p", { min: Number.MIN_VALUE, max: 1 }],
   topK: ["top_k", { min: 0, max: 2 ** 31 - 1 }],
   minP: ["min_p", { min: 0, max: 1 }],
-  repetitionPenalty: ["repetition_penalty", { min: Number.MIN_VALUE, max: 100 }],
+  repetitionPenalty: ["repetition_penalty", { min: 0.01, max: 100 }],
 } as const satisfies Record<keyof GenerationDefaults, readonly [string, Range]>;
 
 /**

@@ -56,7 +56,7 @@ type Parts = Pick<TokenizerJson, "normalizer" | "pre_tokenizer" | "decoder" | "m
 
 function byteLevelParts({ fields, tokens }: GgufVocabulary): Parts {
   const name = fields.stringOr("tokenizer.ggml.pre", "default");
-  const preTokenizer = preTokenizers[name];
+  const preTokenizer = Object.hasOwn(preTokenizers, name) ? preTokenizers[name] : undefined;
   if (preTokenizer === undefined) {
     return fields.fail("tokenizer.ggml.pre", `must be one of ${Object.keys(preTokenizers).join(", ")}`, name);
   }

@@ -8,7 +8,7 @@
 import { join } from "node:path";
 
 /** Every variable that is read; `--allow-env` must name them. */
-export const hubVariables = [
+const hubVariables = [
   "HF_TOKEN",
   "HF_HOME",
   "HF_HUB_CACHE",

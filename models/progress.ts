@@ -25,7 +25,7 @@ const redrawMs = 100;
 const lineMs = 1000;
 
 /** Standard error, which leaves standard output to programs. */
-export function standardErrorOutput(): ProgressOutput {
+function standardErrorOutput(): ProgressOutput {
   const encoder = new TextEncoder();
   return {
     isTerminal: Deno.stderr.isTerminal(),

@@ -25,6 +25,14 @@ Deno.test("planKvPages() allocates no more than all sequences can use", () => {
   assertEquals(planKvPages({ ...BASE, kvCacheMemory: { fraction: 1 } }), 28);
 });
 
+Deno.test("planKvPages() allocates no more than the native library can number", () => {
+  const huge = { memoryFreeBytes: 2 ** 60, pageBytes: 1024, maxModelLen: 2 ** 20, maxNumSeqs: 4096 };
+  for (const pageSize of [16, 32, 64]) {
+    const numPages = planKvPages({ ...huge, pageSize, kvCacheMemory: { fraction: 1 } });
+    assertEquals(numPages, Math.floor((2 ** 31 - 1) / pageSize));
+  }
+});
+
 Deno.test("planKvPages() names the numbers and the flags when not even one sequence fits", () => {
   assertEquals(planKvPages({ ...BASE, kvCacheMemory: { bytes: 7 * 2 ** 20 } }), 7);
   assertThrows(

@@ -78,6 +78,13 @@ Deno.test("ggufConfig() scales RoPE by YaRN and linearly", () => {
     "llama.rope.scaling.factor": { f32: 2 },
   });
   assertEquals(linear.invFreq[0], 0.5);
+  const lengthOf = (contextLength: number, factor: number) =>
+    ggufConfigOf("llama", {
+      "llama.context_length": { u32: contextLength },
+      "llama.rope.scaling.type": "linear",
+      "llama.rope.scaling.factor": { f32: factor },
+    }).maxModelLen;
+  assertEquals([lengthOf(2 ** 30, 1000), lengthOf(1, 0.5)], [2 ** 30, 1]);
   assertEquals(linear.maxModelLen, 128);
 });
 

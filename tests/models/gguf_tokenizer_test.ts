@@ -104,6 +104,7 @@ Deno.test("ggufTokenizerJson() names key and known values when it cannot build a
   assertEquals(error.field, "tokenizer.ggml.pre");
   assertEquals(error.message.includes("smollm") && error.message.includes('found "new"'), true);
   const cases: [Record<string, GgufValue>, string][] = [
+    [{ ...bpe, "tokenizer.ggml.pre": "constructor" }, "tokenizer.ggml.pre"],
     [{ ...bpe, "tokenizer.ggml.model": "t5" }, "tokenizer.ggml.model"],
     [{ ...bpe, "tokenizer.ggml.merges": ["ab"] }, "tokenizer.ggml.merges[0]"],
     [{ ...bpe, "tokenizer.ggml.token_type": Int32Array.of(1) }, "tokenizer.ggml.token_type"],
