@@ -160,7 +160,10 @@ export class StepLoop {
     const { request } = sequence;
     const token = this.#runner.buffer.sampled[row]!;
     if (token < 0 || token >= this.#options.vocabSize) {
-      this.#failRequest(request, `The model gave no valid token for request ${request.id}: received ${token}`);
+      this.#failRequest(
+        request,
+        `The model gave no valid token for request ${request.id}, received ${token}: its logits hold no number`,
+      );
       return;
     }
     this.#accept(sequence, token, row);

@@ -165,7 +165,7 @@ typedef struct octavo_engine_config {
   int32_t num_pages;
   int32_t max_num_seqs;           /* sequences of one step */
   int32_t max_num_batched_tokens; /* tokens of one step */
-  int32_t max_pages_per_seq;      /* the longest sequence has this many pages, or max_model_len tokens if that is less */
+  int32_t max_pages_per_seq;      /* the longest sequence has so many pages, or max_model_len tokens if that is less */
   int32_t max_logprobs;           /* top log-probabilities a sequence may ask for, 0 .. 64 */
   int32_t max_logit_edits;        /* entries of the logit edit tables of one step, >= 0 */
   int32_t num_threads;            /* CPU: 0 = physical cores. Ignored by GPU builds. */
@@ -202,9 +202,10 @@ typedef struct octavo_engine_config {
  * 20. edit_flags          int32[E]   bit 0: in prompt or output (repetition penalty); bit 1: banned (-infinity)
  * 21. edit_bias           float[E]   added to the logit
  *  out:
- * 22. sampled             int32[S]   the token, or -1 where sample is 0
- * 23. sampled_logprob     float[S]   natural log-probability, after penalties and edits, before temperature and filters;
- *                                    0 where num_logprobs is -1
+ * 22. sampled             int32[S]   the token; -1 where sample is 0, or where no logit that is not banned is a number
+ *                                    above -infinity (broken weights), which no other sequence feels
+ * 23. sampled_logprob     float[S]   natural log-probability, after penalties and edits, before temperature and
+ *                                    filters; 0 where num_logprobs is -1
  * 24. top_token           int32[S*L] most likely tokens, best first; -1 fills up
  * 25. top_logprob         float[S*L]
  *
@@ -301,8 +302,8 @@ OCTAVO_API int32_t octavo_step(octavo_engine *engine, uint8_t *step_buffer, doub
  * seq_index of its buffer; logits: float[vocab_size]. Errors: OCTAVO_INVALID_ARGUMENT where that row did not sample. */
 OCTAVO_API int32_t octavo_engine_logits(const octavo_engine *engine, int32_t seq_index, float *logits);
 
-/* Copies the KV scales in use; kv_scales: float[num_layers][2][num_kv_heads]. With calculate_kv_scales they are 1 before
- * the first step. */
+/* Copies the KV scales in use; kv_scales: float[num_layers][2][num_kv_heads]. With calculate_kv_scales they are 1
+ * before the first step. */
 OCTAVO_API int32_t octavo_engine_kv_scales(const octavo_engine *engine, float *kv_scales);
 
 /* Frees the engine. NULL is allowed. */

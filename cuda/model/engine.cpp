@@ -1,7 +1,6 @@
 #include "model/engine.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "arch/cpu.h"
 #include "arch/error.h"
@@ -65,21 +64,17 @@ void Engine::sample(const StepView& step, int32_t num_rows) {
     std::fill_n(step.top_token + int64_t{s} * num_logprobs, num_logprobs, -1);
     std::fill_n(step.top_logprob + int64_t{s} * num_logprobs, num_logprobs, 0.0f);
   }
-  std::atomic<int32_t> failed_row{-1};
   threads_.run(num_rows, [&](int64_t row, int thread) {
-    const int32_t index = static_cast<int32_t>(row);
-    if (!sample_row(step, index, samplers_[static_cast<size_t>(thread)])) failed_row = index;
+    sample_row(step, static_cast<int32_t>(row), samplers_[static_cast<size_t>(thread)]);
   });
-  if (failed_row >= 0) {
-    fail(OCTAVO_INTERNAL, "the logits of sequence %d hold no number: the weights or scales are broken",
-         row_seq_[static_cast<size_t>(failed_row.load())]);
-  }
 }
 
-bool Engine::sample_row(const StepView& step, int32_t row, Sampler& sampler) const {
+// Leaves -1 where no logit is a number: one sequence's broken weights (an unused token's embedding, say) are no fault of
+// the others.
+void Engine::sample_row(const StepView& step, int32_t row, Sampler& sampler) const {
   const int32_t s = row_seq_[static_cast<size_t>(row)];
   const SamplingParams params = step.sampling_params(s);
-  if (!sampler.prepare(scratch_.logits.row(row), params, step.logit_edits(s))) return false;
+  if (!sampler.prepare(scratch_.logits.row(row), params, step.logit_edits(s))) return;
   const int32_t token = sampler.draw(params.sample_index);
   step.sampled[s] = token;
   if (step.num_logprobs[s] >= 0) {
@@ -89,7 +84,6 @@ bool Engine::sample_row(const StepView& step, int32_t row, Sampler& sampler) con
     sampler.top_log_probabilities(step.num_logprobs[s], log_sum_exp, step.top_token + first,
                                   step.top_logprob + first);
   }
-  return true;
 }
 
 void Engine::copy_logits(int32_t seq_index, float* logits) const {

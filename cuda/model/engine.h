@@ -31,7 +31,7 @@ class Engine {
 
  private:
   void sample(const StepView& step, int32_t num_rows);
-  bool sample_row(const StepView& step, int32_t row, Sampler& sampler) const;
+  void sample_row(const StepView& step, int32_t row, Sampler& sampler) const;
 
   const Model& model_;
   octavo_engine_config config_;

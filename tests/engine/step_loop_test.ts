@@ -161,7 +161,10 @@ Deno.test("StepLoop fails only the request for which the model gives no valid to
     if (harness.runner.numSteps === 3) harness.runner.buffer.sampled[0] = -1;
   };
   harness.finish();
-  assertEquals(harness.transcripts.get(bad)!.error, "The model gave no valid token for request request-0: received -1");
+  assertEquals(
+    harness.transcripts.get(bad)!.error,
+    "The model gave no valid token for request request-0, received -1: its logits hold no number",
+  );
   assertEquals(harness.transcripts.get(bad)!.usage, null);
   assertEquals(harness.tokens(good)[0], expectedOutput([6], LONG));
 });

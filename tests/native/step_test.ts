@@ -329,3 +329,29 @@ Deno.test("octavo_step() reads no page that is not the sequence's", () => {
   runStep(engine, [{ tokens: randomTokens(80, vocabSize, 71), pages: [0, 1, 2, 3, 4], sample: false }]);
   assertEquals(runStep(engine, [{ tokens: prompt, pages: [3, 1] }]), [logitsAlone(prompt)]);
 });
+
+Deno.test("octavo_step() gives -1 where the logits hold no number, and its batch-mates their tokens", () => {
+  // Token 7 has an embedding without a number; the head is another matrix.
+  const broken = makeRandomModel({ untied: true });
+  const { offsetBytes, cols } = broken.tensors.find(({ role }) => role === "token_embedding")!;
+  const values = new DataView(broken.bytes.buffer, offsetBytes + 7 * cols * 4);
+  for (let i = 0; i < cols; i++) values.setFloat32(4 * i, NaN, true);
+  using model = loadModel(library, broken);
+  const mates = [[1, 2, 3], [4, 5]];
+  const alone = mates.map((tokens) => {
+    using engine = openEngine(model);
+    return runStep(engine, [{ tokens, pages: [0] }])[0]!;
+  });
+  using engine = openEngine(model);
+  const rows = [mates[0]!, [6, 7], mates[1]!].map((tokens, s) => ({ tokens, pages: [s], numLogprobs: 2 }));
+  for (const temperature of [0, 1]) {
+    const logits = runStep(engine, rows.map((row) => ({ ...row, temperature })));
+    assertEquals([logits[0], logits[2]], alone);
+    assertEquals(logits[1]!.every(Number.isNaN), true);
+    const [first, second, third] = engine.buffer.sampled;
+    assertEquals([first! >= 0, second, third! >= 0], [true, -1, true]);
+    assertEquals([...engine.buffer.topToken.subarray(4, 8)], [-1, -1, -1, -1]);
+  }
+  // The pages that held it serve the next sequence.
+  assertEquals(runStep(engine, [{ tokens: mates[0]!, pages: [1] }]), [alone[0]]);
+});
