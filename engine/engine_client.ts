@@ -132,9 +132,30 @@ export class EngineClient implements Engine {
       this.#live.delete(key);
       this.#ids.delete(id);
     }
-    if (deltas.length > 0) sink.deltas(deltas);
-    if (usage !== null) sink.end(usage);
-    if (error !== null) sink.error(new EngineError(error));
+    const isHeard = this.#tell(id, () => {
+      if (deltas.length > 0) sink.deltas(deltas);
+      if (usage !== null) sink.end(usage);
+      if (error !== null) sink.error(new EngineError(error));
+    });
+    if (!isHeard) this.#drop(key, id);
+  }
+
+  /** Calls a sink. False: it threw, which is its owner's fault and costs its own request and a line in the log. */
+  #tell(id: string, call: () => void): boolean {
+    try {
+      call();
+      return true;
+    } catch (error) {
+      console.error(`The sink of request ${id} failed:`, error);
+      return false;
+    }
+  }
+
+  /** Ends a request that nobody listens to. */
+  #drop(key: number, id: string): void {
+    if (!this.#live.delete(key)) return;
+    this.#ids.delete(id);
+    this.#options.mailbox.post({ type: "abort", key });
   }
 
   /** The Worker died without a word to its requests. */
@@ -149,7 +170,7 @@ export class EngineClient implements Engine {
     const live = [...this.#live.values()];
     this.#live.clear();
     this.#ids.clear();
-    for (const { sink } of live) sink.error(new EngineError(reason));
+    for (const { id, sink } of live) this.#tell(id, () => sink.error(new EngineError(reason)));
     this.#options.counters.set("numRequestsRunning", 0);
     this.#options.worker.terminate();
     this.#options.mailbox.close();

@@ -20,7 +20,7 @@ async function sources(folder: string): Promise<string[]> {
 
 /** Relative specifiers of static imports, re-exports, dynamic imports and Worker entries. */
 function relativeImports(text: string): string[] {
-  return [...text.matchAll(/(?:from|import|import\(|new URL\()\s*"(\.[^"]+\.tsx?)"/g)].map((m) => m[1]!);
+  return [...text.matchAll(/(?:from|import|import\(|new URL\()\s*["'`](\.[^"'`]+\.tsx?)["'`]/g)].map((m) => m[1]!);
 }
 
 for (const [folder, allowed] of Object.entries(ALLOWED)) {

@@ -122,6 +122,29 @@ Deno.test("EngineClient sends one abort for a live request and none for one that
 });
 
 // After vllm#36960 and PR#36961: health is read, not asked for, and shows a frozen engine.
+Deno.test("EngineClient drops a request whose sink throws, and no other", async () => {
+  const { engine } = startFakeEngine();
+  const logged: string[] = [];
+  const { error } = console;
+  console.error = (...parts: unknown[]) => logged.push(parts.join(" "));
+  try {
+    const fail = () => {
+      throw new TypeError("no more");
+    };
+    const other = new Recorder();
+    engine.submit(request("bad"), { deltas: fail, end: fail, error: fail });
+    engine.submit(request("good"), other);
+    assertEquals(await other.lastEvent(), "end 30");
+    await until(() => engine.stats().numRequestsRunning === 0 && engine.stats().kvCacheUsage === 0);
+    engine.submit(request("bad"), { deltas: fail, end: fail, error: fail });
+    await until(() => engine.stats().numRequestsWaiting === 0);
+    await engine.close();
+  } finally {
+    console.error = error;
+  }
+  assertEquals(logged, Array(2).fill("The sink of request bad failed: TypeError: no more"));
+});
+
 Deno.test("EngineClient.stats() never waits for the engine and shows the age of the last step", async () => {
   const { engine, allowSteps } = startFakeEngine({ steps: 3 });
   assertEquals(engine.stats().lastStepAgeMs, null);
