@@ -10,10 +10,13 @@ import type { Delta, Engine, FinishReason, GenerationRequest, TokenLogprob } fro
 export interface CompletionOutput {
   /** 0 .. n - 1. */
   readonly index: number;
+  /** The text without what ended it. */
   readonly text: string;
+  /** Its tokens, incl. special ones and the stop token. */
   readonly tokenIds: readonly number[];
   /** One entry a token when log-probabilities were asked for. */
   readonly logprobs: readonly TokenLogprob[] | null;
+  /** Why it ended. */
   readonly finishReason: FinishReason;
   /** The stop string or stop token id that ended it; null for end-of-sequence, length and abort. */
   readonly stopReason: string | number | null;

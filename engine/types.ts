@@ -26,7 +26,9 @@ export interface SamplingParams {
   readonly minP: number;
   /** 0.01 .. 100; 1 = none. */
   readonly repetitionPenalty: number;
+  /** Taken once from the logit of a token in the output; -2 .. 2, 0 = none. */
   readonly presencePenalty: number;
+  /** Taken from the logit of a token for each time it is in the output; -2 .. 2, 0 = none. */
   readonly frequencyPenalty: number;
   /** Token id to the value added to its logit; -100 bans in practice. */
   readonly logitBias: ReadonlyMap<number, number>;
@@ -34,20 +36,28 @@ export interface SamplingParams {
   readonly seed: bigint;
   /** Texts that end a sequence; not part of the output unless `includeStopStrInOutput`. */
   readonly stop: readonly string[];
+  /** Token ids that end a sequence beside the model's own; their text is left out as a stop string's is. */
   readonly stopTokenIds: readonly number[];
+  /** Keep the text of what ended a sequence. */
   readonly includeStopStrInOutput: boolean;
+  /** Go on after the model's own end-of-sequence tokens. */
   readonly ignoreEos: boolean;
   /** Null: none; n >= 0: the sampled token's log-probability and the n most likely ones'. */
   readonly logprobs: number | null;
+  /** Leave special tokens out of the text. */
   readonly skipSpecialTokens: boolean;
 }
 
+/** Why a sequence ended: a stop string or token, its longest length, or `abort()`. */
 export type FinishReason = "stop" | "length" | "abort";
 
 /** One token's log-probabilities; tokens are ids, texts come from the tokenizer. */
 export interface TokenLogprob {
+  /** The token sampled. */
   readonly tokenId: number;
+  /** Natural logarithm, after penalties and bias, before temperature and filters. */
   readonly logprob: number;
+  /** The most likely tokens, best first; they may leave out the one sampled. */
   readonly top: readonly { readonly tokenId: number; readonly logprob: number }[];
 }
 
@@ -67,8 +77,11 @@ export interface Delta {
   readonly stopReason: string | number | null;
 }
 
+/** What a request took, in tokens. */
 export interface Usage {
+  /** Tokens of the prompt, counted once whatever n is. */
   readonly promptTokens: number;
+  /** Tokens sampled, of all n sequences. */
   readonly completionTokens: number;
   /** Prompt tokens found in the prefix cache. */
   readonly cachedTokens: number;
@@ -79,49 +92,71 @@ export interface Usage {
  * `abort()` it is `end`. Methods must not throw.
  */
 export interface Sink {
+  /** What one or more steps added, in order. */
   deltas(deltas: readonly Delta[]): void;
+  /** All sequences have ended. */
   end(usage: Usage): void;
   /** The engine failed; the request did nothing wrong. */
   error(error: Error): void;
 }
 
+/** A prompt and what to make of it. */
 export interface GenerationRequest {
   /** Unique among live requests; also in the log. */
   readonly id: string;
+  /** Ids below the model's vocabSize, at least one. */
   readonly promptTokenIds: readonly number[];
+  /** How tokens are chosen and when to end. */
   readonly sampling: SamplingParams;
 }
 
 /** Fixed facts, known once the engine is ready. */
 export interface EngineInfo {
+  /** How K and V are stored. */
   readonly kvCacheDtype: KvCacheDtype;
   /** Why that dtype, for the log: for example "given by --kv-cache-dtype". */
   readonly kvCacheDtypeReason: string;
+  /** Tokens of a page. */
   readonly pageSize: number;
+  /** Pages of the KV cache. */
   readonly numPages: number;
   /** Tokens the cache holds: numPages x pageSize. */
   readonly numKvTokens: number;
+  /** Bytes of a token's K and V over all layers. */
   readonly kvBytesPerToken: number;
+  /** Bytes of the weights in memory. */
   readonly weightBytes: number;
+  /** Longest sequence, prompt and output together, in tokens. */
   readonly maxModelLen: number;
+  /** Most sequences of one step. */
   readonly maxNumSeqs: number;
+  /** Most tokens of one step. */
   readonly maxNumBatchedTokens: number;
   /** Largest `logprobs` a request may ask for. */
   readonly maxLogprobs: number;
+  /** Threads that compute. */
   readonly numThreads: number;
+  /** Backend ("cpu"), name of the processor or card, and the code path in use. */
   readonly device: { readonly backend: string; readonly name: string; readonly isa: string };
 }
 
 /** Counters and gauges, read from shared memory: never waits for the engine. */
 export interface EngineStats {
+  /** Requests with a sequence that holds pages. */
   readonly numRequestsRunning: number;
+  /** Requests without. */
   readonly numRequestsWaiting: number;
   /** 0..1 of the pages. */
   readonly kvCacheUsage: number;
+  /** Prompt tokens of all requests so far that gave a token. */
   readonly promptTokensTotal: number;
+  /** Tokens sampled so far. */
   readonly generationTokensTotal: number;
+  /** Times a sequence gave up its pages to an older one. */
   readonly preemptionsTotal: number;
+  /** Steps run so far. */
   readonly stepsTotal: number;
+  /** Requests that have ended, by how. */
   readonly requestsFinishedTotal: Readonly<Record<FinishReason | "error", number>>;
   /** Milliseconds since the last step ended; null before the first. */
   readonly lastStepAgeMs: number | null;
@@ -131,7 +166,9 @@ export interface EngineStats {
 
 /** A running engine. */
 export interface Engine {
+  /** What was decided at the start. */
   readonly info: EngineInfo;
+  /** What the engine does now. */
   stats(): EngineStats;
   /**
    * Queues a request.
@@ -143,5 +180,6 @@ export interface Engine {
   submit(request: GenerationRequest, sink: Sink): () => void;
   /** Ends all requests, then the Worker and the native library. */
   close(): Promise<void>;
+  /** `close()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }

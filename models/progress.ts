@@ -7,7 +7,9 @@
 export interface Progress {
   /** What is being fetched. */
   readonly label: string;
+  /** Bytes that are there. */
   readonly doneBytes: number;
+  /** Bytes in all. */
   readonly totalBytes: number;
 }
 

@@ -111,10 +111,15 @@ export interface ModelConfig {
 
 /** Sampling defaults a model's generation_config.json brings; absent fields are absent there. */
 export interface GenerationDefaults {
+  /** 0 = greedy. */
   readonly temperature?: number;
+  /** (0, 1]. */
   readonly topP?: number;
+  /** 0 = all. */
   readonly topK?: number;
+  /** [0, 1]. */
   readonly minP?: number;
+  /** 0.01 .. 100; 1 = none. */
   readonly repetitionPenalty?: number;
 }
 
@@ -137,7 +142,9 @@ export interface TokenTable {
 export interface Tokenizer {
   /** Ids below this may occur: the model's vocabSize. Ids that the tokenizer lacks have no bytes. */
   readonly vocabSize: number;
+  /** The token that begins a sequence, or null. */
   readonly bosTokenId: number | null;
+  /** Bytes and flags of every token. */
   readonly table: TokenTable;
   /**
    * Encodes a text.
@@ -158,8 +165,11 @@ export interface Tokenizer {
 
 /** One chat message in OpenAI's shape; content parts of type text are already joined. */
 export interface ChatMessage {
+  /** "system", "user", "assistant", "tool", or what else the template knows. */
   readonly role: string;
+  /** Its text; null where a message has only other fields, such as tool calls. */
   readonly content: string | null;
+  /** What else the template may read. */
   readonly [field: string]: unknown;
 }
 
