@@ -156,6 +156,9 @@ for (const library of LIBRARIES) {
       assertEquals(symbols.octavo_kv_layer_page_bytes(encodeShape({ ...good, ...change })), 0);
       assertStringIncludes(library.lastError(), text);
     }
+    const widest = { ...shapeOf("float32", 256, 64), numKvHeads: 65536, numPages: 2 ** 31 - 1 };
+    assertEquals(symbols.octavo_kv_layer_page_bytes(encodeShape(widest)), 0);
+    assertStringIncludes(library.lastError(), "num_pages 2147483647 of 8589934592 bytes exceed the address space");
     const unknown = encodeShape(good);
     new Int32Array(unknown.buffer)[0] = 9;
     assertEquals(symbols.octavo_kv_layer_page_bytes(unknown), 0);

@@ -1,6 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { STATUS } from "../../ffi/enums.ts";
 import { Library } from "../../ffi/library.ts";
 import { NativeModel, type NativeModelConfig, type NativeTensor } from "../../ffi/native_model.ts";
+import { TENSOR } from "../../ffi/structs.ts";
 import { type Isa, libraryPath, openEachIsa, withIsaCopy } from "./_library.ts";
 import {
   loadModel,
@@ -159,11 +161,53 @@ Deno.test("octavo_model_finish() names what is missing and can be called again",
   assertThrows(() => openEngine(native), Error, "the model is not finished");
   add("up_proj");
   native.finish();
+  assertThrows(() => native.finish(), Error, "the model is already finished");
   assert(native.weightBytes > 4 * 101 * 72);
   assertThrows(() => native.addFile(path), Error, "the model is finished");
   assertThrows(() => native.loadTensor(model.tensors[0]!), Error, "the model is finished");
   openEngine(native).close();
   Deno.removeSync(path);
+});
+
+Deno.test("octavo_model_load_tensor() refuses a role that is none and a reserved word", () => {
+  using native = new NativeModel(library, makeRandomModel().config, 1);
+  const refused = (change: { role?: number; reserved?: number }, message: string) => {
+    const tensor = { role: 1, layer: -1, dtype: 0, file: 0, offset_bytes: 0, size_bytes: 288, rows: 1, cols: 72 };
+    const bytes = TENSOR.encode({ ...tensor, interleaved_heads: 0, reserved: 0, ...change });
+    const load = () => library.check(library.symbols.octavo_model_load_tensor(native.nativePointer, bytes));
+    assertThrows(load, Error, message);
+  };
+  for (const role of [-1, 4, 15, 34]) refused({ role }, `role must be an octavo_role, found ${role}`);
+  refused({ reserved: 5 }, "reserved of output_norm must be 0, found 5");
+});
+
+Deno.test("octavo_model_finish() refuses RoPE factors that are not above 0", () => {
+  const model = makeRandomModel({ roles: ["rope_factors"] });
+  const { offsetBytes } = model.tensors.find(({ role }) => role === "rope_factors")!;
+  for (const factor of [0, -2, NaN]) {
+    new DataView(model.bytes.buffer).setFloat32(offsetBytes + 12, factor, true);
+    assertThrows(() => loadModel(library, model), Error, "rope_factors 3 must be above 0, found");
+  }
+});
+
+Deno.test("functions of handles refuse NULL, and closing it does nothing", () => {
+  const { symbols } = library;
+  const [bytes, path] = [new Uint8Array(64), new TextEncoder().encode("/\0")];
+  const failures: Record<string, number> = {
+    add_file: symbols.octavo_model_add_file(null, path) + 2,
+    load_tensor: symbols.octavo_model_load_tensor(null, bytes),
+    model_finish: symbols.octavo_model_finish(null),
+    step: symbols.octavo_step(null, bytes, 64),
+    engine_logits: symbols.octavo_engine_logits(null, 0, bytes),
+    engine_kv_scales: symbols.octavo_engine_kv_scales(null, bytes),
+  };
+  for (const [name, status] of Object.entries(failures)) assertEquals(status, STATUS.INVALID_ARGUMENT, name);
+  assertEquals(symbols.octavo_model_weight_bytes(null), 0);
+  assertEquals(symbols.octavo_kv_page_bytes(null, 0, 16), 0);
+  assertEquals(symbols.octavo_engine_create(null, bytes, null), null);
+  assertEquals(library.lastError(), "model and config must not be NULL");
+  symbols.octavo_model_close(null);
+  symbols.octavo_engine_close(null);
 });
 
 Deno.test("octavo_model_add_file() refuses what cannot be mapped, naming it", () => {
@@ -193,6 +237,12 @@ Deno.test("octavo_model_create() refuses settings out of their range", () => {
   refused({ attnLogitSoftcap: -1 }, "attn_logit_softcap");
   refused({ finalLogitSoftcap: -1 }, "final_logit_softcap");
   refused({ ropeAttnFactor: [1, Infinity] }, "rope_attn_factor");
+  refused({ normWeightOffset: Infinity }, "norm_weight_offset must be finite, found inf");
+  refused({ embeddingScale: -Infinity }, "embedding_scale must be finite, found -inf");
+  refused(
+    { layers: [{ slidingWindow: 0, ropeTable: 2 as 1 }, config.layers[1]!] },
+    "rope_table of layer 0 must be 0 or 1",
+  );
   refused({ layers: [config.layers[0]!, { slidingWindow: -1, ropeTable: 0 }] }, "sliding_window of layer 1");
   const invFreq = new Float32Array(config.invFreq);
   invFreq[9] = NaN;
