@@ -10,10 +10,12 @@ import { ABI_VERSION, BACKENDS, type Device, findLibrary } from "./library_searc
 import { DEVICE_INFO } from "./structs.ts";
 import { SYMBOLS } from "./symbols.ts";
 
-/** The native library failed; `status` is its `octavo_status`. */
+/** The native library failed; the message is its own. */
 export class NativeError extends Error {
   override readonly name = "NativeError";
-  constructor(message: string, readonly status: number) {
+
+  /** @param status Its `octavo_status`; null where a function gives none (those that return a handle or an index). */
+  constructor(message: string, readonly status: number | null) {
     super(message);
   }
 }

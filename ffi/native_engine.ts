@@ -5,7 +5,7 @@
  */
 
 import { Handle } from "./_handle.ts";
-import { KV_DTYPE, STATUS } from "./enums.ts";
+import { KV_DTYPE } from "./enums.ts";
 import { NativeError } from "./library.ts";
 import type { NativeModel, NativeModelConfig } from "./native_model.ts";
 import { StepBuffer } from "./step_buffer.ts";
@@ -60,7 +60,7 @@ export class NativeEngine extends Handle {
     });
     const buffer = new StepBuffer(library, encoded, config);
     const pointer = library.symbols.octavo_engine_create(model.nativePointer, encoded, kvScales as BufferSource | null);
-    if (pointer === null) throw new NativeError(library.lastError(), STATUS.INVALID_ARGUMENT);
+    if (pointer === null) throw new NativeError(library.lastError(), null);
     super(library, "engine", pointer, (p) => library.symbols.octavo_engine_close(p));
     this.buffer = buffer;
     this.#bytes = buffer.bytes;

@@ -86,7 +86,7 @@ export class NativeModel extends Handle {
       // A copy: the caller's may be a view of shared memory.
       new Float32Array(config.invFreq),
     );
-    if (pointer === null) throw new NativeError(library.lastError(), STATUS.INVALID_ARGUMENT);
+    if (pointer === null) throw new NativeError(library.lastError(), null);
     super(library, "model", pointer, (p) => library.symbols.octavo_model_close(p));
     this.config = config;
   }
@@ -94,7 +94,7 @@ export class NativeModel extends Handle {
   /** Maps a file. @returns Its index for {@linkcode NativeTensor.file}. */
   addFile(path: string): number {
     const index = this.library.symbols.octavo_model_add_file(this.pointer, new TextEncoder().encode(path + "\0"));
-    if (index < 0) throw new NativeError(this.library.lastError(), STATUS.IO);
+    if (index < 0) throw new NativeError(this.library.lastError(), null);
     return index;
   }
 
