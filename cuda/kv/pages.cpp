@@ -21,6 +21,33 @@ void for_each_chunk(const GranuleLayout& layout, int64_t token, int64_t used_byt
   }
 }
 
+// Where a chunk of one token and kv head lies, as offsets in bytes.
+struct StoredChunk {
+  int64_t in_rows;     // of k and v as rows [num_tokens][num_kv_heads][head_dim]
+  int64_t k_in_pages;
+  int64_t v_in_pages;
+  size_t bytes;  // in the row; in the pages it always has kChunkBytes
+};
+
+// Calls move(StoredChunk) for every chunk of the tokens that have a slot.
+template <class Move>
+void for_each_stored_chunk(const octavo_kv_shape& shape, const int32_t* slot_mapping, int32_t num_tokens, Move&& move) {
+  const GranuleLayout layout(shape);
+  const int64_t used_bytes = int64_t{shape.head_dim} * kv_element_bytes(shape.kv_dtype);
+  for (int64_t i = 0; i < num_tokens; ++i) {
+    const int32_t slot = slot_mapping[i];
+    if (slot < 0) continue;
+    for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
+      const int64_t granule = layout.granule_offset(slot / shape.page_size, head, slot % shape.page_size);
+      const int64_t row = (i * shape.num_kv_heads + head) * used_bytes;
+      for_each_chunk(layout, slot % kGranuleTokens, used_bytes, [&](int64_t in_row, int64_t in_part, int64_t bytes) {
+        const int64_t k_in_pages = granule + in_part;
+        move(StoredChunk{row + in_row, k_in_pages, k_in_pages + layout.part_bytes, static_cast<size_t>(bytes)});
+      });
+    }
+  }
+}
+
 }  // namespace
 
 int64_t kv_layer_page_bytes(const octavo_kv_shape& shape) { return GranuleLayout(shape).page_bytes; }
@@ -57,41 +84,22 @@ void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int
 
 void kv_pack(const octavo_kv_shape& shape, uint8_t* pages, const uint8_t* k, const uint8_t* v,
              const int32_t* slot_mapping, int32_t num_tokens) {
-  const GranuleLayout layout(shape);
-  const int64_t used_bytes = int64_t{shape.head_dim} * kv_element_bytes(shape.kv_dtype);
-  for (int64_t i = 0; i < num_tokens; ++i) {
-    const int32_t slot = slot_mapping[i];
-    if (slot < 0) continue;
-    for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
-      uint8_t* granule = pages + layout.granule_offset(slot / shape.page_size, head, slot % shape.page_size);
-      const int64_t row = (i * shape.num_kv_heads + head) * used_bytes;
-      for_each_chunk(layout, slot % kGranuleTokens, used_bytes, [&](int64_t in_row, int64_t in_part, int64_t bytes) {
-        const size_t size = static_cast<size_t>(bytes);
-        std::memset(granule + in_part + bytes, 0, kChunkBytes - size);
-        std::memset(granule + layout.part_bytes + in_part + bytes, 0, kChunkBytes - size);
-        std::memcpy(granule + in_part, k + row + in_row, size);
-        std::memcpy(granule + layout.part_bytes + in_part, v + row + in_row, size);
-      });
-    }
-  }
+  for_each_stored_chunk(shape, slot_mapping, num_tokens, [&](const StoredChunk& chunk) {
+    const auto copy = [&](uint8_t* to, const uint8_t* from) {
+      std::memcpy(to, from, chunk.bytes);
+      std::memset(to + chunk.bytes, 0, kChunkBytes - chunk.bytes);
+    };
+    copy(pages + chunk.k_in_pages, k + chunk.in_rows);
+    copy(pages + chunk.v_in_pages, v + chunk.in_rows);
+  });
 }
 
 void kv_unpack(const octavo_kv_shape& shape, const uint8_t* pages, uint8_t* k, uint8_t* v,
                const int32_t* slot_mapping, int32_t num_tokens) {
-  const GranuleLayout layout(shape);
-  const int64_t used_bytes = int64_t{shape.head_dim} * kv_element_bytes(shape.kv_dtype);
-  for (int64_t i = 0; i < num_tokens; ++i) {
-    const int32_t slot = slot_mapping[i];
-    if (slot < 0) continue;
-    for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
-      const uint8_t* granule = pages + layout.granule_offset(slot / shape.page_size, head, slot % shape.page_size);
-      const int64_t row = (i * shape.num_kv_heads + head) * used_bytes;
-      for_each_chunk(layout, slot % kGranuleTokens, used_bytes, [&](int64_t in_row, int64_t in_part, int64_t bytes) {
-        std::memcpy(k + row + in_row, granule + in_part, static_cast<size_t>(bytes));
-        std::memcpy(v + row + in_row, granule + layout.part_bytes + in_part, static_cast<size_t>(bytes));
-      });
-    }
-  }
+  for_each_stored_chunk(shape, slot_mapping, num_tokens, [&](const StoredChunk& chunk) {
+    std::memcpy(k + chunk.in_rows, pages + chunk.k_in_pages, chunk.bytes);
+    std::memcpy(v + chunk.in_rows, pages + chunk.v_in_pages, chunk.bytes);
+  });
 }
 
 }  // namespace octavo
