@@ -15,9 +15,10 @@ export type KvDtype = NativeEngineConfig["kvDtype"];
 export class LoadedModel implements Disposable {
   private constructor(readonly files: ModelFiles, readonly library: Library, readonly native: NativeModel) {}
 
-  static async open(files: ModelFiles): Promise<LoadedModel> {
+  /** @param maxModelLen Longest sequence of a session; benches go beyond the model's own length. */
+  static async open(files: ModelFiles, maxModelLen = files.config.maxModelLen): Promise<LoadedModel> {
     const library = await openLibrary();
-    const native = new NativeModel(library, files.config);
+    const native = new NativeModel(library, { ...files.config, maxModelLen });
     for (const path of files.paths) native.addFile(path);
     for (const tensor of files.tensors) native.loadTensor(tensor);
     native.finish();
