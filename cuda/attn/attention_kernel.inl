@@ -1,6 +1,6 @@
 // The attention algorithm, once for all instruction sets. Included inside octavo's namespace after a file of vector
-// primitives (simd_*.h), which gives: kLanes, Vec, load, store, splat, add, mul, fma, max_of, horizontal_max,
-// horizontal_sum, keep_lanes, exp2_of, kE4m3Factor, transpose_chunk<dtype>, widen_chunk<dtype>, has_e4m3_nan.
+// primitives (simd_*.h), which gives: kLanes, Vec, load, store, splat, add, subtract, mul, fma, max_of,
+// horizontal_max, horizontal_sum, keep_lanes, times_power_of_two, kE4m3Factor, transpose_chunk<dtype>, widen_chunk<dtype>, has_e4m3_nan.
 // Everything here is private to the including file.
 //
 // A unit's rows (queries x q heads of one kv head) go over the keys a tile at a time:
@@ -20,6 +20,24 @@ constexpr float kLn2 = 0.693147180559945309417f;
 inline float infinity() { return __builtin_inff(); }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// 2^x for x up to 126 within 2 ulp; 2^0 = 1, NaN stays NaN, and below -125 the result is 0.
+// x = n + f: 2^f by a polynomial on [-0.5, 0.5] (relative error 1e-8), times 2^n.
+OCTAVO_INLINE Vec exp2_of(Vec x) {
+  const Vec rounder = splat(12582912.0f);  // 1.5 x 2^23: its last place is 1
+  const Vec clamped = max_of(splat(-126.0f), x);  // NaN stays
+  const Vec shifted = add(clamped, rounder);
+  const Vec n = subtract(shifted, rounder);
+  const Vec f = subtract(clamped, n);
+  Vec p = splat(0.000154531634f);
+  p = fma(p, f, splat(0.00133908633f));
+  p = fma(p, f, splat(0.00961808302f));
+  p = fma(p, f, splat(0.0555035695f));
+  p = fma(p, f, splat(0.240226507f));
+  p = fma(p, f, splat(0.693147182f));
+  p = fma(p, f, splat(1.0f));
+  return times_power_of_two(p, shifted, n, x);
+}
 
 // A scalar through the vector code, so that all exponentials are the same function.
 inline float exp2_one(float x) {

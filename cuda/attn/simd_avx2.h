@@ -21,6 +21,7 @@ OCTAVO_INLINE Vec load(const uint16_t* from) {
 OCTAVO_INLINE void store(float* to, Vec x) { _mm256_storeu_ps(to, x); }
 OCTAVO_INLINE void hold(Vec& x) { asm("" : "+x"(x)); }
 OCTAVO_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+OCTAVO_INLINE Vec subtract(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 OCTAVO_INLINE Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 OCTAVO_INLINE Vec divide(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 OCTAVO_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
@@ -48,17 +49,7 @@ OCTAVO_INLINE Vec keep_lanes(Vec x, int64_t first, int64_t end, Vec other) {
   return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(keep));
 }
 
-OCTAVO_INLINE Vec exp2_of(Vec x) {
-  const Vec clamped = max_of(splat(-126.0f), x);  // NaN stays
-  const Vec shifted = add(clamped, splat(12582912.0f));
-  const Vec f = _mm256_sub_ps(clamped, _mm256_sub_ps(shifted, splat(12582912.0f)));
-  Vec p = splat(0.000154531634f);
-  p = fma(p, f, splat(0.00133908633f));
-  p = fma(p, f, splat(0.00961808302f));
-  p = fma(p, f, splat(0.0555035695f));
-  p = fma(p, f, splat(0.240226507f));
-  p = fma(p, f, splat(0.693147182f));
-  p = fma(p, f, splat(1.0f));
+OCTAVO_INLINE Vec times_power_of_two(Vec p, Vec shifted, Vec, Vec x) {
   const __m256i bits = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
   const Vec power = _mm256_and_ps(_mm256_castsi256_ps(bits), _mm256_cmp_ps(x, splat(-125.0f), _CMP_NLT_UQ));
   return _mm256_blendv_ps(power, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));

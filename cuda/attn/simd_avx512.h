@@ -21,6 +21,7 @@ OCTAVO_INLINE Vec load(const uint16_t* from) {
 OCTAVO_INLINE void store(float* to, Vec x) { _mm512_storeu_ps(to, x); }
 OCTAVO_INLINE void hold(Vec& x) { asm("" : "+v"(x)); }
 OCTAVO_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+OCTAVO_INLINE Vec subtract(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 OCTAVO_INLINE Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 OCTAVO_INLINE Vec divide(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 OCTAVO_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
@@ -47,18 +48,7 @@ OCTAVO_INLINE Vec keep_lanes(Vec x, int64_t first, int64_t end, Vec other) {
   return _mm512_mask_mov_ps(other, static_cast<__mmask16>(to & ~from), x);
 }
 
-OCTAVO_INLINE Vec exp2_of(Vec x) {
-  const Vec clamped = max_of(splat(-126.0f), x);  // NaN stays
-  const Vec shifted = add(clamped, splat(12582912.0f));
-  const Vec n = _mm512_sub_ps(shifted, splat(12582912.0f));
-  const Vec f = _mm512_sub_ps(clamped, n);
-  Vec p = splat(0.000154531634f);
-  p = fma(p, f, splat(0.00133908633f));
-  p = fma(p, f, splat(0.00961808302f));
-  p = fma(p, f, splat(0.0555035695f));
-  p = fma(p, f, splat(0.240226507f));
-  p = fma(p, f, splat(0.693147182f));
-  p = fma(p, f, splat(1.0f));
+OCTAVO_INLINE Vec times_power_of_two(Vec p, Vec, Vec n, Vec x) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, splat(-125.0f), _CMP_NLT_UQ), p, n);
 }
 

@@ -24,6 +24,7 @@ OCTAVO_INLINE void store(float* to, Vec x) { __builtin_memcpy(to, &x, sizeof x);
 // Where a compiler would load a vector again for each use: keeps it in its register.
 OCTAVO_INLINE void hold(Vec&) {}
 OCTAVO_INLINE Vec add(Vec a, Vec b) { return a + b; }
+OCTAVO_INLINE Vec subtract(Vec a, Vec b) { return a - b; }
 OCTAVO_INLINE Vec mul(Vec a, Vec b) { return a * b; }
 OCTAVO_INLINE Vec divide(Vec a, Vec b) { return a / b; }
 OCTAVO_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
@@ -44,19 +45,8 @@ OCTAVO_INLINE Vec keep_lanes(Vec x, int64_t first, int64_t end, Vec other) {
   return x;
 }
 
-// 2^x for x up to 126 within 2 ulp; 2^0 = 1, NaN stays NaN, and below -125 the result is 0.
-// x = n + f: 2^f by a polynomial on [-0.5, 0.5] (relative error 1e-8), 2^n by adding n to the exponent.
-OCTAVO_INLINE Vec exp2_of(Vec x) {
-  const Vec clamped = max_of(splat(-126.0f), x);
-  const Vec shifted = clamped + splat(12582912.0f);  // 1.5 x 2^23: its last place is 1
-  const Vec f = clamped - (shifted - splat(12582912.0f));
-  Vec p = splat(0.000154531634f);
-  p = p * f + splat(0.00133908633f);
-  p = p * f + splat(0.00961808302f);
-  p = p * f + splat(0.0555035695f);
-  p = p * f + splat(0.240226507f);
-  p = p * f + splat(0.693147182f);
-  p = p * f + splat(1.0f);
+// p x 2^n by adding n to the exponent; 0 where x < -125, NaN where x is NaN. shifted is n + 1.5 x 2^23: its low bits are n.
+OCTAVO_INLINE Vec times_power_of_two(Vec p, Vec shifted, Vec, Vec x) {
   const VecInt bits = __builtin_bit_cast(VecInt, p) + (__builtin_bit_cast(VecInt, shifted) << 23);
   const Vec power = __builtin_bit_cast(Vec, bits);
   const Vec finite = x < splat(-125.0f) ? splat(0.0f) : power;
