@@ -1,7 +1,6 @@
 // The ABI of GPU builds: the library itself and the single kernels (octavo.h). What runs a model is not built yet and
 // says so (gpu_model_api.cu).
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "arch/gpu.h"
+#include "attn/attention_checks.h"
 #include "attn/paged_attention.h"
 #include "kv/append.h"
 #include "kv/checks.h"
@@ -18,8 +18,6 @@
 
 namespace octavo {
 namespace {
-
-constexpr int32_t kMaxHeads = 65536;
 
 // What the calling thread set and keeps: the single kernels have no handle to keep it in.
 struct ThreadState {
@@ -49,16 +47,6 @@ void run_on_stream(Enqueue&& enqueue) {
   if (stream == nullptr) OCTAVO_GPU_CHECK(cudaStreamSynchronize(nullptr));
 }
 
-void check_count(const char* name, int32_t count) {
-  if (count < 0) fail(OCTAVO_INVALID_ARGUMENT, "%s must not be negative, found %d", name, count);
-}
-
-void check_scale(float scale) {
-  if (!std::isfinite(scale) || !(scale > 0)) {
-    fail(OCTAVO_INVALID_ARGUMENT, "scale must be finite and above 0, found %g", static_cast<double>(scale));
-  }
-}
-
 void check_aligned(const char* name, const void* pointer) {
   if ((reinterpret_cast<uintptr_t>(pointer) & 15) != 0) {
     fail(OCTAVO_INVALID_ARGUMENT, "%s must be aligned to 16 bytes, found %p", name, pointer);
@@ -67,44 +55,19 @@ void check_aligned(const char* name, const void* pointer) {
 
 void check_tokens(const octavo_kv_shape* shape, const void* pages, const void* k, const void* v,
                   const int32_t* slot_mapping, int32_t num_tokens) {
-  check_not_null("shape", shape);
-  check_kv_shape(*shape);
-  check_count("num_tokens", num_tokens);
-  if (num_tokens == 0) return;
-  check_not_null("pages", pages);
-  check_not_null("k", k);
-  check_not_null("v", v);
-  check_not_null("slot_mapping", slot_mapping);
-  check_aligned("pages", pages);
+  check_token_arguments(shape, pages, k, v, slot_mapping, num_tokens);
+  if (num_tokens > 0) check_aligned("pages", pages);
 }
 
 void check_attention(const octavo_kv_shape& shape, const octavo_attention_config& config) {
-  const auto at_least = [](const char* name, int32_t value, int32_t least) {
-    if (value < least) fail(OCTAVO_INVALID_ARGUMENT, "%s must be at least %d, found %d", name, least, value);
-  };
-  at_least("num_seqs", config.num_seqs, 1);
-  at_least("num_tokens", config.num_tokens, config.num_seqs);
-  at_least("max_pages_per_seq", config.max_pages_per_seq, 1);
-  at_least("sliding_window", config.sliding_window, 0);
-  at_least("max_query_len", config.max_query_len, 0);
-  if (config.num_q_heads < 1 || config.num_q_heads > kMaxHeads || config.num_q_heads % shape.num_kv_heads != 0) {
-    fail(OCTAVO_INVALID_ARGUMENT, "num_q_heads must be a multiple of num_kv_heads %d up to %d, found %d",
-         shape.num_kv_heads, kMaxHeads, config.num_q_heads);
-  }
-  if (!std::isfinite(config.softmax_scale) || !(config.softmax_scale > 0)) {
-    fail(OCTAVO_INVALID_ARGUMENT, "softmax_scale must be finite and above 0, found %g",
-         static_cast<double>(config.softmax_scale));
-  }
-  if (!std::isfinite(config.logit_softcap) || config.logit_softcap < 0) {
-    fail(OCTAVO_INVALID_ARGUMENT, "logit_softcap must be finite and not negative, found %g",
-         static_cast<double>(config.logit_softcap));
+  check_attention_config(shape, config);
+  if (config.num_tokens < config.num_seqs) {
+    fail(OCTAVO_INVALID_ARGUMENT, "num_tokens must be at least num_seqs %d, found %d", config.num_seqs,
+         config.num_tokens);
   }
   if (config.q_dtype != OCTAVO_F32 && config.q_dtype != OCTAVO_F16 && config.q_dtype != OCTAVO_BF16) {
     fail(OCTAVO_INVALID_ARGUMENT, "q_dtype must be OCTAVO_F32 (0), OCTAVO_F16 (1) or OCTAVO_BF16 (30), found %d",
          config.q_dtype);
-  }
-  if (config.reuse_plan != 0 && config.reuse_plan != 1) {
-    fail(OCTAVO_INVALID_ARGUMENT, "reuse_plan must be 0 or 1, found %d", config.reuse_plan);
   }
 }
 

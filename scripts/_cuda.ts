@@ -24,7 +24,7 @@ const WHEELS = [
 const TOOLCHAIN = new URL("build/toolchain/cuda-13.0.88/", PROJECT_FOLDER);
 const SOURCES = new URL("cuda/", PROJECT_FOLDER);
 // Host code that all builds share; the rest of the GPU build is .cu files.
-const SHARED = ["arch/error.cpp", "kv/shape.cpp"];
+const SHARED = ["arch/error.cpp", "attn/attention_checks.cpp", "kv/checks.cpp", "kv/shape.cpp"];
 
 const INSTALLED = "/usr/local/cuda/bin/"; // where NVIDIA's installers put it
 

@@ -1,39 +1,18 @@
 // octavo_paged_attention: checks its arguments, the rest is in attention.h.
-#include <cmath>
 #include <memory>
 
 #include "arch/cpu.h"
 #include "arch/error.h"
 #include "attn/attention.h"
+#include "attn/attention_checks.h"
 #include "kv/checks.h"
 #include "kv/pages.h"
 
 namespace octavo {
 namespace {
 
-constexpr int32_t kMaxHeads = 65536;
-
 void check_config(const octavo_kv_shape& shape, const octavo_attention_config& config) {
-  const auto at_least = [](const char* name, int32_t value, int32_t least) {
-    if (value < least) fail(OCTAVO_INVALID_ARGUMENT, "%s must be at least %d, found %d", name, least, value);
-  };
-  at_least("num_seqs", config.num_seqs, 1);
-  at_least("num_tokens", config.num_tokens, 1);
-  at_least("max_pages_per_seq", config.max_pages_per_seq, 1);
-  at_least("sliding_window", config.sliding_window, 0);
-  if (config.num_q_heads < 1 || config.num_q_heads > kMaxHeads || config.num_q_heads % shape.num_kv_heads != 0) {
-    fail(OCTAVO_INVALID_ARGUMENT, "num_q_heads must be a multiple of num_kv_heads %d up to %d, found %d",
-         shape.num_kv_heads, kMaxHeads, config.num_q_heads);
-  }
-  if (!std::isfinite(config.softmax_scale) || !(config.softmax_scale > 0)) {
-    fail(OCTAVO_INVALID_ARGUMENT, "softmax_scale must be finite and above 0, found %g",
-         static_cast<double>(config.softmax_scale));
-  }
-  if (!std::isfinite(config.logit_softcap) || config.logit_softcap < 0) {
-    fail(OCTAVO_INVALID_ARGUMENT, "logit_softcap must be finite and not negative, found %g",
-         static_cast<double>(config.logit_softcap));
-  }
-  if (config.reserved != 0) fail(OCTAVO_INVALID_ARGUMENT, "reserved must be 0, found %d", config.reserved);
+  check_attention_config(shape, config);
   if (config.q_dtype != OCTAVO_F32) {
     fail(OCTAVO_UNSUPPORTED, "the CPU build takes q and out as OCTAVO_F32 (0), q_dtype is %d", config.q_dtype);
   }

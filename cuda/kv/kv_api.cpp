@@ -1,47 +1,17 @@
 // ABI entries of the KV formats and pages (octavo.h, "Single kernels"): they check their arguments, the rest is in
 // quantize.h and pages.h.
-#include <cmath>
-
 #include "arch/error.h"
 #include "kv/checks.h"
 #include "kv/pages.h"
 #include "kv/quantize.h"
 
 namespace octavo {
-
-void check_scales(const float* scales, int32_t num_kv_heads) {
-  if (scales == nullptr) return;
-  for (int32_t i = 0; i < 2 * num_kv_heads; ++i) {
-    if (!std::isfinite(scales[i]) || !(scales[i] > 0)) {
-      fail(OCTAVO_INVALID_ARGUMENT, "%s scale of kv head %d must be finite and above 0, found %g",
-           i < num_kv_heads ? "k" : "v", i % num_kv_heads, static_cast<double>(scales[i]));
-    }
-  }
-}
-
 namespace {
 
-void check_scale(float scale) {
-  if (!std::isfinite(scale) || !(scale > 0)) {
-    fail(OCTAVO_INVALID_ARGUMENT, "scale must be finite and above 0, found %g", static_cast<double>(scale));
-  }
-}
-
-void check_count(const char* name, int32_t count) {
-  if (count < 0) fail(OCTAVO_INVALID_ARGUMENT, "%s must not be negative, found %d", name, count);
-}
-
-// What the three calls that move tokens in and out of pages have in common.
+// The arguments, and that every slot lies in the pages.
 void check_tokens(const octavo_kv_shape* shape, const void* pages, const void* k, const void* v,
                   const int32_t* slot_mapping, int32_t num_tokens) {
-  check_not_null("shape", shape);
-  check_kv_shape(*shape);
-  check_count("num_tokens", num_tokens);
-  if (num_tokens == 0) return;
-  check_not_null("pages", pages);
-  check_not_null("k", k);
-  check_not_null("v", v);
-  check_not_null("slot_mapping", slot_mapping);
+  check_token_arguments(shape, pages, k, v, slot_mapping, num_tokens);
   const int64_t num_slots = int64_t{shape->num_pages} * shape->page_size;
   for (int32_t i = 0; i < num_tokens; ++i) {
     if (slot_mapping[i] < -1 || slot_mapping[i] >= num_slots) {

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { STATUS } from "../../ffi/enums.ts";
-import { DEVICE_INFO } from "../../ffi/structs.ts";
+import { ATTENTION_CONFIG, DEVICE_INFO, KV_SHAPE } from "../../ffi/structs.ts";
 import { SYMBOLS } from "../../ffi/symbols.ts";
 import { findCudaTools } from "../../scripts/_cuda.ts";
 
@@ -27,21 +27,64 @@ function count(sass: string, opcode: RegExp): number {
     .length;
 }
 
+function lastError({ symbols }: Deno.DynamicLibrary<typeof SYMBOLS>): string {
+  const message = new Uint8Array(1024);
+  return new TextDecoder().decode(message.subarray(0, symbols.octavo_last_error(message, message.length)));
+}
+
 test("the CUDA library has every function of octavo.h and says what it lacks", () => {
   const library = Deno.dlopen(LIBRARY, SYMBOLS);
   try {
-    const lastError = () => {
-      const message = new Uint8Array(1024);
-      return new TextDecoder().decode(message.subarray(0, library.symbols.octavo_last_error(message, message.length)));
-    };
     const status = library.symbols.octavo_device_info(new Uint8Array(DEVICE_INFO.sizeBytes));
     if (status !== STATUS.OK) {
       assertEquals(status, STATUS.UNSUPPORTED);
-      assertMatch(lastError(), /no usable CUDA device/);
+      assertMatch(lastError(library), /no usable CUDA device/);
     }
     assertEquals(library.symbols.octavo_model_create(null, null, null), null);
-    assertMatch(lastError(), /octavo_model_create is not offered by the GPU build yet/);
+    assertMatch(lastError(library), /octavo_model_create is not offered by the GPU build yet/);
     assertEquals(library.symbols.octavo_step(null, null, 0), STATUS.UNSUPPORTED);
+  } finally {
+    library.close();
+  }
+});
+
+test("octavo_paged_attention() of the CUDA library checks what every build checks", () => {
+  const library = Deno.dlopen(LIBRARY, SYMBOLS);
+  try {
+    const shape = { kv_dtype: 3, page_size: 16, num_pages: 4, num_kv_heads: 2, head_dim: 64, reserved: 0 };
+    const config = {
+      num_seqs: 1,
+      num_tokens: 1,
+      num_q_heads: 4,
+      max_pages_per_seq: 4,
+      sliding_window: 0,
+      num_threads: 0,
+      softmax_scale: 0.125,
+      logit_softcap: 0,
+      q_dtype: 0,
+      max_query_len: 1,
+      reuse_plan: 0,
+      reserved: 0,
+    };
+    const refused: [Partial<typeof config>, RegExp][] = [
+      [{ num_seqs: 0 }, /num_seqs must be at least 1, found 0/],
+      [{ num_seqs: 2 }, /num_tokens must be at least num_seqs 2, found 1/],
+      [{ num_q_heads: 3 }, /num_q_heads must be a multiple of num_kv_heads 2/],
+      [{ softmax_scale: 0 }, /softmax_scale must be finite and above 0/],
+      [{ q_dtype: 2 }, /q_dtype must be OCTAVO_F32/],
+      [{ reuse_plan: 2 }, /reuse_plan must be 0 or 1, found 2/],
+      [{ reserved: 7 }, /reserved must be 0, found 7/],
+    ];
+    for (const [change, message] of refused) {
+      const encoded = ATTENTION_CONFIG.encode({ ...config, ...change });
+      const status = library.symbols.octavo_paged_attention(
+        KV_SHAPE.encode(shape),
+        encoded,
+        ...Array<null>(9).fill(null) as [null, null, null, null, null, null, null, null, null],
+      );
+      assertEquals(status, STATUS.INVALID_ARGUMENT);
+      assertMatch(lastError(library), message);
+    }
   } finally {
     library.close();
   }
