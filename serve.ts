@@ -103,6 +103,8 @@ function listen({ model, engine, settings, log, drainMs }: Listening): Server {
     ...(settings.apiKey === null ? {} : { apiKey: settings.apiKey }),
     version: VERSION,
     createdAt: Math.floor(Date.now() / 1000),
+    // The engine's queue is the bound: the routes' own must not come before it.
+    maxConcurrentRequests: settings.maxQueuedRequests + settings.maxNumSeqs,
     isDraining: () => isDraining,
   });
   const http = listening(

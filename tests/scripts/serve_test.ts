@@ -6,11 +6,11 @@ import { startHubServer } from "../models/_hub_server.ts";
 const ROOT = new URL("../../", import.meta.url).pathname;
 const TINY = `${ROOT}tests/data/tiny/base`;
 
-function launcher(args: string[], env: Record<string, string> = {}): Deno.ChildProcess {
+function launcher(args: string[], env: Record<string, string> = {}, project = ROOT): Deno.ChildProcess {
   const permissions = ["--allow-env", "--allow-read", "--allow-write", "--allow-net", "--allow-run"];
   return new Deno.Command(Deno.execPath(), {
-    args: ["run", "--frozen", "--no-prompt", ...permissions, `${ROOT}scripts/serve.ts`, ...args],
-    cwd: ROOT,
+    args: ["run", "--frozen", "--no-prompt", ...permissions, join(project, "scripts/serve.ts"), ...args],
+    cwd: project,
     stdout: "null",
     stderr: "piped",
     env: { NO_COLOR: "1", ...env },
@@ -18,8 +18,8 @@ function launcher(args: string[], env: Record<string, string> = {}): Deno.ChildP
 }
 
 /** What a server prints before it listens, after which it is ended. */
-async function reportOf(args: string[], env: Record<string, string>): Promise<string> {
-  const server = launcher(args, env);
+async function reportOf(args: string[], env: Record<string, string>, project = ROOT): Promise<string> {
+  const server = launcher(args, env, project);
   let report = "";
   const reader = server.stderr.pipeThrough(new TextDecoderStream()).getReader();
   while (!report.includes("Try it")) {
@@ -70,5 +70,20 @@ Deno.test("deno task serve fetches a model from the hub once and serves it by th
     assertEquals(hub.requests.length, numRequests);
   } finally {
     await Deno.remove(cache, { recursive: true });
+  }
+});
+
+Deno.test("deno task serve builds nothing when OCTAVO_LIB names the library", async () => {
+  const project = await Deno.makeTempDir();
+  try {
+    // A project that was never built, on a machine without a compiler.
+    const names = Array.from(Deno.readDirSync(ROOT), ({ name }) => name).filter((name) => !/^(\.|build$)/.test(name));
+    await new Deno.Command("cp", { args: ["-r", ...names.map((name) => join(ROOT, name)), project] }).output();
+    const library = Deno.env.get("OCTAVO_LIB") ?? `${ROOT}build/cpu/liboctavo-cpu.so`;
+    const env = { OCTAVO_LIB: library, PATH: "/nowhere" };
+    const report = await reportOf([`${project}/tests/data/tiny/base`, "--port=0"], env, project);
+    assertMatch(report, /^(?!.*Building)[\s\S]*serves base at/);
+  } finally {
+    await Deno.remove(project, { recursive: true });
   }
 });

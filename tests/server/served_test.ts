@@ -85,3 +85,24 @@ Deno.test("serve() answers a wrong request with OpenAI's envelope and goes on", 
     const fine = await post({ prompt: "London is the capital of", max_tokens: 4, temperature: 0 });
     assertGreater((await fine.json()).choices[0].text.length, 0);
   }));
+
+Deno.test("serve() lets as many requests wait as maxQueuedRequests allows", () => {
+  const model = new URL("../data/tiny/base", import.meta.url).pathname;
+  const numRequests = 1100;
+  const options = { model, maxModelLen: 512, maxNumSeqs: 1, threads: 1, maxQueuedRequests: numRequests };
+  return withServer(options, async (server) => {
+    const abort = new AbortController();
+    const statuses = await Promise.all(Array.from({ length: numRequests }, async () => {
+      const response = await fetch(`${server.url}/v1/completions`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ prompt: [1], max_tokens: 500, ignore_eos: true, stream: true }),
+        signal: abort.signal,
+      });
+      return { status: response.status, body: response.body! };
+    }));
+    assertEquals([...new Set(statuses.map(({ status }) => status))], [200]);
+    abort.abort();
+    await Promise.allSettled(statuses.map(({ body }) => body.cancel()));
+  });
+});
