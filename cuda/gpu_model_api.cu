@@ -54,6 +54,8 @@ octavo_engine* octavo_engine_create(const octavo_model*, const octavo_engine_con
 }
 
 int32_t octavo_step(octavo_engine*, uint8_t*, double) { return refuse("octavo_step"); }
+int32_t octavo_step_submit(octavo_engine*, uint8_t*, double) { return refuse("octavo_step_submit"); }
+int32_t octavo_step_finish(octavo_engine*, uint8_t*) { return refuse("octavo_step_finish"); }
 int32_t octavo_engine_logits(const octavo_engine*, int32_t, float*) { return refuse("octavo_engine_logits"); }
 int32_t octavo_engine_kv_scales(const octavo_engine*, float*) { return refuse("octavo_engine_kv_scales"); }
 void octavo_engine_close(octavo_engine*) {}

@@ -30,9 +30,8 @@ export interface NativeEngineConfig {
 
 /** An engine on a finished model. */
 export class NativeEngine extends Handle {
-  /** Written before and read after every {@linkcode step}. */
-  readonly buffer: StepBuffer;
-  readonly #bytes: Uint8Array<ArrayBuffer>;
+  /** For {@linkcode submit} and {@linkcode finish}, in turns: one is written while the other's step runs. */
+  readonly buffers: readonly [StepBuffer, StepBuffer];
   readonly #model: NativeModelConfig;
 
   /**
@@ -58,12 +57,11 @@ export class NativeEngine extends Handle {
       num_threads: config.numThreads,
       calculate_kv_scales: config.calculateKvScales ? 1 : 0,
     });
-    const buffer = new StepBuffer(library, encoded, config);
+    const buffers = [new StepBuffer(library, encoded, config), new StepBuffer(library, encoded, config)] as const;
     const pointer = library.symbols.octavo_engine_create(model.nativePointer, encoded, kvScales as BufferSource | null);
     if (pointer === null) throw new NativeError(library.lastError(), null);
     super(library, "engine", pointer, (p) => library.symbols.octavo_engine_close(p));
-    this.buffer = buffer;
-    this.#bytes = buffer.bytes;
+    this.buffers = buffers;
     this.#model = model.config;
   }
 
@@ -74,12 +72,39 @@ export class NativeEngine extends Handle {
     return scales;
   }
 
-  /** Runs one step on {@linkcode buffer}. @throws {NativeError} The buffer is not valid, or the device failed. */
-  step(): void {
-    this.library.check(this.library.symbols.octavo_step(this.pointer, this.#bytes, this.#bytes.length));
+  /** The first of {@linkcode buffers}: written before and read after every {@linkcode step}. */
+  get buffer(): StepBuffer {
+    return this.buffers[0];
   }
 
-  /** Raw logits of a sequence that sampled in the last step, for tests and accuracy reports: `[vocabSize]`. */
+  /** Runs one step on {@linkcode buffer}. @throws {NativeError} The buffer is not valid, or the device failed. */
+  step(): void {
+    const { bytes } = this.buffer;
+    this.library.check(this.library.symbols.octavo_step(this.pointer, bytes, bytes.length));
+  }
+
+  /**
+   * Starts a step; on a GPU it runs on after this returns. Its tokens may name those of the step submitted before by
+   * `-(row + 1)`. The buffer is the library's until {@linkcode finish}.
+   *
+   * @param buffer One of {@linkcode buffers} that is not under way.
+   * @throws {NativeError} The buffer is not valid, two steps are under way, or the device failed.
+   */
+  submit({ bytes }: StepBuffer): void {
+    this.library.check(this.library.symbols.octavo_step_submit(this.pointer, bytes, bytes.length));
+  }
+
+  /**
+   * Waits for the oldest step under way and fills its output tables.
+   *
+   * @param buffer That step's.
+   * @throws {NativeError} It is another step's buffer, or the device failed.
+   */
+  finish({ bytes }: StepBuffer): void {
+    this.library.check(this.library.symbols.octavo_step_finish(this.pointer, bytes));
+  }
+
+  /** Raw logits of a sequence that sampled in the step submitted last, for tests and accuracy reports: `[vocabSize]`. */
   logits(seqIndex: number): Float32Array<ArrayBuffer> {
     const logits = new Float32Array(this.#model.vocabSize);
     this.library.check(this.library.symbols.octavo_engine_logits(this.pointer, seqIndex, logits));

@@ -92,6 +92,21 @@ export const SYMBOLS = {
     ],
     result: "i32",
   },
+  octavo_step_submit: {
+    parameters: [
+      "pointer", // octavo_engine *engine
+      "buffer", // uint8_t *step_buffer
+      "f64", // double size_bytes
+    ],
+    result: "i32",
+  },
+  octavo_step_finish: {
+    parameters: [
+      "pointer", // octavo_engine *engine
+      "buffer", // uint8_t *step_buffer
+    ],
+    result: "i32",
+  },
   octavo_engine_logits: {
     parameters: [
       "pointer", // const octavo_engine *engine

@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 2
+#define OCTAVO_ABI_VERSION 3
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
@@ -180,7 +180,8 @@ typedef struct octavo_engine_config {
  * P = max_pages_per_seq, L = max_logprobs, E = max_logit_edits.
  *
  *  1. header              int32[16]  [0] num_seqs  [1] num_tokens  [2] num_logit_edits  [3..15] 0
- *  2. tokens              int32[T]   token ids of all sequences, one after another
+ *  2. tokens              int32[T]   token ids of all sequences, one after another; -(r+1): the token that row r of the
+ *                                    step submitted before sampled, where r sampled
  *  3. query_len           int32[S]   tokens of this step, >= 1; they add up to num_tokens
  *  4. seq_len             int32[S]   tokens incl. this step's: positions seq_len-query_len .. seq_len-1
  *  5. page_table          int32[S*P] row s: ids of the pages of sequence s in order; ceil(seq_len/page_size) are read
@@ -294,16 +295,30 @@ OCTAVO_API int32_t octavo_step_layout_get(const octavo_engine_config *config, oc
 OCTAVO_API octavo_engine *octavo_engine_create(const octavo_model *model, const octavo_engine_config *config,
                                                const float *kv_scales);
 
-/* Runs one step on a step buffer of size_bytes. Checks all of its input first: with OCTAVO_INVALID_ARGUMENT nothing
- * was run and no page was written. */
+/* Runs one step on a step buffer of size_bytes and returns when it is done: octavo_step_submit and octavo_step_finish,
+ * with no other step under way. Checks all of its input first: with OCTAVO_INVALID_ARGUMENT nothing was run and no page
+ * was written. */
 OCTAVO_API int32_t octavo_step(octavo_engine *engine, uint8_t *step_buffer, double size_bytes);
 
-/* Copies the raw logits (before penalties and edits, after final soft-cap) that the last step computed for sequence
- * seq_index of its buffer; logits: float[vocab_size]. Errors: OCTAVO_INVALID_ARGUMENT where that row did not sample. */
+/* Starts a step and returns as soon as it can: GPU builds have only enqueued it, the CPU build has run it. Steps run in
+ * the order they are submitted. The buffer may be written again only after octavo_step_finish; at most two steps are
+ * under way, each with a buffer of its own. With tokens of -(r+1) a step follows another whose tokens the host does not
+ * know yet; where that row got -1 (its logits hold no number), token 0 is taken and this sequence's result is worth
+ * nothing. Checks as octavo_step; OCTAVO_INVALID_ARGUMENT too for a third step and for a buffer already under way. */
+OCTAVO_API int32_t octavo_step_submit(octavo_engine *engine, uint8_t *step_buffer, double size_bytes);
+
+/* Waits for the oldest step under way, whose buffer must be given, and fills the buffer's output tables.
+ * Errors: OCTAVO_INVALID_ARGUMENT (another buffer, none under way), OCTAVO_DEVICE (this step and those after it are
+ * lost). */
+OCTAVO_API int32_t octavo_step_finish(octavo_engine *engine, uint8_t *step_buffer);
+
+/* Copies the raw logits (before penalties and edits, after final soft-cap) that the step submitted last computed for
+ * sequence seq_index of its buffer, waiting for it; logits: float[vocab_size]. Errors: OCTAVO_INVALID_ARGUMENT where
+ * that row did not sample. */
 OCTAVO_API int32_t octavo_engine_logits(const octavo_engine *engine, int32_t seq_index, float *logits);
 
 /* Copies the KV scales in use; kv_scales: float[num_layers][2][num_kv_heads]. With calculate_kv_scales they are 1
- * before the first step. */
+ * before the first step is finished. */
 OCTAVO_API int32_t octavo_engine_kv_scales(const octavo_engine *engine, float *kv_scales);
 
 /* Frees the engine. NULL is allowed. */

@@ -35,18 +35,23 @@ Engine::Engine(const Model& model, const octavo_engine_config& config, const flo
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
   for (int32_t i = 0; i < threads_.size(); ++i) samplers_.emplace_back(model.config().vocab_size);
   row_seq_.reserve(static_cast<size_t>(config.max_num_seqs));
+  sampled_.reserve(static_cast<size_t>(config.max_num_seqs));
+  tokens_.resize(static_cast<size_t>(config.max_num_batched_tokens));
 }
 
 void Engine::step(uint8_t* step_buffer, double size_bytes) {
-  if (size_bytes != layout_.total_bytes) {
-    fail(OCTAVO_INVALID_ARGUMENT, "the step buffer must have %.0f bytes, found %g", layout_.total_bytes, size_bytes);
-  }
-  if (reinterpret_cast<uintptr_t>(step_buffer) % 8 != 0) {
-    fail(OCTAVO_INVALID_ARGUMENT, "the step buffer must be aligned to 8 bytes, found address %p",
-         static_cast<void*>(step_buffer));
-  }
-  const StepView step = view_step_buffer(layout_, step_buffer);
-  check_step(step, {config_, model_.config().vocab_size, model_.config().max_model_len}, page_writer_);
+  queue_.check_idle();
+  submit(step_buffer, size_bytes);
+  finish(step_buffer);
+}
+
+void Engine::submit(uint8_t* step_buffer, double size_bytes) {
+  check_step_buffer(layout_, step_buffer, size_bytes);
+  queue_.check_submit(step_buffer);
+  StepView step = view_step_buffer(layout_, step_buffer);
+  check_step(step, {config_, model_.config().vocab_size, model_.config().max_model_len, queue_.last_sample()},
+             page_writer_);
+  resolve_tokens(step);
   row_seq_.clear();
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
     if (step.sample[s] != 0) row_seq_.push_back(s);
@@ -54,6 +59,17 @@ void Engine::step(uint8_t* step_buffer, double size_bytes) {
   const int32_t num_rows = run_forward(
       {model_, step, config_.max_pages_per_seq, kv_, scratch_, attention_scratch_, threads_});
   sample(step, num_rows);
+  sampled_.assign(step.sampled, step.sampled + step.num_seqs());
+  queue_.submit(step_buffer, step);
+}
+
+// Tokens below 0 become those that the step before sampled.
+void Engine::resolve_tokens(StepView& step) {
+  for (int32_t t = 0; t < step.num_tokens(); ++t) {
+    const int32_t token = step.tokens[t];
+    tokens_[static_cast<size_t>(t)] = token >= 0 ? token : std::max(sampled_[static_cast<size_t>(-(token + 1))], 0);
+  }
+  step.tokens = tokens_.data();
 }
 
 void Engine::sample(const StepView& step, int32_t num_rows) {

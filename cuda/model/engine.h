@@ -12,6 +12,7 @@
 #include "model/model.h"
 #include "model/scratch.h"
 #include "model/step_buffer.h"
+#include "model/step_queue.h"
 #include "ops/sampler.h"
 
 namespace octavo {
@@ -21,15 +22,19 @@ class Engine {
   // Arguments as octavo_engine_create's. Throws Error.
   Engine(const Model& model, const octavo_engine_config& config, const float* kv_scales);
 
-  // Runs one step. Throws Error (OCTAVO_INVALID_ARGUMENT) before anything has run when its input is not valid.
+  // octavo_step, octavo_step_submit and octavo_step_finish. Throw Error (OCTAVO_INVALID_ARGUMENT) before anything has run
+  // when the input is not valid. submit() runs the step; finish() only keeps the order.
   void step(uint8_t* step_buffer, double size_bytes);
+  void submit(uint8_t* step_buffer, double size_bytes);
+  void finish(const uint8_t* step_buffer) { queue_.finish(step_buffer); }
 
-  // Copies the raw logits of a sequence of the last step.
+  // Copies the raw logits of a sequence of the step submitted last.
   void copy_logits(int32_t seq_index, float* logits) const;
 
   const KvCache& kv() const { return kv_; }
 
  private:
+  void resolve_tokens(StepView& step);
   void sample(const StepView& step, int32_t num_rows);
   void sample_row(const StepView& step, int32_t row, Sampler& sampler) const;
 
@@ -43,6 +48,9 @@ class Engine {
   std::vector<Sampler> samplers_;     // one a thread
   std::vector<int32_t> page_writer_;  // for check_step
   std::vector<int32_t> row_seq_;      // sequence of each row of logits in the last step
+  std::vector<int32_t> tokens_;       // the step's tokens with none left below 0
+  std::vector<int32_t> sampled_;      // of the last step
+  StepQueue queue_;
 };
 
 }  // namespace octavo

@@ -2,7 +2,9 @@
 #include "model/engine.h"
 
 #include "arch/error.h"
+#include "kv/checks.h"
 
+using octavo::check_not_null;
 using octavo::fail;
 using octavo::guard;
 
@@ -29,6 +31,22 @@ extern "C" int32_t octavo_step(octavo_engine* engine, uint8_t* step_buffer, doub
       fail(OCTAVO_INVALID_ARGUMENT, "engine and step_buffer must not be NULL");
     }
     engine->engine.step(step_buffer, size_bytes);
+  });
+}
+
+extern "C" int32_t octavo_step_submit(octavo_engine* engine, uint8_t* step_buffer, double size_bytes) {
+  return guard([&] {
+    check_not_null("engine", engine);
+    check_not_null("step_buffer", step_buffer);
+    engine->engine.submit(step_buffer, size_bytes);
+  });
+}
+
+extern "C" int32_t octavo_step_finish(octavo_engine* engine, uint8_t* step_buffer) {
+  return guard([&] {
+    check_not_null("engine", engine);
+    check_not_null("step_buffer", step_buffer);
+    engine->engine.finish(step_buffer);
   });
 }
 

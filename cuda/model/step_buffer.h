@@ -50,6 +50,9 @@ struct StepView {
   LogitEdits logit_edits(int32_t seq_index) const;
 };
 
+// Throws Error (OCTAVO_INVALID_ARGUMENT) unless the buffer has the layout's size and is aligned to 8 bytes.
+void check_step_buffer(const octavo_step_layout& layout, const uint8_t* step_buffer, double size_bytes);
+
 StepView view_step_buffer(const octavo_step_layout& layout, uint8_t* step_buffer);
 
 // What a step's input is checked against.
@@ -57,6 +60,7 @@ struct StepLimits {
   octavo_engine_config config;
   int32_t vocab_size;
   int32_t max_model_len;
+  const std::vector<int32_t>& last_sample;  // the sample column of the step before, whose rows tokens may name
 };
 
 // Checks every value of the input tables that a step reads; sampling columns only where sample is 1. Throws Error

@@ -38,10 +38,17 @@ void check_lengths(const StepView& step, const StepLimits& limits) {
   }
 }
 
-void check_tokens(const StepView& step, int32_t vocab_size) {
+void check_tokens(const StepView& step, const StepLimits& limits) {
+  const int32_t num_rows = static_cast<int32_t>(limits.last_sample.size());
   for (int32_t t = 0; t < step.num_tokens(); ++t) {
-    if (step.tokens[t] >= 0 && step.tokens[t] < vocab_size) continue;
-    fail(OCTAVO_INVALID_ARGUMENT, "token %d must be 0 to %d, found %d", t, vocab_size - 1, step.tokens[t]);
+    const int32_t token = step.tokens[t];
+    if (token >= limits.vocab_size) {
+      fail(OCTAVO_INVALID_ARGUMENT, "token %d must be 0 to %d, found %d", t, limits.vocab_size - 1, token);
+    }
+    if (token >= 0) continue;
+    const int32_t row = -(token + 1);
+    if (row < num_rows && limits.last_sample[static_cast<size_t>(row)] != 0) continue;
+    fail(OCTAVO_INVALID_ARGUMENT, "token %d is %d, but row %d did not sample in the step before", t, token, row);
   }
 }
 
@@ -114,7 +121,7 @@ void check_sampling(const StepView& step, const StepLimits& limits) {
 void check_step(const StepView& step, const StepLimits& limits, std::vector<int32_t>& page_writer) {
   check_header(step, limits.config);
   check_lengths(step, limits);
-  check_tokens(step, limits.vocab_size);
+  check_tokens(step, limits);
   check_edit_ranges(step);
   check_sampling(step, limits);
   try {

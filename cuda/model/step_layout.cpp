@@ -84,6 +84,16 @@ octavo_step_layout make_step_layout(const octavo_engine_config& config) {
   return layout;
 }
 
+void check_step_buffer(const octavo_step_layout& layout, const uint8_t* step_buffer, double size_bytes) {
+  if (size_bytes != layout.total_bytes) {
+    fail(OCTAVO_INVALID_ARGUMENT, "the step buffer must have %.0f bytes, found %g", layout.total_bytes, size_bytes);
+  }
+  if (reinterpret_cast<uintptr_t>(step_buffer) % 8 != 0) {
+    fail(OCTAVO_INVALID_ARGUMENT, "the step buffer must be aligned to 8 bytes, found address %p",
+         static_cast<const void*>(step_buffer));
+  }
+}
+
 StepView view_step_buffer(const octavo_step_layout& layout, uint8_t* step_buffer) {
   const auto ints = [&](int32_t offset) { return reinterpret_cast<int32_t*>(step_buffer + offset); };
   const auto floats = [&](int32_t offset) { return reinterpret_cast<float*>(step_buffer + offset); };

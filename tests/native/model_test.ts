@@ -198,6 +198,8 @@ Deno.test("functions of handles refuse NULL, and closing it does nothing", () =>
     load_tensor: symbols.octavo_model_load_tensor(null, bytes),
     model_finish: symbols.octavo_model_finish(null),
     step: symbols.octavo_step(null, bytes, 64),
+    step_submit: symbols.octavo_step_submit(null, bytes, 64),
+    step_finish: symbols.octavo_step_finish(null, bytes),
     engine_logits: symbols.octavo_engine_logits(null, 0, bytes),
     engine_kv_scales: symbols.octavo_engine_kv_scales(null, bytes),
   };

@@ -101,7 +101,12 @@ const REFUSED: Record<string, { change: (buffer: StepBuffer) => void; message: s
     message: "seq_len of sequence 1 must be its query_len 2",
   },
   "seq_len past the model": { change: (b) => b.seqLen[1] = 257, message: "2 to 256, found 257" },
-  "a negative token": { change: (b) => b.tokens[6] = -1, message: "token 6 must be 0 to 100, found -1" },
+  "a token of a row that did not sample": {
+    change: (b) => b.tokens[6] = -1,
+    message: "token 6 is -1, but row 0 did not sample in the step before",
+  },
+  "a token of a row that was not there": { change: (b) => b.tokens[0] = -3, message: "token 0 is -3, but row 2" },
+  "the lowest token": { change: (b) => b.tokens[0] = -(2 ** 31), message: "token 0 is -2147483648, but row" },
   "a token past the vocabulary": { change: (b) => b.tokens[0] = 101, message: "token 0 must be 0 to 100, found 101" },
   "a negative page": { change: (b) => b.pageTable[16] = -1, message: "page 0 of sequence 1 must be 0 to 63, found -1" },
   "a page past the cache": { change: (b) => b.pageTable[17] = 64, message: "page 1 of sequence 1 must be 0 to 63" },
@@ -354,4 +359,92 @@ Deno.test("octavo_step() gives -1 where the logits hold no number, and its batch
   }
   // The pages that held it serve the next sequence.
   assertEquals(runStep(engine, [{ tokens: mates[0]!, pages: [1] }]), [alone[0]]);
+});
+
+/** Greedy continuations of prompts, one step after another. */
+function continueGreedily(engine: NativeEngine, rows: readonly StepRow[], count: number): number[][] {
+  const texts = rows.map((): number[] => []);
+  for (let i = 0; i < count; i++) {
+    runStep(
+      engine,
+      rows.map(({ tokens, pages }, s) =>
+        i === 0 ? { tokens, pages } : { tokens: texts[s]!.slice(-1), cached: tokens.length + i - 1, pages }
+      ),
+    );
+    texts.forEach((text, s) => text.push(engine.buffer.sampled[s]!));
+  }
+  return texts;
+}
+
+Deno.test("octavo_step_submit() takes tokens that the host has not read yet", () => {
+  const rows = [5, 17, 1].map((length, s) => ({
+    tokens: randomTokens(length, vocabSize, 80 + s),
+    pages: [2 * s, 40 + s],
+  }));
+  using alone = open();
+  const expected = continueGreedily(alone, rows, 12);
+  using engine = open();
+  const texts = rows.map((): number[] => []);
+  // Rows change places with every step: row s holds sequence order[s], whose token the step before sampled in row r.
+  let order = [0, 1, 2];
+  const submit = (step: number) => {
+    const before = order;
+    order = step === 0 ? order : [order[1]!, order[2]!, order[0]!];
+    fillStep(
+      engine.buffers[step % 2]!,
+      order.map((sequence) => {
+        const { tokens, pages } = rows[sequence]!;
+        if (step === 0) return { tokens, pages };
+        return { tokens: [-(before.indexOf(sequence) + 1)], cached: tokens.length + step - 1, pages };
+      }),
+    );
+    engine.submit(engine.buffers[step % 2]!);
+    return order;
+  };
+  let running = submit(0);
+  for (let step = 1; step <= 12; step++) {
+    const next = step < 12 ? submit(step) : [];
+    const buffer = engine.buffers[(step - 1) % 2]!;
+    engine.finish(buffer);
+    running.forEach((sequence, s) => texts[sequence]!.push(buffer.sampled[s]!));
+    running = next;
+  }
+  assertEquals(texts, expected);
+});
+
+Deno.test("octavo_step_submit() and octavo_step_finish() keep two steps in their order", () => {
+  using engine = open();
+  const [first, second] = engine.buffers;
+  const fill = (buffer: StepBuffer, page: number) => fillStep(buffer, [{ tokens: [1, 2], pages: [page] }]);
+  assertThrows(() => engine.finish(first), Error, "no step is under way");
+  fill(first, 0);
+  fill(second, 1);
+  engine.submit(first);
+  assertThrows(() => engine.submit(first), Error, "already under way");
+  assertThrows(() => engine.step(), Error, "octavo_step needs all steps to be finished, found 1 under way");
+  engine.submit(second);
+  const third = new Uint8Array(first.bytes.length);
+  const { octavo_step_submit } = library.symbols;
+  assertThrows(
+    () => library.check(octavo_step_submit(pointerOf(engine), third, third.length)),
+    Error,
+    "at most 2 steps can be under way",
+  );
+  assertThrows(() => engine.finish(second), Error, "the oldest step under way has the step buffer");
+  engine.finish(first);
+  engine.finish(second);
+  assertThrows(() => engine.finish(second), Error, "no step is under way");
+  assertEquals(second.sampled[0], first.sampled[0]);
+});
+
+Deno.test("octavo_step_submit() that fails leaves the sampled tokens of the step before", () => {
+  const rows = [{ tokens: [4, 5, 6], pages: [0] }];
+  using alone = open();
+  const [text] = continueGreedily(alone, rows, 2);
+  using engine = open();
+  runStep(engine, rows);
+  const next = { tokens: [-1], cached: 3, pages: [0] };
+  assertThrows(() => runStep(engine, [{ ...next, pages: [64] }]), Error, "page 0 of sequence 0");
+  runStep(engine, [next]);
+  assertEquals(engine.buffer.sampled[0], text![1]);
 });

@@ -1,0 +1,34 @@
+// The steps under way: at most two, finished in the order they were submitted; and which rows the last one sampled.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/step_buffer.h"
+
+namespace octavo {
+
+class StepQueue {
+ public:
+  // Throw Error (OCTAVO_INVALID_ARGUMENT): a step is under way; no further one may start with this buffer.
+  void check_idle() const;
+  void check_submit(const uint8_t* step_buffer) const;
+
+  // Notes a step that has started.
+  void submit(const uint8_t* step_buffer, const StepView& step);
+
+  // Notes the end of the oldest step. Throws Error (OCTAVO_INVALID_ARGUMENT) when step_buffer is not its buffer.
+  void finish(const uint8_t* step_buffer);
+
+  // The sample column of the step submitted last, one entry a sequence.
+  const std::vector<int32_t>& last_sample() const { return last_sample_; }
+
+ private:
+  static constexpr int32_t kMaxSteps = 2;
+
+  const uint8_t* buffers_[kMaxSteps] = {};  // oldest first
+  int32_t num_steps_ = 0;
+  std::vector<int32_t> last_sample_;
+};
+
+}  // namespace octavo
