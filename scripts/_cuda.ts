@@ -69,14 +69,13 @@ export async function compileCuda(folder: URL, archs: readonly string[], jobs: n
   const include = ["-I", toPath(SOURCES), "-I", toPath(new URL("include/", SOURCES))];
   const flags = [...targets, "-std=c++20", "-O3", ...include, "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"];
   const files = (await listSources(SOURCES, "")).sort();
-  const headers = files.filter((name) => /\.(h|cuh)$/.test(name));
-  const common = [flags.join(" "), ...await Promise.all(headers.map(hashFile))].join("\n");
   const units = [...files.filter((name) => name.endsWith(".cu")), ...SHARED];
   const queue = [...units];
   const worker = async () => {
     for (let name = queue.shift(); name !== undefined; name = queue.shift()) {
       const object = new URL(`${name.replaceAll("/", "_")}.o`, objects);
-      const key = await sha256(new TextEncoder().encode(`${common}\n${await hashFile(name)}`));
+      const parts = [flags.join(" "), ...await Promise.all((await includesOf(name)).map(hashFile))];
+      const key = await sha256(new TextEncoder().encode(parts.join("\n")));
       if (await isBuilt(object, key)) continue;
       await runQuietly(nvcc, [...flags, "-c", toPath(new URL(name, SOURCES)), "-o", toPath(object)]);
       await Deno.writeTextFile(new URL(`${object.href}.key`), key);
@@ -98,6 +97,18 @@ export async function compileCuda(folder: URL, archs: readonly string[], jobs: n
   ];
   await runQuietly(nvcc, ["-shared", ...targets, ...statically, ...link, ...parts, "-o", toPath(library), "-ldl"]);
   return library;
+}
+
+/** A source file and what it includes of ours, directly or not. */
+async function includesOf(unit: string): Promise<string[]> {
+  const found = new Set([unit]);
+  for (const name of found) {
+    const text = await Deno.readTextFile(new URL(name, SOURCES));
+    for (const [, include] of text.matchAll(/^\s*#\s*include\s+"([^"]+)"/gm)) {
+      found.add(include === "octavo.h" ? "include/octavo.h" : include!);
+    }
+  }
+  return [...found].sort();
 }
 
 async function isBuilt(object: URL, key: string): Promise<boolean> {
