@@ -32,6 +32,7 @@ export const DTYPE = {
   IQ4_NL: 20,
   IQ4_XS: 23,
   BF16: 30,
+  F8_E4M3: 100,
 } as const;
 
 /** `octavo_kv_dtype` */

@@ -65,7 +65,8 @@ typedef enum octavo_dtype {
   OCTAVO_Q6_K = 14,
   OCTAVO_IQ4_NL = 20,
   OCTAVO_IQ4_XS = 23,
-  OCTAVO_BF16 = 30
+  OCTAVO_BF16 = 30,
+  OCTAVO_F8_E4M3 = 100 /* ours: OCP E4M3FN bytes, with one f32 scale a row or a tensor; GPU builds */
 } octavo_dtype;
 
 /* How K and V are stored. Names in the configuration: float32, float16, bfloat16, fp8_e4m3 (fp8), fp8_e5m2. */
