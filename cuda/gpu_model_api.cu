@@ -45,6 +45,11 @@ double octavo_kv_page_bytes(const octavo_model*, int32_t, int32_t) {
   return 0;
 }
 
+double octavo_engine_scratch_bytes(const octavo_model*, const octavo_engine_config*) {
+  refuse("octavo_engine_scratch_bytes");
+  return 0;
+}
+
 int32_t octavo_step_layout_get(const octavo_engine_config*, octavo_step_layout*) {
   return refuse("octavo_step_layout_get");
 }

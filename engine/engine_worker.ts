@@ -57,7 +57,7 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
 
 /** Reads all tensors, file by file in the order of their offsets, as a disk likes it. */
 function loadModel(library: Library, model: WorkerModel, { maxModelLen, numThreads }: EngineSettings): NativeModel {
-  const nativeModel = new NativeModel(library, { ...model.config, maxModelLen }, numThreads);
+  const nativeModel = new NativeModel(library, { ...model.config, maxModelLen }, { numThreads });
   try {
     const files = model.paths.map((path) => nativeModel.addFile(path));
     const tensors = model.tensors.toSorted((a, b) => a.file - b.file || a.offsetBytes - b.offsetBytes);

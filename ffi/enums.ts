@@ -44,6 +44,12 @@ export const KV_DTYPE = {
   fp8_e5m2: 4,
 } as const;
 
+/** `octavo_quantization` */
+export const QUANTIZATION = { none: 0, fp8: 1 } as const;
+
+/** `OCTAVO_FILE_RANDOM` */
+export const FILE_RANDOM = -1;
+
 /** `octavo_activation` */
 export const ACTIVATION = { silu: 0, gelu_tanh: 1 } as const;
 

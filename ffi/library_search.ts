@@ -5,7 +5,7 @@
  */
 
 /** `OCTAVO_ABI_VERSION` of the header this version was written against; `tests/ffi/abi_test.ts` compares them. */
-export const ABI_VERSION = 3;
+export const ABI_VERSION = 4;
 
 /** Backends in the order "auto" tries them. Those without a build yet are not listed. */
 export const BACKENDS = ["cpu"] as const;

@@ -5,7 +5,7 @@
  */
 
 import { Handle } from "./_handle.ts";
-import { KV_DTYPE } from "./enums.ts";
+import { KV_DTYPE, STATUS } from "./enums.ts";
 import { NativeError } from "./library.ts";
 import type { NativeModel, NativeModelConfig } from "./native_model.ts";
 import { StepBuffer } from "./step_buffer.ts";
@@ -28,6 +28,21 @@ export interface NativeEngineConfig {
   readonly calculateKvScales?: boolean;
 }
 
+function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
+  return ENGINE_CONFIG.encode({
+    kv_dtype: KV_DTYPE[config.kvDtype],
+    page_size: config.pageSize,
+    num_pages: config.numPages,
+    max_num_seqs: config.maxNumSeqs,
+    max_num_batched_tokens: config.maxNumBatchedTokens,
+    max_pages_per_seq: config.maxPagesPerSeq,
+    max_logprobs: config.maxLogprobs,
+    max_logit_edits: config.maxLogitEdits,
+    num_threads: config.numThreads,
+    calculate_kv_scales: config.calculateKvScales ? 1 : 0,
+  });
+}
+
 /** An engine on a finished model. */
 export class NativeEngine extends Handle {
   /** For {@linkcode submit} and {@linkcode finish}, in turns: one is written while the other's step runs. */
@@ -45,24 +60,24 @@ export class NativeEngine extends Handle {
     if (kvScales !== null && kvScales.length !== numScales) {
       throw new RangeError(`Cannot open an engine: expected ${numScales} KV scales, received ${kvScales.length}`);
     }
-    const encoded = ENGINE_CONFIG.encode({
-      kv_dtype: KV_DTYPE[config.kvDtype],
-      page_size: config.pageSize,
-      num_pages: config.numPages,
-      max_num_seqs: config.maxNumSeqs,
-      max_num_batched_tokens: config.maxNumBatchedTokens,
-      max_pages_per_seq: config.maxPagesPerSeq,
-      max_logprobs: config.maxLogprobs,
-      max_logit_edits: config.maxLogitEdits,
-      num_threads: config.numThreads,
-      calculate_kv_scales: config.calculateKvScales ? 1 : 0,
-    });
+    const encoded = encodeConfig(config);
     const buffers = [new StepBuffer(library, encoded, config), new StepBuffer(library, encoded, config)] as const;
     const pointer = library.symbols.octavo_engine_create(model.nativePointer, encoded, kvScales as BufferSource | null);
     if (pointer === null) throw new NativeError(library.lastError(), null);
     super(library, "engine", pointer, (p) => library.symbols.octavo_engine_close(p));
     this.buffers = buffers;
     this.#model = model.config;
+  }
+
+  /**
+   * Bytes of the device's memory that an engine takes beside its pages, whose number makes no difference.
+   *
+   * @throws {NativeError} A setting is out of its range.
+   */
+  static scratchBytes(model: NativeModel, config: NativeEngineConfig): number {
+    const bytes = model.library.symbols.octavo_engine_scratch_bytes(model.nativePointer, encodeConfig(config));
+    if (bytes === 0) throw new NativeError(model.library.lastError(), STATUS.INVALID_ARGUMENT);
+    return bytes;
   }
 
   /** The KV scales in use: `[numLayers][2][numKvHeads]`, K then V. */

@@ -5,7 +5,7 @@
  */
 
 import { Handle } from "./_handle.ts";
-import { ACTIVATION, DTYPE, KV_DTYPE, ROLE, STATUS } from "./enums.ts";
+import { ACTIVATION, DTYPE, KV_DTYPE, QUANTIZATION, ROLE, STATUS } from "./enums.ts";
 import { type Library, NativeError } from "./library.ts";
 import { LAYER_CONFIG, MODEL_CONFIG, TENSOR } from "./structs.ts";
 
@@ -30,6 +30,8 @@ export interface NativeModelConfig {
   /** `[2][headDim / 2]` */
   readonly invFreq: Float32Array;
   readonly ropeAttnFactor: readonly [number, number];
+  /** What GPU builds compute in; the CPU build computes in f32. Default BF16. */
+  readonly computeDtype?: "F16" | "BF16";
 }
 
 /** One tensor's place; `TensorSource` of models/types.ts has this shape. */
@@ -43,17 +45,33 @@ export interface NativeTensor {
   readonly rows: number;
   readonly cols: number;
   readonly interleavedHeads: number;
+  /** F8_E4M3: where its scales lie, one for all rows or one a row. */
+  readonly scales?: NativeScales;
+}
+
+/** Where an FP8 matrix's scales lie. */
+export interface NativeScales {
+  readonly file: number;
+  readonly dtype: "F32" | "F16" | "BF16";
+  readonly offsetBytes: number;
+  /** 1 or the matrix's rows. */
+  readonly count: number;
+}
+
+/** How {@linkcode NativeModel} loads. */
+export interface NativeModelOptions {
+  /** Threads for loading; 0 = physical cores. Default 0. */
+  readonly numThreads?: number;
+  /** What GPU builds make of the layers' matrices. Default "none". */
+  readonly quantization?: keyof typeof QUANTIZATION;
 }
 
 /** A model's weights. Load files and tensors, then `finish()`, then open engines, which keep its memory. */
 export class NativeModel extends Handle {
   readonly config: NativeModelConfig;
 
-  /**
-   * @param numThreads Threads for loading; 0 = physical cores.
-   * @throws {NativeError} A setting is out of its range.
-   */
-  constructor(library: Library, config: NativeModelConfig, numThreads = 0) {
+  /** @throws {NativeError} A setting is out of its range. */
+  constructor(library: Library, config: NativeModelConfig, options: NativeModelOptions = {}) {
     if (config.layers.length !== config.numLayers || config.invFreq.length !== config.headDim) {
       throw new RangeError(
         `Cannot create a model: expected ${config.numLayers} layers and ${config.headDim} inverse frequencies, ` +
@@ -71,7 +89,9 @@ export class NativeModel extends Handle {
         head_dim: config.headDim,
         max_model_len: config.maxModelLen,
         activation: ACTIVATION[config.activation],
-        num_threads: numThreads,
+        num_threads: options.numThreads ?? 0,
+        compute_dtype: DTYPE[config.computeDtype ?? "BF16"],
+        quantization: QUANTIZATION[options.quantization ?? "none"],
         rms_norm_eps: config.rmsNormEps,
         norm_weight_offset: config.normWeightOffset,
         embedding_scale: config.embeddingScale,
@@ -100,6 +120,7 @@ export class NativeModel extends Handle {
 
   /** Reads and repacks one tensor. @throws {NativeError} It does not fit the config or its file. */
   loadTensor(tensor: NativeTensor): void {
+    const { scales } = tensor;
     this.library.check(this.library.symbols.octavo_model_load_tensor(
       this.pointer,
       TENSOR.encode({
@@ -112,7 +133,10 @@ export class NativeModel extends Handle {
         rows: tensor.rows,
         cols: tensor.cols,
         interleaved_heads: tensor.interleavedHeads,
-        reserved: 0,
+        num_scales: scales?.count ?? 0,
+        scale_file: scales?.file ?? 0,
+        scale_dtype: scales === undefined ? 0 : DTYPE[scales.dtype],
+        scale_offset_bytes: scales?.offsetBytes ?? 0,
       }),
     ));
   }

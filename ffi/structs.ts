@@ -27,6 +27,8 @@ export const MODEL_CONFIG = new Struct("octavo_model_config", {
   max_model_len: "i32",
   activation: "i32",
   num_threads: "i32",
+  compute_dtype: "i32",
+  quantization: "i32",
   rms_norm_eps: "f32",
   norm_weight_offset: "f32",
   embedding_scale: "f32",
@@ -48,7 +50,10 @@ export const TENSOR = new Struct("octavo_tensor", {
   rows: "i32",
   cols: "i32",
   interleaved_heads: "i32",
-  reserved: "i32",
+  num_scales: "i32",
+  scale_file: "i32",
+  scale_dtype: "i32",
+  scale_offset_bytes: "i64",
 });
 
 export const ENGINE_CONFIG = new Struct("octavo_engine_config", {

@@ -61,6 +61,13 @@ export const SYMBOLS = {
     ],
     result: "void",
   },
+  octavo_engine_scratch_bytes: {
+    parameters: [
+      "pointer", // const octavo_model *model
+      "buffer", // const octavo_engine_config *config
+    ],
+    result: "f64",
+  },
   octavo_kv_page_bytes: {
     parameters: [
       "pointer", // const octavo_model *model

@@ -20,6 +20,7 @@
 
 #include <cstdint>
 
+#include "arch/host_device.h"
 #include "octavo.h"
 
 namespace octavo {
@@ -50,8 +51,8 @@ struct Format {
   Scales scales;
   bool lookup;  // quants are indices of kIq4Values, whose entries have the offset in them
 
-  constexpr int blocks() const { return block_cols / kBlockCols; }
-  constexpr bool minimums() const {
+  OCTAVO_HOST_DEVICE constexpr int blocks() const { return block_cols / kBlockCols; }
+  OCTAVO_HOST_DEVICE constexpr bool minimums() const {
     return scales == Scales::kHalfMinimum || scales == Scales::kByteMinimum || scales == Scales::kNibbleMinimum;
   }
   // Bytes of the scales and of all of a file block, 16 rows.
@@ -102,5 +103,25 @@ inline constexpr int kNumFormats = sizeof kFormats / sizeof kFormats[0];
 // The values of IQ4_NL and IQ4_XS plus their offset of 128 (GGML's kvalues_iq4nl).
 alignas(16) inline constexpr uint8_t kIq4Values[16] = {1,   24,  45,  63,  79,  93,  106, 118,
                                                        129, 141, 153, 166, 181, 197, 217, 241};
+
+// Eight of them as one number, the first in its lowest byte.
+constexpr uint64_t iq4_half(int first) {
+  uint64_t half = 0;
+  for (int i = 0; i < 8; ++i) half |= static_cast<uint64_t>(kIq4Values[first + i]) << (8 * i);
+  return half;
+}
+
+// kIq4Values[quant], without a table in memory: device code may use it.
+OCTAVO_HOST_DEVICE inline int iq4_value(int quant) {
+  constexpr uint64_t kLow = iq4_half(0), kHigh = iq4_half(8);
+  return static_cast<int>((quant < 8 ? kLow : kHigh) >> (8 * (quant % 8)) & 0xFF);
+}
+
+// Index in kFormats, or -1.
+int find_format(int32_t dtype);
+
+// Bytes of rows x cols elements of dtype as they lie in a file, or 0 when dtype is unknown or cols is not a multiple of
+// its block length. Computed without overflow for any int32 rows and cols.
+uint64_t tensor_bytes(int32_t dtype, int32_t rows, int32_t cols);
 
 }  // namespace octavo

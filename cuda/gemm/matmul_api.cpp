@@ -1,6 +1,7 @@
 // octavo_matmul: a weight matrix by itself.
 #include "arch/cpu.h"
 #include "arch/error.h"
+#include "gemm/format.h"
 #include "gemm/matrix.h"
 
 using octavo::fail;

@@ -16,14 +16,6 @@ namespace {
 // Part of the second cache (1 MB or more on current processors) that weights may take.
 constexpr int64_t kCachedBytes = 256 << 10;
 
-// Index in kFormats, or -1.
-int find_format(int32_t dtype) {
-  for (int i = 0; i < kNumFormats; ++i) {
-    if (kFormats[i].dtype == dtype) return i;
-  }
-  return -1;
-}
-
 const KernelSet& kernels() {
 #if defined(__x86_64__)
   switch (isa()) {
@@ -99,14 +91,6 @@ const Activation* quantize_activations(const Kernel& kernel, const float* x, int
 }
 
 }  // namespace
-
-uint64_t tensor_bytes(int32_t dtype, int32_t rows, int32_t cols) {
-  const int index = find_format(dtype);
-  if (index < 0 || rows < 0 || cols < 0 || cols % kFormats[index].block_cols != 0) return 0;
-  const uint64_t row_bytes =
-      static_cast<uint64_t>(cols / kFormats[index].block_cols) * static_cast<uint64_t>(kFormats[index].block_bytes);
-  return row_bytes * static_cast<uint64_t>(rows);
-}
 
 Matrix Matrix::pack(int32_t dtype, const uint8_t* source, int32_t rows, int32_t cols, const int32_t* row_order,
                     ThreadPool& threads, const Release& release) {

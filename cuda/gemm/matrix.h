@@ -11,10 +11,6 @@
 
 namespace octavo {
 
-// Bytes of rows x cols elements of dtype as they lie in a file, or 0 when dtype is unknown or cols is not a multiple of
-// its block length. Computed without overflow for any int32 rows and cols.
-uint64_t tensor_bytes(int32_t dtype, int32_t rows, int32_t cols);
-
 class Matrix {
  public:
   Matrix() = default;

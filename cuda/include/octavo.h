@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 3
+#define OCTAVO_ABI_VERSION 4
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
@@ -66,7 +66,7 @@ typedef enum octavo_dtype {
   OCTAVO_IQ4_NL = 20,
   OCTAVO_IQ4_XS = 23,
   OCTAVO_BF16 = 30,
-  OCTAVO_F8_E4M3 = 100 /* ours: OCP E4M3FN bytes, with one f32 scale a row or a tensor; GPU builds */
+  OCTAVO_F8_E4M3 = 100 /* OCP E4M3FN with scales beside it (octavo_tensor.num_scales); not GGML's */
 } octavo_dtype;
 
 /* How K and V are stored. Names in the configuration: float32, float16, bfloat16, fp8_e4m3 (fp8), fp8_e5m2. */
@@ -77,6 +77,12 @@ typedef enum octavo_kv_dtype {
   OCTAVO_KV_FP8_E4M3 = 3, /* OCP E4M3FN: max 448, no infinity, NaN 0x7F/0xFF; writes saturate, NaN stays NaN */
   OCTAVO_KV_FP8_E5M2 = 4  /* OCP E5M2: max 57344; writes saturate (infinity too), NaN stays NaN */
 } octavo_kv_dtype;
+
+/* How a GPU build keeps the weights of the layers' matrices. */
+typedef enum octavo_quantization {
+  OCTAVO_QUANTIZATION_NONE = 0, /* FP8 ones as they are, all others as compute_dtype */
+  OCTAVO_QUANTIZATION_FP8 = 1   /* E4M3 with one scale a row: absmax / 448 */
+} octavo_quantization;
 
 typedef enum octavo_activation {
   OCTAVO_SILU = 0,     /* x * sigmoid(x) */
@@ -131,6 +137,8 @@ typedef struct octavo_model_config {
   int32_t max_model_len; /* positions 0 .. max_model_len-1 may be used */
   int32_t activation;   /* octavo_activation */
   int32_t num_threads;  /* CPU: threads used to load and repack; 0 = physical cores. Ignored by GPU builds. */
+  int32_t compute_dtype; /* GPU: activations and weights, OCTAVO_F16 or OCTAVO_BF16. Ignored by the CPU build (f32). */
+  int32_t quantization; /* octavo_quantization; the CPU build offers NONE only */
   float rms_norm_eps;
   float norm_weight_offset;  /* added to every RMSNorm weight: 1 for Gemma safetensors, else 0 */
   float embedding_scale;     /* multiplies token embeddings: sqrt(hidden_size) for Gemma, else 1 */
@@ -145,19 +153,26 @@ typedef struct octavo_layer_config {
   int32_t rope_table;     /* 0 or 1: which row of inv_freq */
 } octavo_layer_config;
 
-/* Where one tensor lies in a file. */
+/* octavo_tensor.file of a tensor that lies in no file but is made up: norms 1 in effect, rope_factors 1, all else normally
+ * distributed with mean 0 and standard deviation 0.02, the same in every build. offset_bytes is the seed. */
+#define OCTAVO_FILE_RANDOM (-1)
+
+/* Where one tensor lies in a file. OCTAVO_F8_E4M3 (matrices only): weight = element x scale of its row. */
 typedef struct octavo_tensor {
   int32_t role;  /* octavo_role */
   int32_t layer; /* 0 .. num_layers-1; -1 for roles below 16 */
   int32_t dtype; /* octavo_dtype */
-  int32_t file;  /* index returned by octavo_model_add_file */
+  int32_t file;  /* index returned by octavo_model_add_file, or OCTAVO_FILE_RANDOM */
   int64_t offset_bytes; /* from the start of the file */
   int64_t size_bytes;   /* must be exactly what rows, cols and dtype need */
   int32_t rows;  /* 1 for vectors */
   int32_t cols;
   int32_t interleaved_heads; /* > 0: rows are this many heads whose RoPE pairs lie side by side (GGUF's llama
                                 architecture); they are reordered to halves (pair i = rows i, i + head_dim/2) */
-  int32_t reserved;          /* 0 */
+  int32_t num_scales;        /* OCTAVO_F8_E4M3: 1 (for all rows) or rows; else 0 */
+  int32_t scale_file;        /* where the scales lie, one after another; 0 where there are none */
+  int32_t scale_dtype;       /* OCTAVO_F32, OCTAVO_F16 or OCTAVO_BF16; 0 where there are none */
+  int64_t scale_offset_bytes;
 } octavo_tensor;
 
 typedef struct octavo_engine_config {
@@ -268,8 +283,9 @@ OCTAVO_API octavo_model *octavo_model_create(const octavo_model_config *config, 
  * Returns its index (>= 0), or -1 with octavo_last_error() set (OCTAVO_IO). */
 OCTAVO_API int32_t octavo_model_add_file(octavo_model *model, const char *path);
 
-/* Reads one tensor and repacks it. Errors: OCTAVO_INVALID_ARGUMENT (shape does not fit the config, size does not fit
- * the shape, range outside the file, given twice), OCTAVO_UNSUPPORTED (dtype), OCTAVO_OUT_OF_MEMORY. */
+/* Reads one tensor and repacks it (GPU builds: brings it to the device, block formats as compute_dtype). Errors:
+ * OCTAVO_INVALID_ARGUMENT (shape does not fit the config, size does not fit the shape, range outside the file, given
+ * twice, a scale that is no number), OCTAVO_UNSUPPORTED (dtype), OCTAVO_OUT_OF_MEMORY. */
 OCTAVO_API int32_t octavo_model_load_tensor(octavo_model *model, const octavo_tensor *tensor);
 
 /* Checks that every needed tensor is there and unmaps the files. No engine can be opened before.
@@ -283,6 +299,11 @@ OCTAVO_API double octavo_model_weight_bytes(const octavo_model *model);
 OCTAVO_API void octavo_model_close(octavo_model *model);
 
 /* --- Engines ---------------------------------------------------------------------------------------------- */
+
+/* Bytes of the device's memory that an engine of this config takes beside its pages (whose number makes no difference):
+ * scratch for the largest step, workspaces, graphs. What is left may be pages. 0 with octavo_last_error() set when an
+ * argument is out of range. */
+OCTAVO_API double octavo_engine_scratch_bytes(const octavo_model *model, const octavo_engine_config *config);
 
 /* Bytes of one page over all layers, K and V; 0 with octavo_last_error() set when an argument is out of range. */
 OCTAVO_API double octavo_kv_page_bytes(const octavo_model *model, int32_t kv_dtype, int32_t page_size);

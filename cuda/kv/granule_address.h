@@ -3,11 +3,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__) || defined(__HIPCC__)
-#define OCTAVO_HOST_DEVICE __host__ __device__
-#else
-#define OCTAVO_HOST_DEVICE
-#endif
+#include "arch/host_device.h"
 
 namespace octavo {
 

@@ -8,11 +8,15 @@ using octavo::check_not_null;
 using octavo::fail;
 using octavo::guard;
 
-extern "C" int32_t octavo_step_layout_get(const octavo_engine_config* config, octavo_step_layout* layout) {
-  return guard([&] {
-    if (config == nullptr || layout == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "config and layout must not be NULL");
-    *layout = octavo::make_step_layout(*config);
+extern "C" double octavo_engine_scratch_bytes(const octavo_model* model, const octavo_engine_config* config) {
+  double bytes = 0;
+  guard([&] {
+    check_not_null("model", model);
+    check_not_null("config", config);
+    octavo::check_engine_config(*config);
+    bytes = static_cast<double>(octavo::Scratch::size_bytes(model->model->config(), *config));
   });
+  return bytes;
 }
 
 extern "C" octavo_engine* octavo_engine_create(const octavo_model* model, const octavo_engine_config* config,
@@ -20,7 +24,8 @@ extern "C" octavo_engine* octavo_engine_create(const octavo_model* model, const 
   octavo_engine* engine = nullptr;
   guard([&] {
     if (model == nullptr || config == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model and config must not be NULL");
-    engine = new octavo_engine{model->model, octavo::Engine(*model->model, *config, kv_scales)};
+    const auto cpu_model = octavo::cpu_model(*model);
+    engine = new octavo_engine{cpu_model, octavo::Engine(*cpu_model, *config, kv_scales)};
   });
   return engine;
 }

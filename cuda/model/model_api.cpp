@@ -1,7 +1,6 @@
-// The ABI's edge of models.
+// The ABI's edge of models, of every build.
 #include "arch/error.h"
-#include "kv/pages.h"
-#include "model/model.h"
+#include "model/model_base.h"
 
 using octavo::fail;
 using octavo::guard;
@@ -13,7 +12,7 @@ extern "C" octavo_model* octavo_model_create(const octavo_model_config* config, 
     if (config == nullptr || layers == nullptr || inv_freq == nullptr) {
       fail(OCTAVO_INVALID_ARGUMENT, "config, layers and inv_freq must not be NULL");
     }
-    model = new octavo_model{std::make_shared<octavo::Model>(*config, layers, inv_freq)};
+    model = new octavo_model{octavo::make_model(*config, layers, inv_freq)};
   });
   return model;
 }
@@ -48,13 +47,14 @@ extern "C" double octavo_model_weight_bytes(const octavo_model* model) {
 extern "C" void octavo_model_close(octavo_model* model) { delete model; }
 
 extern "C" double octavo_kv_page_bytes(const octavo_model* model, int32_t kv_dtype, int32_t page_size) {
-  double bytes = 0;
+  double layer_bytes = 0;
+  int32_t num_layers = 0;
   guard([&] {
     if (model == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model must not be NULL");
     const octavo_model_config& config = model->model->config();
     const octavo_kv_shape shape = {kv_dtype, page_size, 1, config.num_kv_heads, config.head_dim, 0};
-    octavo::check_kv_shape(shape);
-    bytes = static_cast<double>(octavo::kv_layer_page_bytes(shape)) * config.num_layers;
+    layer_bytes = octavo_kv_layer_page_bytes(&shape);
+    num_layers = config.num_layers;
   });
-  return bytes;
+  return layer_bytes * num_layers;
 }

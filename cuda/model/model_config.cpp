@@ -30,6 +30,7 @@ void check_counts(const octavo_model_config& config) {
   check_count(config.head_dim, "head_dim", 8, 256);
   check_count(config.max_model_len, "max_model_len", 1, 1 << 30);
   check_count(config.activation, "activation", OCTAVO_SILU, OCTAVO_GELU_TANH);
+  check_count(config.quantization, "quantization", OCTAVO_QUANTIZATION_NONE, OCTAVO_QUANTIZATION_FP8);
   if (config.head_dim % 8 != 0) {
     fail(OCTAVO_INVALID_ARGUMENT, "head_dim must be a multiple of 8, found %d", config.head_dim);
   }

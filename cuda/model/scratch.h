@@ -27,6 +27,9 @@ class Rows {
 struct Scratch {
   Scratch(const octavo_model_config& model, const octavo_engine_config& config);
 
+  // Bytes of all of it. config must be valid.
+  static uint64_t size_bytes(const octavo_model_config& model, const octavo_engine_config& config);
+
   // T rows each.
   Rows hidden;      // [hidden_size] the residual stream
   Rows normed;      // [hidden_size] input of the next product

@@ -1,7 +1,8 @@
-// Where the tables of the step buffer lie, and its views.
+// Where the tables of the step buffer lie, and its views; shared by all builds.
 #include <climits>
 
 #include "arch/error.h"
+#include "kv/checks.h"
 #include "model/checked_size.h"
 #include "model/step_buffer.h"
 
@@ -140,3 +141,11 @@ LogitEdits StepView::logit_edits(int32_t s) const {
 }
 
 }  // namespace octavo
+
+extern "C" int32_t octavo_step_layout_get(const octavo_engine_config* config, octavo_step_layout* layout) {
+  return octavo::guard([&] {
+    octavo::check_not_null("config", config);
+    octavo::check_not_null("layout", layout);
+    *layout = octavo::make_step_layout(*config);
+  });
+}

@@ -198,7 +198,7 @@ export function loadModel(library: Library, model: RandomModel, numThreads = 2):
   const path = Deno.makeTempFileSync({ prefix: "octavo-" });
   try {
     Deno.writeFileSync(path, model.bytes);
-    const native = new NativeModel(library, model.config, numThreads);
+    const native = new NativeModel(library, model.config, { numThreads });
     native.addFile(path);
     for (const tensor of model.tensors) native.loadTensor(tensor);
     native.finish();

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { STATUS } from "../../ffi/enums.ts";
+import { FILE_RANDOM, STATUS } from "../../ffi/enums.ts";
 import { Library } from "../../ffi/library.ts";
 import { NativeModel, type NativeModelConfig, type NativeTensor } from "../../ffi/native_model.ts";
 import { TENSOR } from "../../ffi/structs.ts";
@@ -100,7 +100,7 @@ Deno.test("octavo_model_load_tensor() refuses tensors that do not fit the config
     model.tensors.find((tensor) => tensor.role === role && tensor.layer === layer)!;
   const path = Deno.makeTempFileSync();
   Deno.writeFileSync(path, model.bytes);
-  using native = new NativeModel(library, model.config, 1);
+  using native = new NativeModel(library, model.config, { numThreads: 1 });
   assertEquals(native.addFile(path), 0);
   const refused = (role: NativeTensor["role"], layer: number, change: Partial<NativeTensor>, message: string) =>
     assertThrows(() => native.loadTensor({ ...find(role, layer), ...change }), Error, message);
@@ -114,7 +114,8 @@ Deno.test("octavo_model_load_tensor() refuses tensors that do not fit the config
   refused("k_proj", 0, { offsetBytes: -1 }, "k_proj of layer 0 lies at byte -1 and");
   refused("k_proj", 0, { offsetBytes: Number.MAX_SAFE_INTEGER }, "lies at byte 9007199254740991");
   refused("k_proj", 0, { file: 1 }, "file of k_proj of layer 0 must be 0 to 0, found 1");
-  refused("k_proj", 0, { file: -1 }, "found -1");
+  refused("k_proj", 0, { file: -2 }, "found -2");
+  refused("k_proj", 0, { file: FILE_RANDOM }, "k_proj of layer 0 lies in no file, so its dtype must be BF16, found 0");
   refused("k_proj", 0, { layer: 2 }, "layer of k_proj must be 0 to 1, found 2");
   refused("k_proj", 0, { layer: -1 }, "layer of k_proj must be 0 to 1, found -1");
   refused("output_norm", -1, { layer: 0 }, "layer of output_norm must be -1, found 0");
@@ -132,7 +133,7 @@ Deno.test("octavo_model_load_tensor() refuses a quantised vector", () => {
   const model = makeRandomModel({ config: { hiddenSize: 64 } });
   const path = Deno.makeTempFileSync();
   Deno.writeFileSync(path, model.bytes);
-  using native = new NativeModel(library, model.config, 1);
+  using native = new NativeModel(library, model.config, { numThreads: 1 });
   native.addFile(path);
   const norm = model.tensors.find((tensor) => tensor.role === "output_norm")!;
   assertThrows(
@@ -147,7 +148,7 @@ Deno.test("octavo_model_finish() names what is missing and can be called again",
   const model = makeRandomModel({ roles: ["q_norm", "k_norm"] });
   const path = Deno.makeTempFileSync();
   Deno.writeFileSync(path, model.bytes);
-  using native = new NativeModel(library, model.config, 1);
+  using native = new NativeModel(library, model.config, { numThreads: 1 });
   native.addFile(path);
   const late = [["token_embedding", -1], ["up_proj", 1], ["k_norm", 0]] as const;
   const isLate = (tensor: NativeTensor) => late.some(([role, layer]) => tensor.role === role && tensor.layer === layer);
@@ -169,16 +170,17 @@ Deno.test("octavo_model_finish() names what is missing and can be called again",
   Deno.removeSync(path);
 });
 
-Deno.test("octavo_model_load_tensor() refuses a role that is none and a reserved word", () => {
-  using native = new NativeModel(library, makeRandomModel().config, 1);
-  const refused = (change: { role?: number; reserved?: number }, message: string) => {
+Deno.test("octavo_model_load_tensor() refuses a role that is none and scales where there are none", () => {
+  using native = new NativeModel(library, makeRandomModel().config, { numThreads: 1 });
+  const noScales = { interleaved_heads: 0, num_scales: 0, scale_file: 0, scale_dtype: 0, scale_offset_bytes: 0 };
+  const refused = (change: { role?: number; num_scales?: number }, message: string) => {
     const tensor = { role: 1, layer: -1, dtype: 0, file: 0, offset_bytes: 0, size_bytes: 288, rows: 1, cols: 72 };
-    const bytes = TENSOR.encode({ ...tensor, interleaved_heads: 0, reserved: 0, ...change });
+    const bytes = TENSOR.encode({ ...tensor, ...noScales, ...change });
     const load = () => library.check(library.symbols.octavo_model_load_tensor(native.nativePointer, bytes));
     assertThrows(load, Error, message);
   };
   for (const role of [-1, 4, 15, 34]) refused({ role }, `role must be an octavo_role, found ${role}`);
-  refused({ reserved: 5 }, "reserved of output_norm must be 0, found 5");
+  refused({ num_scales: 5 }, "num_scales of output_norm must be 0, found 5");
 });
 
 Deno.test("octavo_model_finish() refuses RoPE factors that are not above 0", () => {
@@ -206,6 +208,7 @@ Deno.test("functions of handles refuse NULL, and closing it does nothing", () =>
   for (const [name, status] of Object.entries(failures)) assertEquals(status, STATUS.INVALID_ARGUMENT, name);
   assertEquals(symbols.octavo_model_weight_bytes(null), 0);
   assertEquals(symbols.octavo_kv_page_bytes(null, 0, 16), 0);
+  assertEquals(symbols.octavo_engine_scratch_bytes(null, bytes), 0);
   assertEquals(symbols.octavo_engine_create(null, bytes, null), null);
   assertEquals(library.lastError(), "model and config must not be NULL");
   symbols.octavo_model_close(null);
@@ -213,7 +216,7 @@ Deno.test("functions of handles refuse NULL, and closing it does nothing", () =>
 });
 
 Deno.test("octavo_model_add_file() refuses what cannot be mapped, naming it", () => {
-  using native = new NativeModel(library, makeRandomModel().config, 1);
+  using native = new NativeModel(library, makeRandomModel().config, { numThreads: 1 });
   const folder = Deno.makeTempDirSync();
   Deno.writeFileSync(`${folder}/empty`, new Uint8Array());
   assertThrows(() => native.addFile(`${folder}/absent`), Error, `cannot open "${folder}/absent": No such file`);
@@ -225,7 +228,7 @@ Deno.test("octavo_model_add_file() refuses what cannot be mapped, naming it", ()
 Deno.test("octavo_model_create() refuses settings out of their range", () => {
   const { config } = makeRandomModel();
   const refused = (change: Partial<NativeModelConfig>, message: string) =>
-    assertThrows(() => new NativeModel(library, { ...config, ...change }, 1), Error, message);
+    assertThrows(() => new NativeModel(library, { ...config, ...change }, { numThreads: 1 }), Error, message);
   refused({ vocabSize: 0 }, "vocab_size must be 1 to 16777216, found 0");
   refused({ hiddenSize: -72 }, "hidden_size");
   refused({ intermediateSize: 2 ** 31 - 1 }, "intermediate_size must be 1 to 16777216, found 2147483647");
