@@ -1,6 +1,7 @@
 #include "model/engine.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "arch/cpu.h"
 #include "arch/error.h"
@@ -25,31 +26,25 @@ const octavo_engine_config& check_config(const Model& model, const octavo_engine
 
 }  // namespace
 
-Engine::Engine(const Model& model, const octavo_engine_config& config, const float* kv_scales)
-    : model_(model),
-      config_(check_config(model, config)),
+Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& config, const float* kv_scales)
+    : model_(std::move(model)),
+      config_(check_config(*model_, config)),
       layout_(make_step_layout(config)),
-      kv_(model.config(), config, kv_scales),
-      scratch_(model.config(), config),
+      kv_(model_->config(), config, kv_scales),
+      scratch_(model_->config(), config),
       threads_(resolve_num_threads(config.num_threads)),
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
-  for (int32_t i = 0; i < threads_.size(); ++i) samplers_.emplace_back(model.config().vocab_size);
+  for (int32_t i = 0; i < threads_.size(); ++i) samplers_.emplace_back(model_->config().vocab_size);
   row_seq_.reserve(static_cast<size_t>(config.max_num_seqs));
   sampled_.reserve(static_cast<size_t>(config.max_num_seqs));
   tokens_.resize(static_cast<size_t>(config.max_num_batched_tokens));
-}
-
-void Engine::step(uint8_t* step_buffer, double size_bytes) {
-  queue_.check_idle();
-  submit(step_buffer, size_bytes);
-  finish(step_buffer);
 }
 
 void Engine::submit(uint8_t* step_buffer, double size_bytes) {
   check_step_buffer(layout_, step_buffer, size_bytes);
   queue_.check_submit(step_buffer);
   StepView step = view_step_buffer(layout_, step_buffer);
-  check_step(step, {config_, model_.config().vocab_size, model_.config().max_model_len, queue_.last_sample()},
+  check_step(step, {config_, model_->config().vocab_size, model_->config().max_model_len, queue_.last_sample()},
              page_writer_);
   resolve_tokens(step);
   row_seq_.clear();
@@ -57,7 +52,7 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
     if (step.sample[s] != 0) row_seq_.push_back(s);
   }
   const int32_t num_rows = run_forward(
-      {model_, step, config_.max_pages_per_seq, kv_, scratch_, attention_scratch_, threads_});
+      {*model_, step, config_.max_pages_per_seq, kv_, scratch_, attention_scratch_, threads_});
   sample(step, num_rows);
   sampled_.assign(step.sampled, step.sampled + step.num_seqs());
   queue_.submit(step_buffer, step);
@@ -102,13 +97,23 @@ void Engine::sample_row(const StepView& step, int32_t row, Sampler& sampler) con
   }
 }
 
-void Engine::copy_logits(int32_t seq_index, float* logits) const {
+void Engine::copy_logits(int32_t seq_index, float* logits) {
   const auto found = std::find(row_seq_.begin(), row_seq_.end(), seq_index);
   if (found == row_seq_.end()) {
     fail(OCTAVO_INVALID_ARGUMENT, "sequence %d did not sample in the last step", seq_index);
   }
   const float* row = scratch_.logits.row(found - row_seq_.begin());
   std::copy(row, row + scratch_.logits.width(), logits);
+}
+
+std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_engine_config& config,
+                                        const float* kv_scales) {
+  return std::make_unique<Engine>(cpu_model(model), config, kv_scales);
+}
+
+double engine_scratch_bytes(const octavo_model& model, const octavo_engine_config& config) {
+  check_engine_config(config);
+  return static_cast<double>(Scratch::size_bytes(model.model->config(), config));
 }
 
 }  // namespace octavo

@@ -1,4 +1,4 @@
-// An engine: KV pages, scratch memory, threads and samplers for one model. step() checks the step buffer, runs the forward
+// The CPU build's engine: KV pages, scratch memory, threads and samplers for one model. step() checks the step buffer, runs the forward
 // pass and samples.
 #pragma once
 
@@ -8,37 +8,32 @@
 
 #include "arch/thread_pool.h"
 #include "attn/attention.h"
+#include "model/engine_base.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
 #include "model/scratch.h"
 #include "model/step_buffer.h"
-#include "model/step_queue.h"
 #include "ops/sampler.h"
 
 namespace octavo {
 
-class Engine {
+class Engine final : public EngineBase {
  public:
   // Arguments as octavo_engine_create's. Throws Error.
-  Engine(const Model& model, const octavo_engine_config& config, const float* kv_scales);
+  Engine(std::shared_ptr<const Model> model, const octavo_engine_config& config, const float* kv_scales);
 
-  // octavo_step, octavo_step_submit and octavo_step_finish. Throw Error (OCTAVO_INVALID_ARGUMENT) before anything has run
-  // when the input is not valid. submit() runs the step; finish() only keeps the order.
-  void step(uint8_t* step_buffer, double size_bytes);
-  void submit(uint8_t* step_buffer, double size_bytes);
-  void finish(const uint8_t* step_buffer) { queue_.finish(step_buffer); }
-
-  // Copies the raw logits of a sequence of the step submitted last.
-  void copy_logits(int32_t seq_index, float* logits) const;
-
-  const KvCache& kv() const { return kv_; }
+  // Runs the step; finish() only keeps the order.
+  void submit(uint8_t* step_buffer, double size_bytes) override;
+  void finish(uint8_t* step_buffer) override { queue_.finish(step_buffer); }
+  void copy_logits(int32_t seq_index, float* logits) override;
+  void copy_kv_scales(float* scales) override { kv_.copy_scales(scales); }
 
  private:
   void resolve_tokens(StepView& step);
   void sample(const StepView& step, int32_t num_rows);
   void sample_row(const StepView& step, int32_t row, Sampler& sampler) const;
 
-  const Model& model_;
+  std::shared_ptr<const Model> model_;
   octavo_engine_config config_;
   octavo_step_layout layout_;
   KvCache kv_;
@@ -50,13 +45,6 @@ class Engine {
   std::vector<int32_t> row_seq_;      // sequence of each row of logits in the last step
   std::vector<int32_t> tokens_;       // the step's tokens with none left below 0
   std::vector<int32_t> sampled_;      // of the last step
-  StepQueue queue_;
 };
 
 }  // namespace octavo
-
-// The ABI's handle.
-struct octavo_engine {
-  std::shared_ptr<const octavo::Model> model;  // before the engine, which refers to it to its end
-  octavo::Engine engine;
-};

@@ -25,12 +25,16 @@ void StepQueue::submit(const uint8_t* step_buffer, const StepView& step) {
   last_sample_.assign(step.sample, step.sample + step.num_seqs());
 }
 
-void StepQueue::finish(const uint8_t* step_buffer) {
+void StepQueue::check_finish(const uint8_t* step_buffer) const {
   if (num_steps_ == 0) fail(OCTAVO_INVALID_ARGUMENT, "no step is under way");
   if (buffers_[0] != step_buffer) {
     fail(OCTAVO_INVALID_ARGUMENT, "the oldest step under way has the step buffer %p, found %p",
          static_cast<const void*>(buffers_[0]), static_cast<const void*>(step_buffer));
   }
+}
+
+void StepQueue::finish(const uint8_t* step_buffer) {
+  check_finish(step_buffer);
   std::move(buffers_ + 1, buffers_ + num_steps_, buffers_);
   --num_steps_;
 }

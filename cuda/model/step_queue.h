@@ -10,6 +10,8 @@ namespace octavo {
 
 class StepQueue {
  public:
+  static constexpr int32_t kMaxSteps = 2;
+
   // Throw Error (OCTAVO_INVALID_ARGUMENT): a step is under way; no further one may start with this buffer.
   void check_idle() const;
   void check_submit(const uint8_t* step_buffer) const;
@@ -17,15 +19,16 @@ class StepQueue {
   // Notes a step that has started.
   void submit(const uint8_t* step_buffer, const StepView& step);
 
-  // Notes the end of the oldest step. Throws Error (OCTAVO_INVALID_ARGUMENT) when step_buffer is not its buffer.
+  // Throws Error (OCTAVO_INVALID_ARGUMENT) when step_buffer is not that of the oldest step under way.
+  void check_finish(const uint8_t* step_buffer) const;
+
+  // Notes the end of the oldest step; checks as check_finish().
   void finish(const uint8_t* step_buffer);
 
   // The sample column of the step submitted last, one entry a sequence.
   const std::vector<int32_t>& last_sample() const { return last_sample_; }
 
  private:
-  static constexpr int32_t kMaxSteps = 2;
-
   const uint8_t* buffers_[kMaxSteps] = {};  // oldest first
   int32_t num_steps_ = 0;
   std::vector<int32_t> last_sample_;

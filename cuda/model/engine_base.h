@@ -1,0 +1,50 @@
+// What the ABI's edge asks of an engine; every build has its own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "model/step_queue.h"
+#include "octavo.h"
+
+namespace octavo {
+
+class EngineBase {
+ public:
+  virtual ~EngineBase() = default;
+
+  // octavo_step_submit and octavo_step_finish. Throw Error (OCTAVO_INVALID_ARGUMENT) before anything has run when the
+  // input is not valid.
+  virtual void submit(uint8_t* step_buffer, double size_bytes) = 0;
+  virtual void finish(uint8_t* step_buffer) = 0;
+
+  // octavo_step
+  void step(uint8_t* step_buffer, double size_bytes) {
+    queue_.check_idle();
+    submit(step_buffer, size_bytes);
+    finish(step_buffer);
+  }
+
+  // Copies the raw logits of a sequence of the step submitted last.
+  virtual void copy_logits(int32_t seq_index, float* logits) = 0;
+
+  // Copies all scales: [num_layers][2][num_kv_heads].
+  virtual void copy_kv_scales(float* scales) = 0;
+
+ protected:
+  StepQueue queue_;
+};
+
+// Opens the build's engine; arguments as octavo_engine_create's. Throws Error.
+std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_engine_config& config,
+                                        const float* kv_scales);
+
+// octavo_engine_scratch_bytes
+double engine_scratch_bytes(const octavo_model& model, const octavo_engine_config& config);
+
+}  // namespace octavo
+
+// The ABI's handle.
+struct octavo_engine {
+  std::unique_ptr<octavo::EngineBase> engine;
+};

@@ -1,0 +1,38 @@
+#include "model/kv_cache_config.h"
+
+#include <cmath>
+
+#include "arch/error.h"
+#include "kv/shape.h"
+
+namespace octavo {
+namespace {
+
+void check_calculated(const octavo_engine_config& config, const float* scales) {
+  const bool is_fp8 = config.kv_dtype == OCTAVO_KV_FP8_E4M3 || config.kv_dtype == OCTAVO_KV_FP8_E5M2;
+  if (!is_fp8) fail(OCTAVO_INVALID_ARGUMENT, "calculate_kv_scales needs an FP8 kv_dtype, found %d", config.kv_dtype);
+  if (scales != nullptr) fail(OCTAVO_INVALID_ARGUMENT, "calculate_kv_scales and kv_scales exclude each other");
+}
+
+}  // namespace
+
+octavo_kv_shape make_kv_shape(const octavo_model_config& model, const octavo_engine_config& config) {
+  const octavo_kv_shape shape = {config.kv_dtype,    config.page_size, config.num_pages,
+                                 model.num_kv_heads, model.head_dim,   0};
+  check_kv_shape(shape);
+  return shape;
+}
+
+void check_kv_scales(const octavo_model_config& model, const octavo_engine_config& config, const float* scales) {
+  if (config.calculate_kv_scales != 0) check_calculated(config, scales);
+  if (scales == nullptr) return;
+  const int64_t per_layer = int64_t{2} * model.num_kv_heads;
+  for (int64_t i = 0; i < model.num_layers * per_layer; ++i) {
+    if (std::isfinite(scales[i]) && scales[i] > 0) continue;
+    fail(OCTAVO_INVALID_ARGUMENT, "%s scale of layer %lld, kv head %lld must be finite and above 0, found %g",
+         i % per_layer < model.num_kv_heads ? "K" : "V", static_cast<long long>(i / per_layer),
+         static_cast<long long>(i % model.num_kv_heads), static_cast<double>(scales[i]));
+  }
+}
+
+}  // namespace octavo

@@ -1,0 +1,333 @@
+#include <cuda_fp8.h>
+
+#include "arch/ptx.cuh"
+#include "ops/device_ops.h"
+
+namespace octavo {
+namespace {
+
+constexpr int kWarp = 32;
+
+// --- The step's tables ---------------------------------------------------------------------------------------------
+
+constexpr int kUnpackBlocks = 32;
+constexpr int kUnpackThreads = 256;
+
+// Calls body(i) for i in [0, count), spread over the whole grid.
+template <class Body>
+__device__ void for_grid(int count, Body body) {
+  for (int i = blockIdx.x * kUnpackThreads + threadIdx.x; i < count; i += kUnpackBlocks * kUnpackThreads) body(i);
+}
+
+// The last s in [0, num_seqs) with query_begin[s] <= token.
+__device__ int find_sequence(const int32_t* query_begin, int num_seqs, int token) {
+  int low = 0;
+  int high = num_seqs;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (query_begin[middle] <= token ? low : high) = middle;
+  }
+  return low;
+}
+
+// Token t of sequence s is at position seq_len - (query_begin[s + 1] - t).
+//
+//   tokens   | sequence 0          | sequence 1 | ... | padding
+//   position   seq_len - query_len ... seq_len - 1      0
+//   slot       page_table[s][position / page_size] * page_size + position % page_size, -1 for padding
+__device__ void place_token(const UnpackParams& p, const int32_t* words, int t) {
+  const PackedStep& packed = *p.packed;
+  int32_t token = 0;
+  int32_t position = 0;
+  int32_t slot = -1;
+  if (t < packed.num_tokens) {
+    const int32_t* query_begin = words + packed.query_begin;
+    const int s = find_sequence(query_begin, packed.num_seqs, t);
+    token = words[packed.tokens + t];
+    // A row without a token (its logits hold no number) feeds token 0: its result is worth nothing.
+    if (token < 0) token = max(p.sampled[-(token + 1)], 0);
+    position = words[packed.seq_len + s] - (query_begin[s + 1] - t);
+    const int32_t* pages = words + packed.page_table + static_cast<int64_t>(s) * packed.page_columns;
+    slot = pages[position / p.page_size] * p.page_size + position % p.page_size;
+  }
+  p.tables.tokens[t] = token;
+  p.tables.positions[t] = position;
+  p.tables.slot_mapping[t] = slot;
+}
+
+__device__ void place_sequence(const UnpackParams& p, const int32_t* words, int s) {
+  const PackedStep& packed = *p.packed;
+  const bool is_own = s < packed.num_seqs;
+  const int32_t* query_begin = words + packed.query_begin;
+  p.tables.query_len[s] = is_own ? query_begin[s + 1] - query_begin[s] : 1;
+  p.tables.seq_len[s] = is_own ? words[packed.seq_len + s] : 0;
+  p.tables.last_token[s] = is_own ? query_begin[s + 1] - 1 : s;
+}
+
+__global__ void __launch_bounds__(kUnpackThreads) unpack_kernel(const __grid_constant__ UnpackParams p) {
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  const PackedStep& packed = *p.packed;
+  const int32_t* words = reinterpret_cast<const int32_t*>(p.packed);
+  for (int run = 0; run < packed.num_runs; ++run) {
+    const PackedRun about = packed.runs[run];
+    for_grid(about.count, [&](int i) { p.step_buffer[about.target + i] = words[about.source + i]; });
+  }
+  for_grid(packed.num_seqs * packed.page_columns, [&](int i) {
+    const int s = i / packed.page_columns;
+    p.tables.page_table[static_cast<int64_t>(s) * p.max_pages + i % packed.page_columns] = words[packed.page_table + i];
+  });
+  for_grid(p.num_tokens, [&](int t) { place_token(p, words, t); });
+  for_grid(p.num_seqs, [&](int s) { place_sequence(p, words, s); });
+}
+
+// --- Rows ----------------------------------------------------------------------------------------------------------
+
+constexpr int kMaxRowThreads = 1024;
+constexpr int kCached = kMaxRowColumns / (4 * kMaxRowThreads);  // groups of four columns that a thread holds
+
+int row_threads(int32_t columns) {
+  const int wanted = (columns / 4 + kWarp - 1) / kWarp * kWarp;
+  return wanted < kMaxRowThreads ? wanted : kMaxRowThreads;
+}
+
+void check_columns(int32_t columns) {
+  if (columns % 4 == 0 && columns <= kMaxRowColumns) return;
+  fail(OCTAVO_UNSUPPORTED, "on the GPU hidden_size must be a multiple of 4 up to %d, found %d", kMaxRowColumns, columns);
+}
+
+// A row of the block's: thread i holds groups i, i + threads, ... of four columns.
+//
+//   columns   | 0..3 | 4..7 | ... |         group g is held by thread g % threads as value[g / threads]
+struct RowPart {
+  float4 value[kCached];
+};
+
+template <class Body>
+__device__ void for_groups(int columns, Body body) {
+#pragma unroll
+  for (int c = 0; c < kCached; ++c) {
+    const int column = 4 * (c * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x));
+    if (column < columns) body(c, column);
+  }
+}
+
+__device__ float4 load4(const float* x) { return *reinterpret_cast<const float4*>(x); }
+__device__ void store4(float* x, float4 value) { *reinterpret_cast<float4*>(x) = value; }
+
+__device__ RowPart load_row(const float* x, int columns) {
+  RowPart part = {};
+  for_groups(columns, [&](int c, int column) { part.value[c] = load4(x + column); });
+  return part;
+}
+
+__device__ float4 multiply(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
+__device__ float4 scaled(float4 a, float b) { return make_float4(a.x * b, a.y * b, a.z * b, a.w * b); }
+__device__ float4 add(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+
+// The sum over the block, in an order that depends on its size alone.
+__device__ float block_sum(float value) {
+  __shared__ float warp_sums[kWarp];
+  const int lane = threadIdx.x % kWarp;
+  const int num_warps = blockDim.x / kWarp;
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  __syncthreads();  // the sums of the call before have been read
+  if (lane == 0) warp_sums[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  value = lane < num_warps ? warp_sums[lane] : 0;
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  return value;
+}
+
+// The largest value of the block, NaN left out.
+__device__ float block_max(float value) {
+  __shared__ float warp_values[kWarp];
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, offset));
+  if (threadIdx.x % kWarp == 0) warp_values[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  for (int warp = 0; warp < static_cast<int>(blockDim.x) / kWarp; ++warp) value = fmaxf(value, warp_values[warp]);
+  return value;
+}
+
+// 1 / sqrt(mean of squares + eps)
+__device__ float norm_factor(const RowPart& part, int columns, float eps) {
+  float squares = 0;
+#pragma unroll
+  for (int c = 0; c < kCached; ++c) {
+    const float4 x = part.value[c];
+    squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+  }
+  return 1.0f / sqrtf(block_sum(squares) / static_cast<float>(columns) + eps);
+}
+
+__device__ void store_compute(void* row, int dtype, int column, float4 x) {
+  uint2 bits;
+  if (dtype == OCTAVO_BF16) {
+    bits = make_uint2(pack_bf16x2(x.x, x.y), pack_bf16x2(x.z, x.w));
+  } else {
+    bits = make_uint2(pack_f16x2(x.x, x.y), pack_f16x2(x.z, x.w));
+  }
+  *reinterpret_cast<uint2*>(static_cast<uint16_t*>(row) + column) = bits;
+}
+
+__device__ float4 load_compute(const void* row, int dtype, int column) {
+  const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(row) + column);
+  float2 low, high;
+  if (dtype == OCTAVO_BF16) {
+    low = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&bits.x));
+    high = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&bits.y));
+  } else {
+    low = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
+    high = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
+  }
+  return make_float4(low.x, low.y, high.x, high.y);
+}
+
+// normed = part * factor * weight, of the compute type.
+__device__ void store_normed(const RowPart& part, const RowPart& weight, float factor, void* normed, int64_t row,
+                             int columns, int dtype) {
+  void* target = static_cast<uint16_t*>(normed) + row * columns;
+  for_groups(columns, [&](int c, int column) {
+    store_compute(target, dtype, column, multiply(scaled(part.value[c], factor), weight.value[c]));
+  });
+}
+
+// A block a token.
+__global__ void __launch_bounds__(kMaxRowThreads) embed_kernel(const __grid_constant__ EmbedParams p) {
+  const RowPart weight = load_row(p.norm, p.columns);
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  const int64_t token = blockIdx.x;
+  const void* source = static_cast<const uint16_t*>(p.embedding) + static_cast<int64_t>(p.tokens[token]) * p.columns;
+  RowPart part = {};
+  for_groups(p.columns, [&](int c, int column) {
+    part.value[c] = scaled(load_compute(source, p.compute_dtype, column), p.scale);
+    store4(p.hidden + token * p.columns + column, part.value[c]);
+  });
+  store_normed(part, weight, norm_factor(part, p.columns, p.eps), p.normed, token, p.columns, p.compute_dtype);
+  const float position = static_cast<float>(p.positions[token]);
+  for (int table = 0; table < 2; ++table) {
+    if (p.cosines[table] == nullptr) continue;
+    for (int i = threadIdx.x; i < p.half; i += blockDim.x) {
+      float sine, cosine;
+      sincosf(position * p.inv_freq[table * p.half + i], &sine, &cosine);
+      p.cosines[table][token * p.half + i] = cosine * p.rope_factor[table];
+      p.sines[table][token * p.half + i] = sine * p.rope_factor[table];
+    }
+  }
+}
+
+// A block a row. The norm's weights are constant: they are on their way before the predecessor has ended.
+__global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(const __grid_constant__ NormParams p) {
+  const RowPart weight = p.norm == nullptr ? RowPart{} : load_row(p.norm, p.columns);
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  const int64_t row = p.rows == nullptr ? blockIdx.x : p.rows[blockIdx.x];
+  float* hidden = p.hidden + row * p.columns;
+  RowPart part = load_row(hidden, p.columns);
+  if (p.projected != nullptr) {
+    const RowPart projected = load_row(p.projected + row * p.columns, p.columns);
+    const float factor = p.post_norm == nullptr ? 1.0f : norm_factor(projected, p.columns, p.eps);
+    for_groups(p.columns, [&](int c, int column) {
+      float4 x = projected.value[c];
+      if (p.post_norm != nullptr) x = multiply(scaled(x, factor), load4(p.post_norm + column));
+      part.value[c] = add(part.value[c], x);
+      store4(hidden + column, part.value[c]);
+    });
+  }
+  if (p.norm == nullptr) return;
+  store_normed(part, weight, norm_factor(part, p.columns, p.eps), p.normed, blockIdx.x, p.columns, p.compute_dtype);
+}
+
+constexpr float kLargestE4m3 = 448;
+constexpr int kQuantizeThreads = 256;
+
+__device__ float largest_of(float4 x) { return fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w))); }
+
+// A block a row. The row is read twice, the second time from the cache.
+__global__ void __launch_bounds__(kQuantizeThreads) quantize_kernel(const __grid_constant__ QuantizeRowsParams p) {
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  const int64_t row = blockIdx.x;
+  const uint16_t* x = static_cast<const uint16_t*>(p.x) + row * p.columns;
+  float largest = 0;
+  for (int column = 4 * threadIdx.x; column < p.columns; column += 4 * kQuantizeThreads) {
+    largest = fmaxf(largest, largest_of(load_compute(x, p.compute_dtype, column)));
+  }
+  largest = block_max(largest);
+  const float scale = largest > 0 ? largest / kLargestE4m3 : 1.0f;
+  if (threadIdx.x == 0) p.scales[row] = scale;
+  for (int column = 4 * threadIdx.x; column < p.columns; column += 4 * kQuantizeThreads) {
+    const float4 value = load_compute(x, p.compute_dtype, column);
+    const __nv_fp8x4_e4m3 stored(make_float4(value.x / scale, value.y / scale, value.z / scale, value.w / scale));
+    *reinterpret_cast<uint32_t*>(p.values + row * p.columns + column) = stored.__x;
+  }
+}
+
+constexpr int kSoftcapThreads = 256;
+constexpr int kSoftcapBlocks = 1024;
+
+__global__ void __launch_bounds__(kSoftcapThreads) softcap_kernel(const __grid_constant__ SoftcapParams p) {
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  for (int64_t i = blockIdx.x * kSoftcapThreads + threadIdx.x; i < p.count; i += int64_t{gridDim.x} * kSoftcapThreads) {
+    p.logits[i] = p.cap * tanhf(p.logits[i] / p.cap);
+  }
+}
+
+// --- KV scales -----------------------------------------------------------------------------------------------------
+
+constexpr int kScaleThreads = 1024;
+
+// A block a part. It runs in one step of an engine's life, so one block has the time.
+__global__ void __launch_bounds__(kScaleThreads) kv_scales_kernel(const __grid_constant__ KvScalesParams p) {
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  const int part = blockIdx.x;
+  float largest = 0;
+  for (int64_t token = 0; token < p.num_tokens; ++token) {
+    for (int i = threadIdx.x; i < p.width; i += kScaleThreads) {
+      largest = fmaxf(largest, fabsf(p.values[part][token * p.stride[part] + i]));
+    }
+  }
+  const float scale = block_max(largest) / p.divisor[part];
+  for (int head = threadIdx.x; head < p.num_kv_heads; head += kScaleThreads) {
+    p.scales[part * p.num_kv_heads + head] = isfinite(scale) && scale > 0 ? scale : 1.0f;
+  }
+}
+
+}  // namespace
+
+void unpack_step(const UnpackParams& params, GpuStream stream, bool overlap) {
+  gpu_launch(unpack_kernel, kUnpackBlocks, kUnpackThreads, 0, stream, overlap, params);
+}
+
+void embed_tokens(const EmbedParams& params, GpuStream stream, bool overlap) {
+  check_columns(params.columns);
+  gpu_launch(embed_kernel, params.num_tokens, row_threads(params.columns), 0, stream, overlap, params);
+}
+
+void norm_rows(const NormParams& params, GpuStream stream, bool overlap) {
+  check_columns(params.columns);
+  if (params.num_rows == 0) return;
+  gpu_launch(norm_kernel, params.num_rows, row_threads(params.columns), 0, stream, overlap, params);
+}
+
+void quantize_rows(const QuantizeRowsParams& params, GpuStream stream, bool overlap) {
+  if (params.num_rows > 0) gpu_launch(quantize_kernel, params.num_rows, kQuantizeThreads, 0, stream, overlap, params);
+}
+
+void softcap_logits(const SoftcapParams& params, GpuStream stream, bool overlap) {
+  const int64_t wanted = (params.count + kSoftcapThreads - 1) / kSoftcapThreads;
+  const int blocks = static_cast<int>(wanted < kSoftcapBlocks ? wanted : kSoftcapBlocks);
+  if (blocks > 0) gpu_launch(softcap_kernel, blocks, kSoftcapThreads, 0, stream, overlap, params);
+}
+
+void calculate_kv_scales(const KvScalesParams& params, GpuStream stream, bool overlap) {
+  gpu_launch(kv_scales_kernel, 2, kScaleThreads, 0, stream, overlap, params);
+}
+
+}  // namespace octavo

@@ -1,0 +1,117 @@
+// The small operations of the GPU's forward pass: the step's tables, embedding, norms with residual, output soft-cap, and
+// the values that calculate_kv_scales takes its scales from. Everything is enqueued; with overlap a kernel may start
+// while its predecessor still runs (arch/gpu.h).
+//
+// Activations are rows of compute_dtype (OCTAVO_BF16 or OCTAVO_F16), the residual stream and logits rows of f32.
+#pragma once
+
+#include <cstdint>
+
+#include "arch/gpu.h"
+#include "octavo.h"
+#include "ops/packed_step.h"
+
+namespace octavo {
+
+// --- The step's tables ---------------------------------------------------------------------------------------------
+
+// The tables that the kernels of a step read; all on the device.
+struct StepTables {
+  int32_t* tokens;        // [tokens] none below 0
+  int32_t* positions;     // [tokens]
+  int32_t* slot_mapping;  // [tokens] -1: none
+  int32_t* query_len;     // [sequences]
+  int32_t* seq_len;       // [sequences]
+  int32_t* page_table;    // [sequences][max_pages]
+  int32_t* last_token;    // [sequences] index of its last token
+};
+
+// A graph runs with the counts it was captured for: sequences beyond the step's own get one token 0 at position 0 without
+// a slot and seq_len 0.
+struct UnpackParams {
+  const PackedStep* packed;
+  int32_t* step_buffer;    // as octavo_step_layout places it; the runs' target
+  const int32_t* sampled;  // [max_num_seqs] of the step before, which tokens below 0 name
+  StepTables tables;
+  int32_t num_tokens;  // of the graph, at least the step's
+  int32_t num_seqs;
+  int32_t max_pages;
+  int32_t page_size;
+};
+void unpack_step(const UnpackParams& params, GpuStream stream, bool overlap);
+
+// --- Rows ----------------------------------------------------------------------------------------------------------
+
+// Rows have at most so many columns, a multiple of 4.
+constexpr int32_t kMaxRowColumns = 16384;
+
+struct EmbedParams {
+  const void* embedding;  // [vocab_size][columns] of compute_dtype
+  const int32_t* tokens;  // [num_tokens]
+  const int32_t* positions;
+  float* hidden;           // [num_tokens][columns] embedding * scale
+  const float* norm;       // [columns]
+  void* normed;            // [num_tokens][columns] of compute_dtype: rms_norm(hidden) * norm
+  const float* inv_freq;   // [2][half] RoPE's inverse frequencies
+  float* cosines[2];       // [num_tokens][half] cos(position * inv_freq) * rope_factor; nullptr: table not used
+  float* sines[2];
+  float rope_factor[2];
+  float scale;
+  float eps;
+  int32_t num_tokens;
+  int32_t columns;
+  int32_t half;  // head_dim / 2
+  int32_t compute_dtype;
+};
+void embed_tokens(const EmbedParams& params, GpuStream stream, bool overlap);
+
+// For every row: hidden += post_norm == nullptr ? projected : rms_norm(projected) * post_norm, where there is projected;
+// normed = rms_norm(hidden) * norm, where there is norm.
+struct NormParams {
+  float* hidden;           // [..][columns], written where there is projected
+  const float* projected;  // [..][columns] or nullptr
+  const float* post_norm;  // [columns] or nullptr
+  const float* norm;       // [columns] or nullptr
+  void* normed;            // [num_rows][columns] of compute_dtype
+  const int32_t* rows;     // [num_rows] which rows of hidden and projected; nullptr: 0, 1, ...
+  float eps;
+  int32_t num_rows;
+  int32_t columns;
+  int32_t compute_dtype;
+};
+void norm_rows(const NormParams& params, GpuStream stream, bool overlap);
+
+// x [num_rows][columns] of compute_dtype to E4M3 with a scale a row, its largest |value| / 448: values = x / scale.
+struct QuantizeRowsParams {
+  const void* x;
+  uint8_t* values;  // [num_rows][columns]
+  float* scales;    // [num_rows]
+  int32_t num_rows;
+  int32_t columns;  // a multiple of 16
+  int32_t compute_dtype;
+};
+void quantize_rows(const QuantizeRowsParams& params, GpuStream stream, bool overlap);
+
+// logits = cap * tanh(logits / cap), [count].
+struct SoftcapParams {
+  float* logits;
+  int64_t count;
+  float cap;
+};
+void softcap_logits(const SoftcapParams& params, GpuStream stream, bool overlap);
+
+// --- KV scales -----------------------------------------------------------------------------------------------------
+
+// scales[part][kv head] = the largest |value| of part / divisor[part]; 1 where that is 0 or no number. Parts: K, V.
+struct KvScalesParams {
+  const float* values[2];  // rows of width floats, stride apart: K after its norm and RoPE, V
+  int64_t stride[2];
+  int32_t width;
+  int32_t num_tokens;
+  int32_t num_kv_heads;
+  float divisor[2];
+  float* scales;  // [2][num_kv_heads]
+};
+void calculate_kv_scales(const KvScalesParams& params, GpuStream stream, bool overlap);
+
+}  // namespace octavo
