@@ -15,7 +15,7 @@
 
 import { collect, type Collected } from "./engine/collect.ts";
 import { generate } from "./engine/generate.ts";
-import type { KvCacheDtypeName, KvCacheMemory } from "./engine/kv_cache_plan.ts";
+import type { KvCacheDtypeName, KvCacheMemory, SkippedLayer } from "./engine/kv_cache_plan.ts";
 import { type SamplingOptions, samplingParams } from "./engine/sampling_params.ts";
 import { startEngine } from "./engine/start_engine.ts";
 import type { Delta, Engine, EngineInfo, GenerationRequest, SamplingParams } from "./engine/types.ts";
@@ -32,9 +32,11 @@ export interface LLMOptions {
   readonly model?: string;
   /** How the KV cache is stored. Default "auto": as the model's weights. */
   readonly kvCacheDtype?: KvCacheDtypeName;
+  /** Layers whose cache keeps the model's dtype: numbers from 0, or "sliding_window" for all that have one. */
+  readonly kvCacheDtypeSkipLayers?: readonly SkippedLayer[];
   /** Memory for the KV cache: "2GiB" or "0.25", or as an object. */
   readonly kvCacheMemory?: string | KvCacheMemory;
-  /** Set the FP8 KV cache's scales from the first prompts' values, once. An error unless kvCacheDtype is an FP8. */
+  /** Set the FP8 KV cache's scales from the first prompts' values, once. An error with any other. */
   readonly calculateKvScales?: boolean;
   /** Longest sequence, prompt and output together. Default: the model's own limit. */
   readonly maxModelLen?: number;
@@ -97,6 +99,7 @@ export class LLM implements AsyncDisposable {
     const engine = await startEngine({
       model,
       kvCacheDtype: options.kvCacheDtype ?? OPTIONS.kvCacheDtype.default,
+      kvCacheDtypeSkipLayers: options.kvCacheDtypeSkipLayers ?? OPTIONS.kvCacheDtypeSkipLayers.default,
       kvCacheMemory,
       calculateKvScales: options.calculateKvScales ?? false,
       maxModelLen: options.maxModelLen ?? null,

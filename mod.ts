@@ -26,7 +26,7 @@ export { VERSION } from "./version.ts";
 // What those take, give and throw.
 export type { Collected, CompletionOutput } from "./engine/collect.ts";
 export { EngineError, OverloadedError, RequestError } from "./engine/errors.ts";
-export type { KvCacheDtypeName, KvCacheMemory } from "./engine/kv_cache_plan.ts";
+export type { KvCacheDtypeName, KvCacheMemory, SkippedLayer } from "./engine/kv_cache_plan.ts";
 export type { SamplingOptions } from "./engine/sampling_params.ts";
 export type {
   Delta,

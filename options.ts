@@ -5,7 +5,7 @@
  */
 
 import { parseArgs } from "@std/cli";
-import { KV_CACHE_DTYPE_NAMES, type KvCacheMemory } from "./engine/kv_cache_plan.ts";
+import { KV_CACHE_DTYPE_NAMES, type KvCacheMemory, type SkippedLayer } from "./engine/kv_cache_plan.ts";
 
 /** A command line that cannot be understood; the message names the option and the value found. */
 export class OptionError extends RangeError {
@@ -40,6 +40,14 @@ export const OPTIONS = {
     KV_CACHE_DTYPE_NAMES,
     "auto",
     "How the KV cache is stored; auto = the model's dtype",
+  ),
+  kvCacheDtypeSkipLayers: spec<readonly SkippedLayer[]>(
+    "kv-cache-dtype-skip-layers",
+    "LAYERS",
+    [],
+    "none",
+    "Layers that keep the model's dtype: comma-separated numbers from 0, or sliding_window for all that have one",
+    parseLayers,
   ),
   calculateKvScales: spec(
     "calculate-kv-scales",
@@ -167,6 +175,13 @@ export function parseMemory(value: string): KvCacheMemory {
   const bytes = Math.floor(number * (binary ? 1024 : 1000) ** power);
   if (bytes < 1 || !Number.isSafeInteger(bytes)) throw new RangeError("expected a size from 1 byte to 8 PiB");
   return { bytes };
+}
+
+function parseLayers(value: string): SkippedLayer[] {
+  return value.split(",").map((name) => {
+    const trimmed = name.trim();
+    return trimmed === "sliding_window" ? trimmed : parseInteger(trimmed, 0, 65535);
+  });
 }
 
 function spec<T>(

@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "attn/paged_attention.h"
-#include "kv/shape.h"
+#include "kv/format.h"
 
 namespace {
 
@@ -129,7 +129,7 @@ struct Bench {
   int filled = 0;
 
   void run_cell(const Cell& cell, const Options& options) {
-    const int kind = octavo::kv_element_bytes(cell.kv_dtype);
+    const int kind = octavo::kv_format(cell.kv_dtype).key.code_bytes;
     if (filled != kind) {
       fill_kernel<<<2048, 512, 0, stream>>>(reinterpret_cast<uint32_t*>(pool), pool_bytes / 4, kind);
       filled = kind;
@@ -274,7 +274,7 @@ std::vector<Cell> make_set(const std::string& name) {
         for (int head_dim : {64, 128, 256}) {
           for (int batch = 1; batch <= 256; batch *= 4) {
             for (int context = 512; context <= 131072; context *= 4) {
-              const int64_t bytes = 2ll * batch * context * heads.kv * head_dim * octavo::kv_element_bytes(dtype);
+              const int64_t bytes = 2ll * batch * context * heads.kv * head_dim * octavo::kv_format(dtype).key.code_bytes;
               if (bytes > (8ll << 30)) continue;
               if (head_dim != 128 && heads.q != 32) continue;
               for (int page : {16, 64}) {

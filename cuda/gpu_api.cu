@@ -13,6 +13,7 @@
 #include "kv/append.h"
 #include "kv/checks.h"
 #include "kv/convert.h"
+#include "kv/format.h"
 #include "kv/shape.h"
 #include "octavo.h"
 
@@ -90,7 +91,8 @@ MoveParams move_params(const octavo_kv_shape& shape, uint8_t* pages, uint8_t* k,
           slot_mapping,
           int64_t{shape.num_pages} * shape.page_size,
           num_tokens,
-          shape.head_dim * kv_element_bytes(shape.kv_dtype)};
+          kv_format(shape.kv_dtype).key.codes_bytes(shape.head_dim),
+          kv_format(shape.kv_dtype).key.scales_bytes()};
 }
 
 }  // namespace
@@ -138,7 +140,7 @@ extern "C" double octavo_kv_layer_page_bytes(const octavo_kv_shape* shape) {
 
 extern "C" int32_t octavo_quantize(int32_t kv_dtype, const float* x, int32_t n, float scale, uint8_t* stored) {
   return octavo::guard([&] {
-    octavo::kv_element_bytes(kv_dtype);
+    octavo::check_plain_kv_dtype(kv_dtype);
     octavo::check_count("n", n);
     octavo::check_scale(scale);
     if (n == 0) return;
@@ -150,7 +152,7 @@ extern "C" int32_t octavo_quantize(int32_t kv_dtype, const float* x, int32_t n, 
 
 extern "C" int32_t octavo_dequantize(int32_t kv_dtype, const uint8_t* stored, int32_t n, float scale, float* x) {
   return octavo::guard([&] {
-    octavo::kv_element_bytes(kv_dtype);
+    octavo::check_plain_kv_dtype(kv_dtype);
     octavo::check_count("n", n);
     octavo::check_scale(scale);
     if (n == 0) return;
@@ -164,6 +166,7 @@ extern "C" int32_t octavo_kv_append(const octavo_kv_shape* shape, uint8_t* pages
                                     const int32_t* slot_mapping, int32_t num_tokens, const float* scales) {
   return octavo::guard([&] {
     octavo::check_tokens(shape, pages, k, v, slot_mapping, num_tokens);
+    octavo::check_scales_allowed(shape->kv_dtype, scales);
     if (num_tokens == 0) return;
     octavo::AppendParams params = {};
     params.kv = octavo::kv_geometry(*shape);
@@ -191,6 +194,7 @@ extern "C" int32_t octavo_paged_attention(const octavo_kv_shape* shape, const oc
     check_not_null("config", config);
     octavo::check_kv_shape(*shape);
     octavo::check_attention(*shape, *config);
+    octavo::check_scales_allowed(shape->kv_dtype, scales);
     check_not_null("pages", pages);
     check_not_null("q", q);
     check_not_null("query_len", query_len);

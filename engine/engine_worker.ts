@@ -56,8 +56,12 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
 }
 
 /** Reads all tensors, file by file in the order of their offsets, as a disk likes it. */
-function loadModel(library: Library, model: WorkerModel, { maxModelLen, numThreads }: EngineSettings): NativeModel {
-  const nativeModel = new NativeModel(library, { ...model.config, maxModelLen }, { numThreads });
+function loadModel(library: Library, model: WorkerModel, settings: EngineSettings): NativeModel {
+  const { maxModelLen, layerKvDtypes } = settings;
+  const layers = model.config.layers.map((layer, i) => ({ ...layer, kvDtype: layerKvDtypes[i] ?? undefined }));
+  const nativeModel = new NativeModel(library, { ...model.config, maxModelLen, layers }, {
+    numThreads: settings.numThreads,
+  });
   try {
     const files = model.paths.map((path) => nativeModel.addFile(path));
     const tensors = model.tensors.toSorted((a, b) => a.file - b.file || a.offsetBytes - b.offsetBytes);

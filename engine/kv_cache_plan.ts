@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { ModelConfig } from "../models/types.ts";
+import type { LayerConfig, ModelConfig } from "../models/types.ts";
 import type { KvCacheDtype } from "./types.ts";
 
 /** What a user may write for the KV cache's dtype. */
@@ -19,6 +19,9 @@ export const KV_CACHE_DTYPE_NAMES: readonly KvCacheDtypeName[] = [
   "fp8",
   "fp8_e4m3",
   "fp8_e5m2",
+  "fp8_per_token_head",
+  "int8",
+  "int8_per_token_head",
 ];
 
 /** Decides a dtype and says why. @throws {RangeError} The name is not known. */
@@ -31,6 +34,19 @@ export function chooseKvCacheDtype(
   }
   if (name === "auto") return { dtype: modelDtype, reason: "the model's own dtype" };
   return { dtype: name === "fp8" ? "fp8_e4m3" : name, reason: "given by --kv-cache-dtype" };
+}
+
+/** Layers to leave out of a KV dtype: 0-based indices, or all with a sliding window. */
+export type SkippedLayer = number | "sliding_window";
+
+/** Which layers {@linkcode SkippedLayer}s name, in order. @throws {RangeError} The model has no such layer. */
+export function skippedLayers(skipped: readonly SkippedLayer[], layers: readonly LayerConfig[]): number[] {
+  const indices = skipped.flatMap((name) => {
+    if (name === "sliding_window") return layers.flatMap((layer, index) => layer.slidingWindow > 0 ? [index] : []);
+    if (Number.isInteger(name) && name >= 0 && name < layers.length) return [name];
+    throw new RangeError(`kv_cache_dtype_skip_layers must name layers 0 to ${layers.length - 1}, received ${name}`);
+  });
+  return [...new Set(indices)].sort((a, b) => a - b);
 }
 
 /** Memory for the KV cache: bytes, or a fraction (above 0, at most 1) of what is free once the weights are loaded. */

@@ -27,6 +27,8 @@ export interface EngineSettings {
   readonly library: string | null;
   readonly kvCacheDtype: KvCacheDtype;
   readonly kvCacheDtypeReason: string;
+  /** Of each layer; null = {@linkcode kvCacheDtype}. */
+  readonly layerKvDtypes: readonly (KvCacheDtype | null)[];
   readonly kvCacheMemory: KvCacheMemory;
   /** Set the FP8 cache's scales from the first step. */
   readonly calculateKvScales: boolean;

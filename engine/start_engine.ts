@@ -10,6 +10,7 @@ import { Counters } from "./counters.ts";
 import { EngineClient } from "./engine_client.ts";
 import { EngineError } from "./errors.ts";
 import { chooseKvCacheDtype, type KvCacheDtypeName, type KvCacheMemory } from "./kv_cache_plan.ts";
+import { type SkippedLayer, skippedLayers } from "./kv_cache_plan.ts";
 import { MailboxSender } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage } from "./messages.ts";
 import type { Engine } from "./types.ts";
@@ -19,6 +20,8 @@ export interface StartEngineOptions {
   /** "auto" is the model's dtype. */
   readonly kvCacheDtype: KvCacheDtypeName;
   readonly kvCacheMemory: KvCacheMemory;
+  /** Layers that keep the model's dtype. Default none. */
+  readonly kvCacheDtypeSkipLayers?: readonly SkippedLayer[];
   /** Set the FP8 cache's scales from the first step's values; an error with another dtype. Default false. */
   readonly calculateKvScales?: boolean;
   /** Longest sequence, prompt and output together; the model's own limit if left out. */
@@ -99,8 +102,9 @@ function engineSettings(options: StartEngineOptions): EngineSettings {
   const { dtype, reason } = chooseKvCacheDtype(options.kvCacheDtype, config.dtype);
   const maxModelLen = options.maxModelLen ?? config.maxModelLen;
   const { maxNumSeqs, maxNumBatchedTokens, pageSize, numThreads, calculateKvScales = false } = options;
-  if (calculateKvScales && !dtype.startsWith("fp8")) {
-    throw new RangeError(`calculate_kv_scales needs an FP8 KV cache, but kv_cache_dtype is ${dtype}`);
+  const skipped = skippedLayers(options.kvCacheDtypeSkipLayers ?? [], config.layers);
+  if (calculateKvScales && dtype !== "fp8_e4m3" && dtype !== "fp8_e5m2") {
+    throw new RangeError(`calculate_kv_scales needs kv_cache_dtype fp8_e4m3 or fp8_e5m2, found ${dtype}`);
   }
   checkRange("max_model_len", maxModelLen, 2, config.maxModelLen);
   checkRange("max_num_seqs", maxNumSeqs, 1, 4096);
@@ -111,7 +115,8 @@ function engineSettings(options: StartEngineOptions): EngineSettings {
     device: options.device ?? "auto",
     library: options.library ?? null,
     kvCacheDtype: dtype,
-    kvCacheDtypeReason: reason,
+    kvCacheDtypeReason: skipped.length === 0 ? reason : `${reason}; ${config.dtype} in layers ${skipped.join(", ")}`,
+    layerKvDtypes: config.layers.map((_, layer) => skipped.includes(layer) ? config.dtype : null),
     kvCacheMemory: options.kvCacheMemory,
     calculateKvScales,
     maxModelLen,

@@ -6,7 +6,15 @@
  */
 
 /** Names accepted for the KV cache's dtype; `fp8` is `fp8_e4m3`. */
-export type KvCacheDtype = "float32" | "float16" | "bfloat16" | "fp8_e4m3" | "fp8_e5m2";
+export type KvCacheDtype =
+  | "float32"
+  | "float16"
+  | "bfloat16"
+  | "fp8_e4m3"
+  | "fp8_e5m2"
+  | "fp8_per_token_head"
+  | "int8"
+  | "int8_per_token_head";
 
 /** How tokens are chosen. Complete: defaults are filled in by `samplingParams()` in `sampling_params.ts`. */
 export interface SamplingParams {
@@ -114,7 +122,7 @@ export interface GenerationRequest {
 export interface EngineInfo {
   /** How K and V are stored. */
   readonly kvCacheDtype: KvCacheDtype;
-  /** Why that dtype, for the log: for example "given by --kv-cache-dtype". */
+  /** Why that dtype, for the log: for example "given by --kv-cache-dtype"; names the layers kept in another. */
   readonly kvCacheDtypeReason: string;
   /** Tokens of a page. */
   readonly pageSize: number;

@@ -42,6 +42,9 @@ export const KV_DTYPE = {
   bfloat16: 2,
   fp8_e4m3: 3,
   fp8_e5m2: 4,
+  fp8_per_token_head: 5,
+  int8: 6,
+  int8_per_token_head: 7,
 } as const;
 
 /** `octavo_quantization` */

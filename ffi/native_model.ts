@@ -26,12 +26,20 @@ export interface NativeModelConfig {
   readonly attnSoftmaxScale: number;
   readonly attnLogitSoftcap: number;
   readonly finalLogitSoftcap: number;
-  readonly layers: readonly { readonly slidingWindow: number; readonly ropeTable: 0 | 1 }[];
+  readonly layers: readonly NativeLayerConfig[];
   /** `[2][headDim / 2]` */
   readonly invFreq: Float32Array;
   readonly ropeAttnFactor: readonly [number, number];
   /** What GPU builds compute in; the CPU build computes in f32. Default BF16. */
   readonly computeDtype?: "F16" | "BF16";
+}
+
+/** `octavo_layer_config` */
+export interface NativeLayerConfig {
+  readonly slidingWindow: number;
+  readonly ropeTable: 0 | 1;
+  /** Of this layer's cache in every engine; undefined: the engine's. */
+  readonly kvDtype?: keyof typeof KV_DTYPE | undefined;
 }
 
 /** One tensor's place; `TensorSource` of models/types.ts has this shape. */
@@ -101,7 +109,11 @@ export class NativeModel extends Handle {
         rope_attn_factor: config.ropeAttnFactor,
       }),
       LAYER_CONFIG.encodeAll(
-        config.layers.map((layer) => ({ sliding_window: layer.slidingWindow, rope_table: layer.ropeTable })),
+        config.layers.map((layer) => ({
+          sliding_window: layer.slidingWindow,
+          rope_table: layer.ropeTable,
+          kv_dtype: layer.kvDtype === undefined ? -1 : KV_DTYPE[layer.kvDtype],
+        })),
       ),
       // A copy: the caller's may be a view of shared memory.
       new Float32Array(config.invFreq),
@@ -151,7 +163,7 @@ export class NativeModel extends Handle {
     return this.library.symbols.octavo_model_weight_bytes(this.pointer);
   }
 
-  /** Bytes of one KV page over all layers. @throws {NativeError} pageSize is not 16, 32 or 64. */
+  /** Bytes of one KV page over all layers, kvDtype being that of the layers without their own. @throws {NativeError} pageSize is not 16, 32 or 64. */
   kvPageBytes(kvDtype: keyof typeof KV_DTYPE, pageSize: number): number {
     const bytes = this.library.symbols.octavo_kv_page_bytes(this.pointer, KV_DTYPE[kvDtype], pageSize);
     if (bytes === 0) throw new NativeError(this.library.lastError(), STATUS.INVALID_ARGUMENT);

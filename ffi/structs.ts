@@ -38,7 +38,11 @@ export const MODEL_CONFIG = new Struct("octavo_model_config", {
   rope_attn_factor: ["f32", 2],
 });
 
-export const LAYER_CONFIG = new Struct("octavo_layer_config", { sliding_window: "i32", rope_table: "i32" });
+export const LAYER_CONFIG = new Struct("octavo_layer_config", {
+  sliding_window: "i32",
+  rope_table: "i32",
+  kv_dtype: "i32",
+});
 
 export const TENSOR = new Struct("octavo_tensor", {
   role: "i32",

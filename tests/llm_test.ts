@@ -90,7 +90,11 @@ Deno.test("LLM.load() calculates the FP8 cache's scales from the first prompt wh
 });
 
 Deno.test("LLM.load() names an option that does not fit or is out of range", async () => {
-  await assertRejects(() => load({ calculateKvScales: true }), RangeError, "calculate_kv_scales needs an FP8 KV cache");
+  await assertRejects(
+    () => load({ calculateKvScales: true }),
+    RangeError,
+    "calculate_kv_scales needs kv_cache_dtype fp8_e4m3 or fp8_e5m2",
+  );
   await assertRejects(() => load({ kvCacheMemory: "much" }), RangeError, "expected bytes such as 2GiB");
   await assertRejects(() => load({ maxModelLen: 100_000 }), RangeError, "max_model_len must be an integer");
 });

@@ -82,6 +82,7 @@ extern "C" int32_t octavo_paged_attention(const octavo_kv_shape* shape, const oc
     octavo::check_not_null("seq_len", seq_len);
     octavo::check_not_null("page_table", page_table);
     octavo::check_not_null("out", out);
+    octavo::check_scales_allowed(shape->kv_dtype, scales);
     octavo::check_scales(scales, shape->num_kv_heads);
     octavo::AttentionArgs args{};
     args.shape = *shape;

@@ -6,6 +6,8 @@
 #include "arch/inline.h"
 #include "attn/attention.h"
 #include "kv/granule.h"
+#include "kv/quantize.h"
+#include "kv/rotation.h"
 
 namespace octavo {
 

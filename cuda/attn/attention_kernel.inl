@@ -1,7 +1,7 @@
 // The attention algorithm, once for all instruction sets. Included inside octavo's namespace after a file of vector
 // primitives (simd_*.h), which gives: kLanes, Vec, load, store, splat, add, subtract, mul, fma, max_of,
-// horizontal_max, horizontal_sum, keep_lanes, times_power_of_two, kE4m3Factor, transpose_chunk<dtype>, widen_chunk<dtype>, has_e4m3_nan.
-// Everything here is private to the including file.
+// horizontal_max, horizontal_sum, keep_lanes, times_power_of_two, kE4m3Factor, transpose_chunk<code>, widen_chunk<code>,
+// has_e4m3_nan (code: KvRowFormat.code). Everything here is private to the including file.
 //
 // A unit's rows (queries x q heads of one kv head) go over the keys a tile at a time:
 //
@@ -79,10 +79,9 @@ class UnitRun {
         padded_(padded_dim(args.shape.head_dim)),
         keys_(tile_keys(args.shape.head_dim)),
         rows_(unit.num_rows()),
-        element_bytes_(kv_element_bytes(args.shape.kv_dtype)),
-        half_tile_(kHalfTile && rows_ <= kRowBlock && args.shape.kv_dtype != OCTAVO_KV_FLOAT32 &&
-                   args.shape.kv_dtype != OCTAVO_KV_BFLOAT16) {
-    const float factor = args.shape.kv_dtype == OCTAVO_KV_FP8_E4M3 ? kE4m3Factor : 1.0f;
+        format_(kv_format(args.shape.kv_dtype)),
+        half_tile_(kHalfTile && rows_ <= kRowBlock && fits_half(format_.key.code) && fits_half(format_.value.code)) {
+    const float factor = format_.key.code == OCTAVO_KV_FP8_E4M3 ? kE4m3Factor : 1.0f;
     const float* scales = args.scales;
     k_factor_ = (scales == nullptr ? 1.0f : scales[unit.kv_head]) * factor;
     v_factor_ = (scales == nullptr ? 1.0f : scales[args.shape.num_kv_heads + unit.kv_head]) * factor;
@@ -95,6 +94,7 @@ class UnitRun {
       const float* from = args_.q + (unit_.first_token + r / unit_.num_heads) * args_.q_stride +
                           int64_t{unit_.first_head + r % unit_.num_heads} * head_dim_;
       __builtin_memcpy(work_.q + int64_t{r} * head_dim_, from, sizeof(float) * static_cast<size_t>(head_dim_));
+      if (format_.is_rotated) rotate_head(work_.q + int64_t{r} * head_dim_, head_dim_);
     }
   }
 
@@ -160,6 +160,7 @@ class UnitRun {
         // Adding 0 makes a zero positive: its sign would tell how many unseen keys were added.
         store(padded + d, add(mul(load(from.acc + int64_t{r} * padded_ + d), scale), splat(0.0f)));
       }
+      if (format_.is_rotated) rotate_head(padded, head_dim_);
       __builtin_memcpy(args_.out + row * head_dim_, padded, sizeof(float) * static_cast<size_t>(head_dim_));
       if (args_.lse != nullptr) args_.lse[row] = top * kLn2 + __builtin_logf(sum);
     }
@@ -185,11 +186,17 @@ class UnitRun {
     const int64_t first_granule = tile.first / kGranuleTokens;
     const int64_t end_granule = (tile.end + kGranuleTokens - 1) / kGranuleTokens;
 
-    for (int64_t g = first_granule; g < end_granule; ++g) load_keys<Element>(g);
+    for (int64_t g = first_granule; g < end_granule; ++g) {
+      if (format_.key.has_scale) ask(next_[g] + layout_.key.scales_at, layout_.granule_bytes - layout_.key.scales_at);
+      load_keys<Element>(g);
+    }
     multiply_scores<Element>(first_granule * kGranuleTokens, end_granule * kGranuleTokens);
     for (int32_t r = 0; r < rows_; ++r) {
       const KeyRange seen = same ? of_first : visible(base, tile, r / unit_.num_heads);
-      if (!seen.empty()) softmax_row(r, seen, to);
+      if (seen.empty()) continue;
+      if (format_.key.has_scale) scale_scores(r, seen);
+      softmax_row(r, seen, to);
+      if (format_.value.has_scale) scale_weights(r, seen);
     }
     for (int64_t g = first_granule; g < end_granule; ++g) load_values<Element>(g);
     if (same) {
@@ -204,7 +211,7 @@ class UnitRun {
 
   // --- K and V: bytes to f32 -----------------------------------------------------------------------------------
 
-  // K's part of the granule that holds a token; V's follows part_bytes later.
+  // The granule that holds a token.
   const uint8_t* granule(int64_t token) const {
     const uint32_t at = static_cast<uint32_t>(token);
     const uint32_t page_size = static_cast<uint32_t>(args_.shape.page_size);
@@ -232,10 +239,15 @@ class UnitRun {
     return reinterpret_cast<Element*>(work_.tile);
   }
 
-  // Calls load with the KV dtype as a constant.
+  // Codes that the simd_*.h files turn into float16.
+  static bool fits_half(int32_t code) {
+    return code == OCTAVO_KV_FLOAT16 || code == OCTAVO_KV_FP8_E4M3 || code == OCTAVO_KV_FP8_E5M2;
+  }
+
+  // Calls load with the code as a constant.
   template <class Element, class Load>
-  void by_dtype(const Load& load) const {
-    switch (args_.shape.kv_dtype) {
+  void by_code(int32_t code, const Load& load) const {
+    switch (code) {
       case OCTAVO_KV_FLOAT16:
         return load(Constant<OCTAVO_KV_FLOAT16>());
       case OCTAVO_KV_FP8_E4M3:
@@ -244,7 +256,8 @@ class UnitRun {
         return load(Constant<OCTAVO_KV_FP8_E5M2>());
       default:
         if constexpr (sizeof(Element) == sizeof(float)) {
-          if (args_.shape.kv_dtype == OCTAVO_KV_FLOAT32) return load(Constant<OCTAVO_KV_FLOAT32>());
+          if (code == OCTAVO_KV_FLOAT32) return load(Constant<OCTAVO_KV_FLOAT32>());
+          if (code == OCTAVO_KV_INT8) return load(Constant<OCTAVO_KV_INT8>());
           load(Constant<OCTAVO_KV_BFLOAT16>());
         }
     }
@@ -253,26 +266,26 @@ class UnitRun {
   // K of granule g of the tile: tile[g][d][token].
   template <class Element>
   void load_keys(int64_t g) {
-    const uint8_t* part = granules_[g];
+    const uint8_t* part = granules_[g] + layout_.key.at;
     Element* to = tile<Element>() + g * kGranuleTokens * padded_;
-    by_dtype<Element>([=, this](auto dtype) { load_keys_as<dtype.value>(part, to); });
+    by_code<Element>(format_.key.code, [=, this](auto code) { load_keys_as<code.value>(part, to); });
   }
 
   // V of granule g of the tile: tile[16 g + token][d].
   template <class Element>
   void load_values(int64_t g) {
-    const uint8_t* part = granules_[g] + layout_.part_bytes;
+    const uint8_t* part = granules_[g] + layout_.value.at;
     Element* to = tile<Element>() + g * kGranuleTokens * padded_;
-    by_dtype<Element>([=, this](auto dtype) { load_values_as<dtype.value>(part, to); });
+    by_code<Element>(format_.value.code, [=, this](auto code) { load_values_as<code.value>(part, to); });
   }
 
   static constexpr int chunk_elements(int dtype) {
-    return dtype == OCTAVO_KV_FLOAT32 ? 4 : dtype == OCTAVO_KV_FP8_E4M3 || dtype == OCTAVO_KV_FP8_E5M2 ? 16 : 8;
+    return dtype == OCTAVO_KV_FLOAT32 ? 4 : dtype == OCTAVO_KV_FLOAT16 || dtype == OCTAVO_KV_BFLOAT16 ? 8 : 16;
   }
 
   template <int kDtype, class Element>
   void load_keys_as(const uint8_t* part, Element* to) {
-    const int64_t row_bytes = layout_.row_bytes;
+    const int64_t row_bytes = layout_.key.row_bytes;
     const int64_t column_floats = chunk_elements(kDtype) * kGranuleTokens;  // of one chunk's elements
     for (int64_t at = 0; at < row_bytes; at += kBlockBytes) {
       const uint8_t* block = part + at * kGranuleTokens;
@@ -288,8 +301,8 @@ class UnitRun {
         }
       }
     }
-    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.part_bytes)) {
-      patch_nans(part, to, 1, kGranuleTokens);
+    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.key.bytes())) {
+      patch_nans(layout_.key, part, to, 1, kGranuleTokens);
     }
   }
 
@@ -306,7 +319,7 @@ class UnitRun {
   template <int kDtype, class Element>
   void load_values_as(const uint8_t* part, Element* to) {
     constexpr int kElements = chunk_elements(kDtype);
-    const int64_t row_bytes = layout_.row_bytes;
+    const int64_t row_bytes = layout_.value.row_bytes;
     const int64_t row_floats = padded_;
     for (int64_t at = 0; at < row_bytes; at += kBlockBytes) {
       const uint8_t* block = part + at * kGranuleTokens;
@@ -324,7 +337,9 @@ class UnitRun {
         }
       }
     }
-    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.part_bytes)) patch_nans(part, to, row_floats, 1);
+    if (kDtype == OCTAVO_KV_FP8_E4M3 && has_e4m3_nan(part, layout_.value.bytes())) {
+      patch_nans(layout_.value, part, to, row_floats, 1);
+    }
   }
 
   template <int kDtype, int kWidth, class Element>
@@ -346,11 +361,12 @@ class UnitRun {
 
   // The quick conversions of E4M3 take its NaN codes for 480: this puts NaN in their places.
   template <class Element>
-  void patch_nans(const uint8_t* part, Element* to, int64_t token_stride, int64_t dim_stride) {
+  void patch_nans(const GranulePart& layout, const uint8_t* part, Element* to, int64_t token_stride,
+                  int64_t dim_stride) {
     for (int64_t token = 0; token < kGranuleTokens; ++token) {
       for (int64_t d = 0; d < padded_; ++d) {
-        if (d >= layout_.row_bytes) break;
-        const uint8_t code = part[layout_.chunk_offset(token, d / kChunkBytes) + d % kChunkBytes];
+        if (d >= layout.row_bytes) break;
+        const uint8_t code = part[layout.chunk_offset(token, d / kChunkBytes) + d % kChunkBytes];
         if ((code & 0x7f) == 0x7f) set_nan(to + token * token_stride + d * dim_stride);
       }
     }
@@ -401,8 +417,8 @@ class UnitRun {
       k[j] = tile<Element>() + at / kGranuleTokens * kGranuleTokens * padded_ + at % kGranuleTokens;
     }
     const int64_t dim = head_dim_;
-    constexpr int kStep = 4;  // columns whose bytes fill element_bytes lines of a granule; head_dim is a multiple of 8
-    const int64_t step_bytes = kStep * kGranuleTokens * element_bytes_;
+    constexpr int kStep = 4;  // columns whose bytes fill code_bytes lines of a granule; head_dim is a multiple of 8
+    const int64_t step_bytes = kStep * kGranuleTokens * format_.key.code_bytes;
     for (int64_t step = 0; step < dim; step += kStep) {
       if constexpr (kAsks) {
         const int64_t at = step / kStep * step_bytes;
@@ -422,6 +438,29 @@ class UnitRun {
     }
     for (int i = 0; i < kRows; ++i) {
       for (int j = 0; j < kVecs; ++j) store(work_.scores + (r + i) * keys_ + key + j * kLanes, acc[i][j]);
+    }
+  }
+
+  // --- Scales that lie with the tokens ---------------------------------------------------------------------------
+
+  // Scales of the kLanes keys from key on, all in one granule.
+  Vec token_scales(const GranulePart& part, int64_t key) const {
+    const uint8_t* scales = granules_[key / kGranuleTokens] + part.scales_at;
+    return load(reinterpret_cast<const float*>(scales) + key % kGranuleTokens);
+  }
+
+  void scale_scores(int32_t r, KeyRange seen) {
+    float* scores = work_.scores + r * keys_;
+    for (int64_t key = seen.first / kLanes * kLanes; key < seen.end; key += kLanes) {
+      store(scores + key, mul(load(scores + key), token_scales(layout_.key, key)));
+    }
+  }
+
+  // After the sum of the weights was taken.
+  void scale_weights(int32_t r, KeyRange seen) {
+    float* weights = work_.scores + r * keys_;
+    for (int64_t key = seen.first / kLanes * kLanes; key < seen.end; key += kLanes) {
+      store(weights + key, mul(load(weights + key), token_scales(layout_.value, key)));
     }
   }
 
@@ -516,8 +555,8 @@ class UnitRun {
     const Element* v = tile<Element>() + seen.first * row_floats + d;
     for (int64_t key = seen.first; key < seen.end; ++key, v += row_floats) {
       if constexpr (kAsks) {
-        const uint8_t* part = next_[key / kGranuleTokens] + layout_.part_bytes;
-        ask(part + key % kGranuleTokens * layout_.row_bytes, layout_.row_bytes);
+        const uint8_t* part = next_[key / kGranuleTokens] + layout_.value.at;
+        ask(part + key % kGranuleTokens * layout_.value.row_bytes, layout_.value.row_bytes);
       }
       Vec row[kVecs];
       for (int j = 0; j < kVecs; ++j) hold(row[j] = load(v + j * kLanes));
@@ -539,7 +578,7 @@ class UnitRun {
   const int32_t padded_;
   const int32_t keys_;
   const int32_t rows_;
-  const int64_t element_bytes_;
+  const KvFormat format_;
   const bool half_tile_;
   float k_factor_;
   float v_factor_;

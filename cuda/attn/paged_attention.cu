@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "attn/paged_attention.h"
-#include "kv/shape.h"
+#include "kv/format.h"
 
 namespace octavo {
 
@@ -62,8 +62,13 @@ AttentionWorkspace::View AttentionWorkspace::reserve(int max_rows, int max_seqs,
 
 KvGeometry kv_geometry(const octavo_kv_shape& shape) {
   KvGeometry geometry;
-  geometry.row_bytes = row_bytes_of(shape.head_dim, kv_element_bytes(shape.kv_dtype));
-  geometry.granule_bytes = 2 * half_granule_bytes(geometry.row_bytes);
+  const KvFormat format = kv_format(shape.kv_dtype);
+  geometry.row_bytes = round_up_to_chunk(format.key.codes_bytes(shape.head_dim));
+  geometry.value_row_bytes = round_up_to_chunk(format.value.codes_bytes(shape.head_dim));
+  geometry.value_at = half_granule_bytes(geometry.row_bytes);
+  geometry.key_scales_at = geometry.value_at + half_granule_bytes(geometry.value_row_bytes);
+  geometry.value_scales_at = geometry.key_scales_at + kGranuleTokens * format.key.scales_bytes();
+  geometry.granule_bytes = geometry.value_scales_at + kGranuleTokens * format.value.scales_bytes();
   geometry.page_shift = shape.page_size == 16 ? 4 : shape.page_size == 32 ? 5 : 6;
   geometry.num_kv_heads = shape.num_kv_heads;
   geometry.page_bytes =

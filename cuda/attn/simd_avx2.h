@@ -77,6 +77,12 @@ OCTAVO_INLINE void store_halves(__m256i halves, uint16_t* low, uint16_t* high) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm256_extracti128_si256(halves, 1));
 }
 
+// 16 int8 codes to f32.
+OCTAVO_INLINE void store_int8(__m128i codes, float* low, float* high) {
+  store(low, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)));
+  store(high, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(codes, 8))));
+}
+
 // One 32-bit word of each of eight tokens' chunks: its 1, 2 or 4 elements go to rows of 16 tokens.
 template <int kDtype, class Element>
 OCTAVO_INLINE void store_words(__m256i words, Element* to) {
@@ -94,8 +100,13 @@ OCTAVO_INLINE void store_words(__m256i words, Element* to) {
                                                 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(words, by_element),
                                                       _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    store_halves(fp8_to_f16_bits<kDtype>(_mm256_castsi256_si128(bytes)), to, to + 16);
-    store_halves(fp8_to_f16_bits<kDtype>(_mm256_extracti128_si256(bytes, 1)), to + 32, to + 48);
+    if constexpr (kDtype == OCTAVO_KV_INT8) {
+      store_int8(_mm256_castsi256_si128(bytes), to, to + 16);
+      store_int8(_mm256_extracti128_si256(bytes, 1), to + 32, to + 48);
+    } else {
+      store_halves(fp8_to_f16_bits<kDtype>(_mm256_castsi256_si128(bytes)), to, to + 16);
+      store_halves(fp8_to_f16_bits<kDtype>(_mm256_extracti128_si256(bytes, 1)), to + 32, to + 48);
+    }
   }
 }
 
@@ -130,6 +141,8 @@ OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, float* to) {
     store(to, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(codes), 16)));
   } else if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
     store(to, _mm256_cvtph_ps(codes));
+  } else if constexpr (kDtype == OCTAVO_KV_INT8) {
+    store_int8(codes, to, to + 8);
   } else {
     store_halves(fp8_to_f16_bits<kDtype>(codes), to, to + 8);
   }

@@ -94,6 +94,18 @@ OCTAVO_INLINE void store_fp8(__m512i quarters, Element* to) {
   store_halves(odd, to + 16, to + 48);
 }
 
+OCTAVO_INLINE void store_int16(__m512i integers, float* low, float* high) {
+  store(low, _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(integers))));
+  store(high, _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(integers, 1))));
+}
+
+// Pairs of int8 elements as in store_fp8.
+OCTAVO_INLINE void store_int8(__m512i quarters, float* to) {
+  const __m512i pairs = join_quarters(quarters);
+  store_int16(_mm512_srai_epi16(_mm512_slli_epi16(pairs, 8), 8), to, to + 32);
+  store_int16(_mm512_srai_epi16(pairs, 8), to + 16, to + 48);
+}
+
 template <class Element>
 OCTAVO_INLINE void store_float16(__m512i quarters, Element* to) {
   store_halves(join_quarters(quarters), to, to + 16);
@@ -116,7 +128,7 @@ OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, Element* to) {
     t[i] = _mm512_inserti32x4(t[i], load_chunk(chunk_of(i + 8)), 2);
     t[i] = _mm512_inserti32x4(t[i], load_chunk(chunk_of(i + 12)), 3);
   }
-  if constexpr (kDtype == OCTAVO_KV_FP8_E4M3 || kDtype == OCTAVO_KV_FP8_E5M2 || kDtype == OCTAVO_KV_FLOAT16) {
+  if constexpr (kDtype != OCTAVO_KV_FLOAT32 && kDtype != OCTAVO_KV_BFLOAT16) {
     const __m512i a = _mm512_unpacklo_epi16(t[0], t[1]);
     const __m512i b = _mm512_unpackhi_epi16(t[0], t[1]);
     const __m512i c = _mm512_unpacklo_epi16(t[2], t[3]);
@@ -126,6 +138,8 @@ OCTAVO_INLINE void transpose_chunk(const ChunkOf& chunk_of, Element* to) {
     for (int i = 0; i < 4; ++i) {
       if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
         store_float16(quarters[i], to + 32 * i);
+      } else if constexpr (kDtype == OCTAVO_KV_INT8) {
+        store_int8(quarters[i], to + 64 * i);
       } else {
         store_fp8<kDtype>(quarters[i], to + 64 * i);
       }
@@ -173,6 +187,8 @@ OCTAVO_INLINE void widen_chunk(const uint8_t* chunk, float* to) {
     _mm256_storeu_ps(to, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(codes), 16)));
   } else if constexpr (kDtype == OCTAVO_KV_FLOAT16) {
     _mm256_storeu_ps(to, _mm256_cvtph_ps(codes));
+  } else if constexpr (kDtype == OCTAVO_KV_INT8) {
+    store(to, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)));
   } else {
     store(to, _mm512_cvtph_ps(fp8_to_f16_bits<kDtype>(codes)));
   }
@@ -188,6 +204,11 @@ OCTAVO_INLINE void widen_two_chunks(const uint8_t* first, const uint8_t* second,
     __m512i halves = _mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), kDtype == OCTAVO_KV_FP8_E4M3 ? 7 : 8);
     if constexpr (kDtype == OCTAVO_KV_FP8_E4M3) halves = clear_second_sign(halves);
     store_halves(halves, swapped ? to + 16 : to, swapped ? to : to + 16);
+    return;
+  }
+  if constexpr (kDtype == OCTAVO_KV_INT8) {
+    widen_chunk<kDtype>(first, to);
+    widen_chunk<kDtype>(second, to + 16);
     return;
   }
   const __m256i codes = swapped ? _mm256_inserti128_si256(_mm256_castsi128_si256(load_chunk(first)), load_chunk(second), 1)

@@ -73,6 +73,8 @@ OCTAVO_INLINE float element(const uint8_t* chunk, int i, const float* table) {
     float x;
     dequantize(OCTAVO_KV_FLOAT16, chunk + 2 * i, 1, 1.0f, &x);
     return x;
+  } else if constexpr (kDtype == OCTAVO_KV_INT8) {
+    return static_cast<int8_t>(chunk[i]);
   } else {
     return table[chunk[i]];
   }

@@ -69,13 +69,26 @@ typedef enum octavo_dtype {
   OCTAVO_F8_E4M3 = 100 /* OCP E4M3FN with scales beside it (octavo_tensor.num_scales); not GGML's */
 } octavo_dtype;
 
-/* How K and V are stored. Names in the configuration: float32, float16, bfloat16, fp8_e4m3 (fp8), fp8_e5m2. */
+/* How K and V are stored. Names in the configuration: float32, float16, bfloat16, fp8_e4m3 (fp8), fp8_e5m2,
+ * fp8_per_token_head, int8, int8_per_token_head.
+ *
+ * The formats from OCTAVO_KV_FP8_PER_TOKEN_HEAD on keep their scales with the tokens (octavo_kv_shape says where), so
+ * they take none from the caller. A scale is absmax / largest code of the values that share it, or 1 where that is 0;
+ * infinite values count as the largest finite one. In the integer formats a NaN makes its scale NaN, and with it all
+ * values that share it.
+ *
+ * "Rotated" formats store H x in place of x, for K and V, with H the normalised Hadamard matrix (order: Sylvester's) of
+ * the largest power of two that divides head_dim, block by block over head_dim. Attention rotates q and turns its output
+ * back, so that callers see nothing of it but smaller errors. */
 typedef enum octavo_kv_dtype {
   OCTAVO_KV_FLOAT32 = 0,
   OCTAVO_KV_FLOAT16 = 1,
   OCTAVO_KV_BFLOAT16 = 2,
   OCTAVO_KV_FP8_E4M3 = 3, /* OCP E4M3FN: max 448, no infinity, NaN 0x7F/0xFF; writes saturate, NaN stays NaN */
-  OCTAVO_KV_FP8_E5M2 = 4  /* OCP E5M2: max 57344; writes saturate (infinity too), NaN stays NaN */
+  OCTAVO_KV_FP8_E5M2 = 4, /* OCP E5M2: max 57344; writes saturate (infinity too), NaN stays NaN */
+  OCTAVO_KV_FP8_PER_TOKEN_HEAD = 5, /* E4M3, one f32 scale for each token and kv head; NaN stays NaN by itself */
+  OCTAVO_KV_INT8 = 6,               /* rotated; -127 .. 127, one f32 scale for each token and kv head */
+  OCTAVO_KV_INT8_PER_TOKEN_HEAD = 7 /* the same without rotation */
 } octavo_kv_dtype;
 
 /* How a GPU build keeps the weights of the layers' matrices. */
@@ -151,6 +164,7 @@ typedef struct octavo_model_config {
 typedef struct octavo_layer_config {
   int32_t sliding_window; /* keys visible to a query incl. itself: j > i - sliding_window; 0 = all */
   int32_t rope_table;     /* 0 or 1: which row of inv_freq */
+  int32_t kv_dtype;       /* octavo_kv_dtype of this layer's cache in every engine; -1: the engine's */
 } octavo_layer_config;
 
 /* octavo_tensor.file of a tensor that lies in no file but is made up: norms 1 in effect, rope_factors 1, all else normally
@@ -176,7 +190,7 @@ typedef struct octavo_tensor {
 } octavo_tensor;
 
 typedef struct octavo_engine_config {
-  int32_t kv_dtype;               /* octavo_kv_dtype */
+  int32_t kv_dtype;               /* octavo_kv_dtype, but for layers that name their own */
   int32_t page_size;              /* tokens of a page: 16, 32 or 64 */
   int32_t num_pages;
   int32_t max_num_seqs;           /* sequences of one step */
@@ -186,7 +200,8 @@ typedef struct octavo_engine_config {
   int32_t max_logit_edits;        /* entries of the logit edit tables of one step, >= 0 */
   int32_t num_threads;            /* CPU: 0 = physical cores. Ignored by GPU builds. */
   int32_t calculate_kv_scales;    /* 1: the first step sets one K and one V scale a layer from its own values, absmax
-                                     / 200 and / 100; fixed from then on. FP8 without kv_scales only. 0: off */
+                                     / 200 and / 100; fixed from then on. fp8_e4m3 or fp8_e5m2 without kv_scales only.
+                                     0: off */
 } octavo_engine_config;
 
 /*
@@ -305,15 +320,16 @@ OCTAVO_API void octavo_model_close(octavo_model *model);
  * argument is out of range. */
 OCTAVO_API double octavo_engine_scratch_bytes(const octavo_model *model, const octavo_engine_config *config);
 
-/* Bytes of one page over all layers, K and V; 0 with octavo_last_error() set when an argument is out of range. */
+/* Bytes of one page over all layers, K and V, kv_dtype being that of the layers that name none; 0 with
+ * octavo_last_error() set when an argument is out of range. */
 OCTAVO_API double octavo_kv_page_bytes(const octavo_model *model, int32_t kv_dtype, int32_t page_size);
 
 /* Fills *layout for this config. Errors: OCTAVO_INVALID_ARGUMENT. */
 OCTAVO_API int32_t octavo_step_layout_get(const octavo_engine_config *config, octavo_step_layout *layout);
 
 /* Opens an engine on a finished model and keeps the model's memory until it is closed. kv_scales:
- * float[num_layers][2][num_kv_heads], K then V, all finite and > 0 (real = stored x scale); NULL = 1. Returns NULL on
- * failure. */
+ * float[num_layers][2][num_kv_heads], K then V, all finite and > 0 (real = stored x scale); NULL = 1; not used for
+ * layers whose format has scales of its own. Returns NULL on failure. */
 OCTAVO_API octavo_engine *octavo_engine_create(const octavo_model *model, const octavo_engine_config *config,
                                                const float *kv_scales);
 
@@ -360,11 +376,12 @@ OCTAVO_API int32_t octavo_stream_set(octavo_stream *stream);
 /*
  * KV pages of one layer, granule layout:
  *   [page][kv_head][page_size/16 granules][K|V][column block][16 tokens][block bytes]
- * A row (one token's K or V of one head) has row_bytes = head_dim * element size, rounded up to 16. It is cut into
+ * A row (one token's codes of K or V of one head) has row_bytes = head_dim * element size, rounded up to 16. It is cut into
  * column blocks of 128 bytes; the last one has what is left (all of it if row_bytes < 128). Inside a block of 128 bytes
  * the 16-byte chunk c of token t lies at chunk c ^ (t & 7); in a block of 64 bytes at c ^ ((t >> 1) & 3); other widths
  * are not swizzled.
- * So a granule has 2 * 16 * row_bytes bytes and is contiguous.
+ * So a granule has 2 * 16 * row_bytes bytes and is contiguous. Formats with scales of their own have them behind V:
+ *   [K codes][V codes][16 tokens' K scales][16 tokens' V scales], f32: 128 bytes more.
  */
 typedef struct octavo_kv_shape {
   int32_t kv_dtype; /* octavo_kv_dtype */
@@ -394,7 +411,8 @@ typedef struct octavo_attention_config {
 /* Bytes of one page of one layer; 0 with octavo_last_error() set when the shape is out of range. */
 OCTAVO_API double octavo_kv_layer_page_bytes(const octavo_kv_shape *shape);
 
-/* stored = x / scale (f32 division), rounded to nearest even. Every kv_dtype but float32 saturates, infinity too; NaN
+/* For the kv_dtypes without scales of their own, 0 .. 4.
+ * stored = x / scale (f32 division), rounded to nearest even. Every kv_dtype but float32 saturates, infinity too; NaN
  * stays NaN. x: float[n]; stored: n elements of kv_dtype; scale: finite and > 0. */
 OCTAVO_API int32_t octavo_quantize(int32_t kv_dtype, const float *x, int32_t n, float scale, uint8_t *stored);
 
@@ -402,7 +420,8 @@ OCTAVO_API int32_t octavo_quantize(int32_t kv_dtype, const float *x, int32_t n, 
 OCTAVO_API int32_t octavo_dequantize(int32_t kv_dtype, const uint8_t *stored, int32_t n, float scale, float *x);
 
 /* Writes K and V of num_tokens tokens. k, v: float[num_tokens][num_kv_heads][head_dim] (K after RoPE). slot_mapping:
- * int32[num_tokens], page * page_size + offset, or -1 to skip the token. scales: float[2][num_kv_heads] or NULL = 1. */
+ * int32[num_tokens], page * page_size + offset, or -1 to skip the token. scales: float[2][num_kv_heads] or NULL = 1; NULL
+ * for formats with scales of their own. */
 OCTAVO_API int32_t octavo_kv_append(const octavo_kv_shape *shape, uint8_t *pages, const float *k, const float *v,
                                     const int32_t *slot_mapping, int32_t num_tokens, const float *scales);
 
@@ -415,8 +434,8 @@ OCTAVO_API int32_t octavo_paged_attention(const octavo_kv_shape *shape, const oc
                                           const int32_t *seq_len, const int32_t *page_table, const float *scales,
                                           const float *sinks, float *out, float *lse);
 
-/* Copies stored elements between rows and pages, bit for bit. k, v: num_tokens x num_kv_heads x head_dim elements of
- * kv_dtype. */
+/* Copies what is stored between rows and pages, bit for bit. k, v: num_tokens x num_kv_heads rows of head_dim elements of
+ * kv_dtype, in formats with scales of their own each followed by its scale: head_dim + 4 bytes. */
 OCTAVO_API int32_t octavo_kv_pack(const octavo_kv_shape *shape, uint8_t *pages, const uint8_t *k, const uint8_t *v,
                                   const int32_t *slot_mapping, int32_t num_tokens);
 OCTAVO_API int32_t octavo_kv_unpack(const octavo_kv_shape *shape, const uint8_t *pages, uint8_t *k, uint8_t *v,

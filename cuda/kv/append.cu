@@ -1,11 +1,15 @@
+#include <cfloat>
+
 #include "arch/ptx.cuh"
 #include "kv/append.h"
 #include "kv/encode.cuh"
+#include "kv/rotation.cuh"
 
 namespace octavo {
 namespace {
 
 constexpr int kWarps = 4;
+constexpr int kMaxHeadDim = 256;
 constexpr int kPairs = 4;  // pairs of dims a lane holds: head_dim 256 has 128 pairs
 
 __device__ float read_input(const void* x, int dtype, int64_t index) {
@@ -72,14 +76,75 @@ __device__ void rotate(Head& head, const AppendParams& p, int64_t token) {
   }
 }
 
+// The granule of a token's slot.
+__device__ uint8_t* granule_of(const AppendParams& p, int64_t slot, int in_page, int kv_head) {
+  return p.pages + p.kv.granule_offset(static_cast<int32_t>(slot >> p.kv.page_shift), kv_head, in_page);
+}
+
+// The scale of one head's values in a format with scales of its own, of which this lane holds some.
+template <int kSlots>
+__device__ float own_scale(int code, const float (&x)[kSlots]) {
+  constexpr uint32_t kInfinity = 0x7F800000u;  // magnitudes compare as their bits do; those of NaN lie above
+  const bool keeps_nan = code == OCTAVO_KV_FP8_E4M3;
+  uint32_t largest = 0;
+#pragma unroll
+  for (int j = 0; j < kSlots; ++j) {
+    const uint32_t magnitude = __float_as_uint(x[j]) & 0x7FFFFFFFu;
+    if (!(keeps_nan && magnitude > kInfinity)) largest = max(largest, magnitude);
+  }
+  largest = __reduce_max_sync(~0u, largest);
+  if (largest > kInfinity) return __uint_as_float(0x7FC00000u);
+  const float scale = __fdiv_rn(fminf(__uint_as_float(largest), FLT_MAX), largest_code(code));
+  return scale > 0 ? scale : 1.0f;
+}
+
+// Formats with scales of their own. row: this warp's shared memory, where the head's dims are put in order.
+__device__ void store_scaled_head(const Head& head, const AppendParams& p, int64_t token, int kv_head, bool is_value,
+                                  float (&row)[kMaxHeadDim]) {
+  const int64_t slot = p.slot_mapping[token];
+  if (slot < 0 || slot >= p.num_slots) return;
+  const int lane = static_cast<int>(threadIdx.x & 31);
+  const int half = p.head_dim / 2;
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+    const int i = lane + 32 * j;
+    if (i >= half) continue;
+    row[i] = head.low[j];
+    row[half + i] = head.high[j];
+  }
+  __syncwarp();
+  float x[kMaxHeadDim / 32];
+#pragma unroll
+  for (int j = 0; j < kMaxHeadDim / 32; ++j) x[j] = lane + 32 * j < p.head_dim ? row[lane + 32 * j] : 0.0f;
+  const KvFormat format = kv_format(p.kv_dtype);
+  if (format.is_rotated) rotate_dims(x, p.head_dim);
+  const int code = is_value ? format.value.code : format.key.code;
+  const float scale = own_scale(code, x);
+  const int in_page = static_cast<int>(slot & ((1 << p.kv.page_shift) - 1));
+  uint8_t* granule = granule_of(p, slot, in_page, kv_head);
+  uint8_t* part = granule + (is_value ? p.kv.value_at : 0);
+#pragma unroll
+  for (int j = 0; j < kMaxHeadDim / 32; ++j) {
+    const int dim = lane + 32 * j;
+    if (dim >= p.kv.row_bytes) continue;
+    uint8_t* target = part + byte_offset(p.kv.row_bytes, in_page & 15, dim);
+    if (dim < p.head_dim)
+      encode_element(code, x[j], scale, target);
+    else
+      *target = 0;
+  }
+  if (lane == 0) {
+    reinterpret_cast<float*>(granule + (is_value ? p.kv.value_scales_at : p.kv.key_scales_at))[in_page & 15] = scale;
+  }
+}
+
 __device__ void store_head(const Head& head, const AppendParams& p, int64_t token, int kv_head, bool is_value) {
   const int64_t slot = p.slot_mapping[token];
   if (slot < 0 || slot >= p.num_slots) return;
   const int in_page = static_cast<int>(slot & ((1 << p.kv.page_shift) - 1));
-  uint8_t* part = p.pages + p.kv.granule_offset(static_cast<int32_t>(slot >> p.kv.page_shift), kv_head, in_page) +
-                  (is_value ? p.kv.granule_bytes / 2 : 0);
+  uint8_t* part = granule_of(p, slot, in_page, kv_head) + (is_value ? p.kv.value_at : 0);
   const float scale = p.scales == nullptr ? 1.0f : p.scales[(is_value ? p.kv.num_kv_heads : 0) + kv_head];
-  const int bytes = p.kv_dtype == OCTAVO_KV_FLOAT32 ? 4 : p.kv_dtype >= OCTAVO_KV_FP8_E4M3 ? 1 : 2;
+  const int bytes = kv_format(p.kv_dtype).key.code_bytes;
   const int half = p.head_dim / 2;
   const auto store = [&](int dim, float x) {
     encode_element(p.kv_dtype, x, scale, part + byte_offset(p.kv.row_bytes, in_page & 15, dim * bytes));
@@ -119,7 +184,11 @@ __global__ void __launch_bounds__(kWarps * 32) append_kernel(const __grid_consta
     if (p.cosines != nullptr) rotate(head, p, token);
   }
   if (!is_query) {
-    store_head(head, p, token, head_of_kind, is_value);
+    __shared__ float rows[kWarps][kMaxHeadDim];
+    if (has_own_scales(p.kv_dtype))
+      store_scaled_head(head, p, token, head_of_kind, is_value, rows[threadIdx.x >> 5]);
+    else
+      store_head(head, p, token, head_of_kind, is_value);
     return;
   }
   const int64_t at = (token * p.num_q_heads + head_of_kind) * p.head_dim;

@@ -24,7 +24,7 @@ struct AppendParams {
   const float* k_norm;
   const float* cosines;  // [num_tokens][head_dim / 2] of the tokens' positions (ops/rope.h)
   const float* sines;
-  const float* scales;          // [2][num_kv_heads] or nullptr = 1
+  const float* scales;          // [2][num_kv_heads] or nullptr = 1; formats with scales of their own do not look at it
   const int32_t* slot_mapping;  // slots outside the pages are skipped
   int64_t num_slots;
   int32_t num_tokens;

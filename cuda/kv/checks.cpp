@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kv/format.h"
 #include "kv/shape.h"
 
 namespace octavo {
@@ -27,6 +28,11 @@ void check_scales(const float* scales, int32_t num_kv_heads) {
     fail(OCTAVO_INVALID_ARGUMENT, "%s scale of kv head %d must be finite and above 0, found %g",
          i < num_kv_heads ? "k" : "v", i % num_kv_heads, static_cast<double>(scales[i]));
   }
+}
+
+void check_scales_allowed(int32_t kv_dtype, const float* scales) {
+  if (scales == nullptr || !has_own_scales(kv_dtype)) return;
+  fail(OCTAVO_INVALID_ARGUMENT, "scales must be NULL: kv_dtype %d has scales of its own", kv_dtype);
 }
 
 void check_token_arguments(const octavo_kv_shape* shape, const void* pages, const void* k, const void* v,

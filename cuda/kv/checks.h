@@ -21,6 +21,9 @@ void check_scale(float scale);
 // scales: [2][num_kv_heads] in host memory, K then V, each as check_scale; nullptr is allowed.
 void check_scales(const float* scales, int32_t num_kv_heads);
 
+// nullptr where the format has scales of its own. What scales points at is not read.
+void check_scales_allowed(int32_t kv_dtype, const float* scales);
+
 // What the calls that move tokens into and out of pages have in common. What the pointers point at is not read: it may
 // be the device's.
 void check_token_arguments(const octavo_kv_shape* shape, const void* pages, const void* k, const void* v,

@@ -2,7 +2,7 @@
 
 #include "kv/convert.h"
 #include "kv/encode.cuh"
-#include "kv/shape.h"
+#include "kv/format.h"
 
 namespace octavo {
 namespace {
@@ -44,13 +44,20 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_const
   });
 }
 
-// One thread moves 8 bytes: row = (token, head, K or V), unit = which 8 bytes of it.
+// What is moved at a time: rows that scales follow are aligned to 4 bytes only.
+using Unit = uint32_t;
+constexpr int kUnitBytes = sizeof(Unit);
+
+__host__ __device__ int units_of_row(const MoveParams& p) { return (p.kv.row_bytes + p.scales_bytes) / kUnitBytes; }
+
+// One thread moves one unit: row = (token, head, K or V), codes up to the chunk's end, then scales.
 template <bool kPack>
 __global__ void __launch_bounds__(kThreads) move_kernel(const __grid_constant__ MoveParams p) {
-  const int units = p.kv.row_bytes / 8;
+  const int units = units_of_row(p);
+  const int packed_bytes = p.codes_bytes + p.scales_bytes;
   const int64_t rows = static_cast<int64_t>(p.num_tokens) * p.kv.num_kv_heads * 2;
   for_each_index(rows * units, [&](int64_t i) {
-    const int byte = static_cast<int>(i % units) * 8;
+    const int byte = static_cast<int>(i % units) * kUnitBytes;
     const int64_t row = i / units;
     const bool is_value = (row & 1) != 0;
     const int head = static_cast<int>((row >> 1) % p.kv.num_kv_heads);
@@ -58,32 +65,39 @@ __global__ void __launch_bounds__(kThreads) move_kernel(const __grid_constant__ 
     const int64_t slot = p.slot_mapping[token];
     if (slot < 0 || slot >= p.num_slots) return;
     const int in_page = static_cast<int>(slot & ((1 << p.kv.page_shift) - 1));
-    uint8_t* stored = p.pages + p.kv.granule_offset(static_cast<int32_t>(slot >> p.kv.page_shift), head, in_page) +
-                      (is_value ? p.kv.granule_bytes / 2 : 0) + byte_offset(p.kv.row_bytes, in_page & 15, byte);
-    uint8_t* plain = (is_value ? p.v : p.k) + (token * p.kv.num_kv_heads + head) * p.used_bytes + byte;
-    const bool used = byte < p.used_bytes;
+    const int scale_byte = byte - p.kv.row_bytes;  // below 0: a code's
+    uint8_t* granule = p.pages + p.kv.granule_offset(static_cast<int32_t>(slot >> p.kv.page_shift), head, in_page);
+    const int stored_at = scale_byte < 0
+                              ? (is_value ? p.kv.value_at : 0) + byte_offset(p.kv.row_bytes, in_page & 15, byte)
+                              : (is_value ? p.kv.value_scales_at : p.kv.key_scales_at) +
+                                    (in_page & 15) * p.scales_bytes + scale_byte;
+    const bool is_used = scale_byte >= 0 || byte < p.codes_bytes;
+    const int plain_at = scale_byte < 0 ? byte : p.codes_bytes + scale_byte;
+    Unit* stored = reinterpret_cast<Unit*>(granule + stored_at);
+    Unit* plain = reinterpret_cast<Unit*>((is_value ? p.v : p.k) +
+                                          (token * p.kv.num_kv_heads + head) * packed_bytes + plain_at);
     if (kPack) {
-      *reinterpret_cast<uint2*>(stored) = used ? *reinterpret_cast<const uint2*>(plain) : make_uint2(0, 0);
-    } else if (used) {
-      *reinterpret_cast<uint2*>(plain) = *reinterpret_cast<const uint2*>(stored);
+      *stored = is_used ? *plain : 0;
+    } else if (is_used) {
+      *plain = *stored;
     }
   });
 }
 
 int64_t count_moves(const MoveParams& p) {
-  return static_cast<int64_t>(p.num_tokens) * p.kv.num_kv_heads * 2 * (p.kv.row_bytes / 8);
+  return static_cast<int64_t>(p.num_tokens) * p.kv.num_kv_heads * 2 * units_of_row(p);
 }
 
 }  // namespace
 
 void quantize_gpu(int kv_dtype, const float* x, int64_t n, float scale, uint8_t* stored, GpuStream stream) {
   gpu_launch(quantize_kernel, count_blocks(n), kThreads, 0, stream, false,
-             ConvertParams{x, stored, n, scale, kv_dtype, kv_element_bytes(kv_dtype)});
+             ConvertParams{x, stored, n, scale, kv_dtype, kv_format(kv_dtype).key.code_bytes});
 }
 
 void dequantize_gpu(int kv_dtype, const uint8_t* stored, int64_t n, float scale, float* x, GpuStream stream) {
   gpu_launch(dequantize_kernel, count_blocks(n), kThreads, 0, stream, false,
-             ConvertParams{stored, x, n, scale, kv_dtype, kv_element_bytes(kv_dtype)});
+             ConvertParams{stored, x, n, scale, kv_dtype, kv_format(kv_dtype).key.code_bytes});
 }
 
 void pack_gpu(const MoveParams& params, GpuStream stream) {

@@ -15,12 +15,13 @@ void dequantize_gpu(int kv_dtype, const uint8_t* stored, int64_t n, float scale,
 struct MoveParams {
   KvGeometry kv;
   uint8_t* pages;
-  uint8_t* k;  // [num_tokens][num_kv_heads] rows of used_bytes
+  uint8_t* k;  // [num_tokens][num_kv_heads] rows of codes_bytes + scales_bytes
   uint8_t* v;
   const int32_t* slot_mapping;  // slots outside the pages are skipped
   int64_t num_slots;
   int32_t num_tokens;
-  int32_t used_bytes;  // of a row: head_dim elements, a multiple of 8
+  int32_t codes_bytes;   // of a row of K or V, a multiple of 8
+  int32_t scales_bytes;  // that follow them: 0 or 4
 };
 
 // Rows to pages, and pages to rows, bit for bit. Packing stores 0 past a row's end.

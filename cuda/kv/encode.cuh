@@ -29,10 +29,16 @@ __device__ inline float decode_fp8(int kv_dtype, uint8_t code) {
   return __half2float(__half(half));
 }
 
-// Writes x / scale as one element of kv_dtype.
-__device__ inline void encode_element(int kv_dtype, float x, float scale, uint8_t* target) {
+// Nearest integer of -127 .. 127; NaN gives -127.
+__device__ inline uint8_t encode_int8(float x) {
+  const float low = x > -127.0f ? x : -127.0f;
+  return static_cast<uint8_t>(__float2int_rn(low < 127.0f ? low : 127.0f));
+}
+
+// Writes x / scale as one element; code as quantize() of kv/quantize.h takes it.
+__device__ inline void encode_element(int code, float x, float scale, uint8_t* target) {
   const float y = __fdiv_rn(x, scale);
-  switch (kv_dtype) {
+  switch (code) {
     case OCTAVO_KV_FLOAT32:
       *reinterpret_cast<float*>(target) = y;
       return;
@@ -42,8 +48,11 @@ __device__ inline void encode_element(int kv_dtype, float x, float scale, uint8_
     case OCTAVO_KV_BFLOAT16:
       *reinterpret_cast<uint16_t*>(target) = encode_bf16(y);
       return;
+    case OCTAVO_KV_INT8:
+      *target = encode_int8(y);
+      return;
     default:
-      *target = encode_fp8(kv_dtype, y);
+      *target = encode_fp8(code, y);
   }
 }
 

@@ -38,7 +38,7 @@ extern "C" double octavo_kv_layer_page_bytes(const octavo_kv_shape* shape) {
 
 extern "C" int32_t octavo_quantize(int32_t kv_dtype, const float* x, int32_t n, float scale, uint8_t* stored) {
   return octavo::guard([&] {
-    octavo::kv_element_bytes(kv_dtype);
+    octavo::check_plain_kv_dtype(kv_dtype);
     octavo::check_count("n", n);
     octavo::check_scale(scale);
     if (n == 0) return;
@@ -50,7 +50,7 @@ extern "C" int32_t octavo_quantize(int32_t kv_dtype, const float* x, int32_t n, 
 
 extern "C" int32_t octavo_dequantize(int32_t kv_dtype, const uint8_t* stored, int32_t n, float scale, float* x) {
   return octavo::guard([&] {
-    octavo::kv_element_bytes(kv_dtype);
+    octavo::check_plain_kv_dtype(kv_dtype);
     octavo::check_count("n", n);
     octavo::check_scale(scale);
     if (n == 0) return;
@@ -64,6 +64,7 @@ extern "C" int32_t octavo_kv_append(const octavo_kv_shape* shape, uint8_t* pages
                                     const int32_t* slot_mapping, int32_t num_tokens, const float* scales) {
   return octavo::guard([&] {
     octavo::check_tokens(shape, pages, k, v, slot_mapping, num_tokens);
+    octavo::check_scales_allowed(shape->kv_dtype, scales);
     octavo::check_scales(scales, shape->num_kv_heads);
     octavo::ThreadPool threads(1);  // in the order given: of a slot named twice, the last token stays
     const int64_t stride = int64_t{shape->num_kv_heads} * shape->head_dim;

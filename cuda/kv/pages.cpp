@@ -5,6 +5,7 @@
 
 #include "kv/granule.h"
 #include "kv/quantize.h"
+#include "kv/rotation.h"
 
 namespace octavo {
 namespace {
@@ -12,38 +13,49 @@ namespace {
 constexpr int32_t kMaxHeadDim = 256;
 constexpr int64_t kTokensPerTask = 16;
 
-// Calls copy(chunk in the row, chunk in the pages, bytes of the row in that chunk) for each chunk of a row.
+// Calls copy(chunk in the row, chunk in the part, bytes of the row in that chunk) for each chunk of a row.
 template <class Copy>
-void for_each_chunk(const GranuleLayout& layout, int64_t token, int64_t used_bytes, Copy&& copy) {
+void for_each_chunk(const GranulePart& part, int64_t token, int64_t used_bytes, Copy&& copy) {
   for (int64_t chunk = 0; chunk * kChunkBytes < used_bytes; ++chunk) {
-    copy(chunk * kChunkBytes, layout.chunk_offset(token, chunk),
+    copy(chunk * kChunkBytes, part.chunk_offset(token, chunk),
          std::min<int64_t>(kChunkBytes, used_bytes - chunk * kChunkBytes));
   }
 }
 
-// Where a chunk of one token and kv head lies, as offsets in bytes.
-struct StoredChunk {
-  int64_t in_rows;     // of k and v as rows [num_tokens][num_kv_heads][head_dim]
-  int64_t k_in_pages;
-  int64_t v_in_pages;
-  size_t bytes;  // in the row; in the pages it always has kChunkBytes
+// A piece of one token's K or V, as offsets in bytes.
+struct StoredPiece {
+  int64_t in_rows;  // of k or v as kv_pack has it
+  int64_t in_pages;
+  size_t bytes;
+  size_t pad;  // bytes that follow in the pages and are 0
 };
 
-// Calls move(StoredChunk) for every chunk of the tokens that have a slot.
+// Calls move(StoredPiece) for every piece of K, or V, of the tokens that have a slot.
 template <class Move>
-void for_each_stored_chunk(const octavo_kv_shape& shape, const int32_t* slot_mapping, int32_t num_tokens, Move&& move) {
+void for_each_piece(const octavo_kv_shape& shape, bool is_value, const int32_t* slot_mapping, int32_t num_tokens,
+                    Move&& move) {
   const GranuleLayout layout(shape);
-  const int64_t used_bytes = int64_t{shape.head_dim} * kv_element_bytes(shape.kv_dtype);
+  const KvFormat format = kv_format(shape.kv_dtype);
+  const GranulePart& part = is_value ? layout.value : layout.key;
+  const KvRowFormat& row_format = is_value ? format.value : format.key;
+  const int64_t codes_bytes = row_format.codes_bytes(shape.head_dim);
+  const int64_t packed_bytes = row_format.packed_bytes(shape.head_dim);
   for (int64_t i = 0; i < num_tokens; ++i) {
     const int32_t slot = slot_mapping[i];
     if (slot < 0) continue;
+    const int64_t token = slot % kGranuleTokens;
     for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
       const int64_t granule = layout.granule_offset(slot / shape.page_size, head, slot % shape.page_size);
-      const int64_t row = (i * shape.num_kv_heads + head) * used_bytes;
-      for_each_chunk(layout, slot % kGranuleTokens, used_bytes, [&](int64_t in_row, int64_t in_part, int64_t bytes) {
-        const int64_t k_in_pages = granule + in_part;
-        move(StoredChunk{row + in_row, k_in_pages, k_in_pages + layout.part_bytes, static_cast<size_t>(bytes)});
+      const int64_t row = (i * shape.num_kv_heads + head) * packed_bytes;
+      for_each_chunk(part, token, codes_bytes, [&](int64_t in_row, int64_t in_part, int64_t bytes) {
+        move(StoredPiece{row + in_row, granule + part.at + in_part, static_cast<size_t>(bytes),
+                         static_cast<size_t>(kChunkBytes - bytes)});
       });
+      const int64_t scales_bytes = row_format.scales_bytes();
+      if (scales_bytes > 0) {
+        move(StoredPiece{row + codes_bytes, granule + part.scales_at + token * scales_bytes,
+                         static_cast<size_t>(scales_bytes), 0});
+      }
     }
   }
 }
@@ -56,11 +68,23 @@ void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int
                int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
                ThreadPool& threads) {
   const GranuleLayout layout(shape);
-  const auto append_row = [&](const float* row, int32_t token, float scale, uint8_t* part) {
+  const KvFormat format = kv_format(shape.kv_dtype);
+  const auto append_row = [&](const KvRowFormat& row_format, const GranulePart& part, const float* row, int32_t token,
+                              float scale, uint8_t* granule) {
     uint8_t stored[kMaxHeadDim * sizeof(float)] = {};  // bytes past head_dim, up to a chunk's end, are stored as 0
-    quantize(shape.kv_dtype, row, shape.head_dim, scale, stored);
-    for_each_chunk(layout, token, layout.row_bytes, [&](int64_t in_row, int64_t in_part, int64_t) {
-      std::memcpy(part + in_part, stored + in_row, kChunkBytes);
+    float rotated[kMaxHeadDim];
+    if (format.is_rotated) {
+      std::copy_n(row, shape.head_dim, rotated);
+      rotate_head(rotated, shape.head_dim);
+      row = rotated;
+    }
+    if (row_format.has_scale) {
+      scale = own_scale(row_format.code, row, shape.head_dim);
+      std::memcpy(granule + part.scales_at + token * sizeof scale, &scale, sizeof scale);
+    }
+    quantize(row_format.code, row, shape.head_dim, scale, stored);
+    for_each_chunk(part, token, part.row_bytes, [&](int64_t in_row, int64_t in_part, int64_t) {
+      std::memcpy(granule + part.at + in_part, stored + in_row, kChunkBytes);
     });
   };
   const auto append_token = [&](int64_t i) {
@@ -72,8 +96,9 @@ void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int
       const int64_t first = int64_t{head} * shape.head_dim;
       const float k_scale = scales == nullptr ? 1.0f : scales[head];
       const float v_scale = scales == nullptr ? 1.0f : scales[shape.num_kv_heads + head];
-      append_row(k + i * k_stride + first, offset % kGranuleTokens, k_scale, granule);
-      append_row(v + i * v_stride + first, offset % kGranuleTokens, v_scale, granule + layout.part_bytes);
+      const int32_t token = offset % kGranuleTokens;
+      append_row(format.key, layout.key, k + i * k_stride + first, token, k_scale, granule);
+      append_row(format.value, layout.value, v + i * v_stride + first, token, v_scale, granule);
     }
   };
   threads.run((num_tokens + kTokensPerTask - 1) / kTokensPerTask, [&](int64_t task, int) {
@@ -84,22 +109,23 @@ void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int
 
 void kv_pack(const octavo_kv_shape& shape, uint8_t* pages, const uint8_t* k, const uint8_t* v,
              const int32_t* slot_mapping, int32_t num_tokens) {
-  for_each_stored_chunk(shape, slot_mapping, num_tokens, [&](const StoredChunk& chunk) {
-    const auto copy = [&](uint8_t* to, const uint8_t* from) {
-      std::memcpy(to, from, chunk.bytes);
-      std::memset(to + chunk.bytes, 0, kChunkBytes - chunk.bytes);
-    };
-    copy(pages + chunk.k_in_pages, k + chunk.in_rows);
-    copy(pages + chunk.v_in_pages, v + chunk.in_rows);
-  });
+  for (const bool is_value : {false, true}) {
+    const uint8_t* rows = is_value ? v : k;
+    for_each_piece(shape, is_value, slot_mapping, num_tokens, [&](const StoredPiece& piece) {
+      std::memcpy(pages + piece.in_pages, rows + piece.in_rows, piece.bytes);
+      std::memset(pages + piece.in_pages + piece.bytes, 0, piece.pad);
+    });
+  }
 }
 
 void kv_unpack(const octavo_kv_shape& shape, const uint8_t* pages, uint8_t* k, uint8_t* v,
                const int32_t* slot_mapping, int32_t num_tokens) {
-  for_each_stored_chunk(shape, slot_mapping, num_tokens, [&](const StoredChunk& chunk) {
-    std::memcpy(k + chunk.in_rows, pages + chunk.k_in_pages, chunk.bytes);
-    std::memcpy(v + chunk.in_rows, pages + chunk.v_in_pages, chunk.bytes);
-  });
+  for (const bool is_value : {false, true}) {
+    uint8_t* rows = is_value ? v : k;
+    for_each_piece(shape, is_value, slot_mapping, num_tokens, [&](const StoredPiece& piece) {
+      std::memcpy(rows + piece.in_rows, pages + piece.in_pages, piece.bytes);
+    });
+  }
 }
 
 }  // namespace octavo

@@ -13,13 +13,14 @@ namespace octavo {
 int64_t kv_layer_page_bytes(const octavo_kv_shape& shape);
 
 // Writes K and V (f32, [num_tokens][num_kv_heads][head_dim]; rows k_stride and v_stride floats apart) of tokens into
-// their slots; slot -1 skips a token. scales: [2][num_kv_heads] or nullptr = 1. Slots must be valid and distinct.
+// their slots; slot -1 skips a token. scales: [2][num_kv_heads] or nullptr = 1; not used by formats with scales of their
+// own. Slots must be valid and distinct.
 void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int64_t k_stride, const float* v,
                int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
                ThreadPool& threads);
 
-// Copy stored elements, bit for bit, from rows into pages and back; k, v: [num_tokens][num_kv_heads][head_dim] elements.
-// Slot -1 skips a token: its rows are neither read nor written.
+// Copy what is stored, bit for bit, from rows into pages and back; k, v: [num_tokens][num_kv_heads] rows as
+// octavo_kv_pack has them. Slot -1 skips a token: its rows are neither read nor written.
 void kv_pack(const octavo_kv_shape& shape, uint8_t* pages, const uint8_t* k, const uint8_t* v,
              const int32_t* slot_mapping, int32_t num_tokens);
 void kv_unpack(const octavo_kv_shape& shape, const uint8_t* pages, uint8_t* k, uint8_t* v, const int32_t* slot_mapping,

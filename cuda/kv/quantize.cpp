@@ -1,10 +1,13 @@
 #include "kv/quantize.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "arch/cpu.h"
+#include "kv/format.h"
 #include "kv/quantize_kernels.h"
 
 namespace octavo {
@@ -64,9 +67,24 @@ const float* fp8_table(int32_t kv_dtype) {
   return kv_dtype == OCTAVO_KV_FP8_E4M3 ? e4m3.data() : e5m2.data();
 }
 
-void quantize(int32_t kv_dtype, const float* x, int64_t n, float scale, uint8_t* stored) {
+void quantize(int32_t code, const float* x, int64_t n, float scale, uint8_t* stored) {
   static const QuantizeKernel kernel = choose_quantize();
-  kernel(kv_dtype, x, n, scale, stored);
+  kernel(code, x, n, scale, stored);
+}
+
+float own_scale(int32_t code, const float* x, int64_t n) {
+  constexpr int32_t kInfinity = 0x7f800000;  // magnitudes compare as their bits do; those of NaN lie above
+  const bool keeps_nan = code == OCTAVO_KV_FP8_E4M3;
+  int32_t largest = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t magnitude = __builtin_bit_cast(int32_t, x[i]) & 0x7fffffff;
+    const int32_t counted = keeps_nan && magnitude > kInfinity ? 0 : magnitude;
+    largest = counted > largest ? counted : largest;
+  }
+  if (largest > kInfinity) return NAN;
+  const float scale =
+      std::min(__builtin_bit_cast(float, largest), std::numeric_limits<float>::max()) / largest_code(code);
+  return scale > 0 ? scale : 1.0f;
 }
 
 void dequantize(int32_t kv_dtype, const uint8_t* stored, int64_t n, float scale, float* x) {

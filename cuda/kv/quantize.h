@@ -8,10 +8,14 @@
 namespace octavo {
 
 // stored[i] = round(x[i] / scale), a true f32 division. NaN stays NaN. Beyond the largest finite value, infinity
-// included, every format but float32 saturates.
-void quantize(int32_t kv_dtype, const float* x, int64_t n, float scale, uint8_t* stored);
+// included, every format but float32 saturates. code: OCTAVO_KV_FLOAT32 .. FP8_E5M2, or INT8, which has no NaN and takes
+// it for -127.
+void quantize(int32_t code, const float* x, int64_t n, float scale, uint8_t* stored);
 
-// x[i] = stored[i] * scale.
+// The scale of n values that share one in a format with scales of its own (octavo.h, octavo_kv_dtype).
+float own_scale(int32_t code, const float* x, int64_t n);
+
+// x[i] = stored[i] * scale; kv_dtype as for octavo_dequantize.
 void dequantize(int32_t kv_dtype, const uint8_t* stored, int64_t n, float scale, float* x);
 
 // The 256 values of OCTAVO_KV_FP8_E4M3 or OCTAVO_KV_FP8_E5M2, by code.

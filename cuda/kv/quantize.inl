@@ -49,6 +49,16 @@ struct Float32 {
   static uint32_t encode(float x) { return __builtin_bit_cast(uint32_t, x); }
 };
 
+// Rounds as the narrow floats do: adding 1.5 x 2^23 leaves the integer in the low bits.
+struct Int8 {
+  using Stored = uint8_t;
+  static uint8_t encode(float x) {
+    const float low = x > -127.0f ? x : -127.0f;  // NaN too
+    const float clamped = low < 127.0f ? low : 127.0f;
+    return static_cast<uint8_t>(__builtin_bit_cast(uint32_t, clamped + 12582912.0f));
+  }
+};
+
 using Float16 = Narrow<10, 15, 0x7bff, 0x7e00, 0x8000, uint16_t>;
 using E4m3 = Narrow<3, 7, 0x7e, 0x7f, 0x80, uint8_t>;
 using E5m2 = Narrow<2, 15, 0x7b, 0x7f, 0x80, uint8_t>;
@@ -61,8 +71,8 @@ void quantize_as(const float* x, int64_t n, float scale, uint8_t* stored) {
   }
 }
 
-void quantize_any(int32_t kv_dtype, const float* x, int64_t n, float scale, uint8_t* stored) {
-  switch (kv_dtype) {
+void quantize_any(int32_t code, const float* x, int64_t n, float scale, uint8_t* stored) {
+  switch (code) {
     case OCTAVO_KV_FLOAT32:
       return quantize_as<Float32>(x, n, scale, stored);
     case OCTAVO_KV_FLOAT16:
@@ -71,6 +81,8 @@ void quantize_any(int32_t kv_dtype, const float* x, int64_t n, float scale, uint
       return quantize_as<Bfloat16>(x, n, scale, stored);
     case OCTAVO_KV_FP8_E4M3:
       return quantize_as<E4m3>(x, n, scale, stored);
+    case OCTAVO_KV_INT8:
+      return quantize_as<Int8>(x, n, scale, stored);
     default:
       return quantize_as<E5m2>(x, n, scale, stored);
   }

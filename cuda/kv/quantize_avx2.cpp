@@ -6,8 +6,8 @@
 namespace octavo {
 #include "kv/quantize.inl"
 
-void quantize_avx2(int32_t kv_dtype, const float* x, int64_t n, float scale, uint8_t* stored) {
-  quantize_any(kv_dtype, x, n, scale, stored);
+void quantize_avx2(int32_t code, const float* x, int64_t n, float scale, uint8_t* stored) {
+  quantize_any(code, x, n, scale, stored);
 }
 
 }  // namespace octavo

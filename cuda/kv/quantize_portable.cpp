@@ -5,8 +5,8 @@
 namespace octavo {
 #include "kv/quantize.inl"
 
-void quantize_portable(int32_t kv_dtype, const float* x, int64_t n, float scale, uint8_t* stored) {
-  quantize_any(kv_dtype, x, n, scale, stored);
+void quantize_portable(int32_t code, const float* x, int64_t n, float scale, uint8_t* stored) {
+  quantize_any(code, x, n, scale, stored);
 }
 
 }  // namespace octavo

@@ -19,23 +19,16 @@ void check_range(const char* name, int32_t value, int32_t low, int32_t high) {
 
 }  // namespace
 
-int32_t kv_element_bytes(int32_t kv_dtype) {
-  switch (kv_dtype) {
-    case OCTAVO_KV_FLOAT32:
-      return 4;
-    case OCTAVO_KV_FLOAT16:
-    case OCTAVO_KV_BFLOAT16:
-      return 2;
-    case OCTAVO_KV_FP8_E4M3:
-    case OCTAVO_KV_FP8_E5M2:
-      return 1;
-    default:
-      fail(OCTAVO_INVALID_ARGUMENT, "kv_dtype must be 0 to 4 (octavo_kv_dtype), found %d", kv_dtype);
-  }
+void check_kv_dtype(int32_t kv_dtype) {
+  check_range("kv_dtype (octavo_kv_dtype)", kv_dtype, OCTAVO_KV_FLOAT32, OCTAVO_KV_INT8_PER_TOKEN_HEAD);
+}
+
+void check_plain_kv_dtype(int32_t kv_dtype) {
+  check_range("kv_dtype of single values", kv_dtype, OCTAVO_KV_FLOAT32, OCTAVO_KV_FP8_E5M2);
 }
 
 void check_kv_shape(const octavo_kv_shape& shape) {
-  kv_element_bytes(shape.kv_dtype);
+  check_kv_dtype(shape.kv_dtype);
   if (shape.page_size != 16 && shape.page_size != 32 && shape.page_size != 64) {
     fail(OCTAVO_INVALID_ARGUMENT, "page_size must be 16, 32 or 64, found %d", shape.page_size);
   }

@@ -7,8 +7,11 @@
 
 namespace octavo {
 
-// Bytes of one element of an octavo_kv_dtype; throws Error for an unknown one.
-int32_t kv_element_bytes(int32_t kv_dtype);
+// Throws Error unless kv_dtype is an octavo_kv_dtype.
+void check_kv_dtype(int32_t kv_dtype);
+
+// Throws Error unless kv_dtype is an octavo_kv_dtype without scales of its own.
+void check_plain_kv_dtype(int32_t kv_dtype);
 
 // Throws Error naming the first field of shape that is out of its range.
 void check_kv_shape(const octavo_kv_shape& shape);

@@ -19,4 +19,13 @@ inline uint64_t checked_product(const char* what, std::initializer_list<uint64_t
   return product;
 }
 
+// a + b. Throws as checked_product.
+inline uint64_t checked_sum(const char* what, uint64_t a, uint64_t b) {
+  uint64_t sum = 0;
+  if (__builtin_add_overflow(a, b, &sum) || sum > INT64_MAX) {
+    fail(OCTAVO_OUT_OF_MEMORY, "the size of %s does not fit 63 bits", what);
+  }
+  return sum;
+}
+
 }  // namespace octavo

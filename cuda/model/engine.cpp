@@ -15,7 +15,7 @@ const octavo_engine_config& check_config(const Model& model, const octavo_engine
   if (!model.is_finished()) fail(OCTAVO_INVALID_ARGUMENT, "the model is not finished");
   check_engine_config(config);
   // Memory is reserved without being committed, so a cache larger than the machine would fail only when it fills.
-  const double cache_bytes = static_cast<double>(KvCache::size_bytes(model.config(), config));
+  const double cache_bytes = static_cast<double>(KvCache::size_bytes(model.config(), model.layers(), config));
   const double memory_bytes = available_memory().total_bytes;
   if (cache_bytes > memory_bytes) {
     fail(OCTAVO_OUT_OF_MEMORY, "a KV cache of %d pages needs %.0f bytes, but there are %.0f", config.num_pages,
@@ -30,7 +30,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& c
     : model_(std::move(model)),
       config_(check_config(*model_, config)),
       layout_(make_step_layout(config)),
-      kv_(model_->config(), config, kv_scales),
+      kv_(model_->config(), model_->layers(), config, kv_scales),
       scratch_(model_->config(), config),
       threads_(resolve_num_threads(config.num_threads)),
       page_writer_(static_cast<size_t>(config.num_pages), -1) {

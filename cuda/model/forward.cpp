@@ -15,7 +15,7 @@ namespace {
 //   slot       page_table[s][position / page_size] * page_size + position % page_size
 void place_tokens(const ForwardContext& context) {
   const StepView& step = context.step;
-  const int32_t page_size = context.kv.shape().page_size;
+  const int32_t page_size = context.kv.page_size();
   int32_t* positions = context.scratch.positions.as<int32_t>();
   int32_t* slots = context.scratch.slot_mapping.as<int32_t>();
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
@@ -106,15 +106,16 @@ void run_attention(const ForwardContext& context, int32_t layer) {
   const QkvOffsets offset(config);
   Rows& qkv = context.scratch.qkv;
   const int32_t num_tokens = context.step.num_tokens();
-  if (context.kv.calculates_scales()) {
+  const octavo_kv_shape& shape = context.kv.layer_shape(layer);
+  if (context.kv.calculates_scales(layer)) {
     context.kv.calculate_layer_scales(layer, qkv.data() + offset.k, qkv.data() + offset.v, qkv.width(), num_tokens);
   }
   uint8_t* pages = context.kv.layer_pages(layer);
   const float* scales = context.kv.layer_scales(layer);
-  kv_append(context.kv.shape(), pages, qkv.data() + offset.k, qkv.width(), qkv.data() + offset.v, qkv.width(),
+  kv_append(shape, pages, qkv.data() + offset.k, qkv.width(), qkv.data() + offset.v, qkv.width(),
             context.scratch.slot_mapping.as<int32_t>(), num_tokens, scales, context.threads);
   AttentionArgs args = {};
-  args.shape = context.kv.shape();
+  args.shape = shape;
   args.config.num_seqs = context.step.num_seqs();
   args.config.num_tokens = num_tokens;
   args.config.num_q_heads = config.num_q_heads;

@@ -4,41 +4,51 @@
 #include <cmath>
 #include <utility>
 
+#include "kv/format.h"
 #include "kv/pages.h"
 #include "model/checked_size.h"
 #include "model/kv_cache_config.h"
 
 namespace octavo {
 
-uint64_t KvCache::size_bytes(const octavo_model_config& model, const octavo_engine_config& config) {
-  const uint64_t page_bytes = static_cast<uint64_t>(kv_layer_page_bytes(make_kv_shape(model, config)));
-  return checked_product("the KV cache", {static_cast<uint64_t>(model.num_layers),
-                                          static_cast<uint64_t>(config.num_pages), page_bytes});
+uint64_t KvCache::size_bytes(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
+                             const octavo_engine_config& config) {
+  uint64_t page_bytes = 0;
+  for (const octavo_layer_config& layer : layers) {
+    page_bytes = checked_sum("the KV cache", page_bytes,
+                             static_cast<uint64_t>(kv_layer_page_bytes(make_kv_shape(model, layer, config))));
+  }
+  return checked_product("the KV cache", {page_bytes, static_cast<uint64_t>(config.num_pages)});
 }
 
-KvCache::KvCache(const octavo_model_config& model, const octavo_engine_config& config, const float* scales)
-    : shape_(make_kv_shape(model, config)),
-      layer_bytes_(kv_layer_page_bytes(shape_) * config.num_pages),
-      pages_(size_bytes(model, config)),
+KvCache::KvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
+                 const octavo_engine_config& config, const float* scales)
+    : pages_(size_bytes(model, layers, config)),
       num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
       calculates_scales_(config.calculate_kv_scales != 0) {
   check_kv_scales(model, config, scales);
+  int64_t offset_bytes = 0;
+  for (const octavo_layer_config& layer : layers) {
+    layers_.push_back({make_kv_shape(model, layer, config), offset_bytes});
+    offset_bytes += kv_layer_page_bytes(layers_.back().shape) * config.num_pages;
+  }
   if (calculates_scales_) scales_.assign(num_scales_, 1.0f);
   if (scales != nullptr) scales_.assign(scales, scales + num_scales_);
 }
 
 void KvCache::calculate_layer_scales(int32_t layer, const float* k, const float* v, int64_t stride,
                                      int32_t num_tokens) {
-  const int64_t width = int64_t{shape_.num_kv_heads} * shape_.head_dim;
-  float* scales = scales_.data() + int64_t{2} * layer * shape_.num_kv_heads;
+  const octavo_kv_shape& shape = layer_shape(layer);
+  const int64_t width = int64_t{shape.num_kv_heads} * shape.head_dim;
+  float* scales = scales_.data() + int64_t{2} * layer * shape.num_kv_heads;
   for (const auto& [rows, headroom] : {std::pair{k, kKeyDivisor}, std::pair{v, kValueDivisor}}) {
     float largest = 0;
     for (int32_t token = 0; token < num_tokens; ++token) {
       for (int64_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(rows[token * stride + i]));
     }
     const float scale = largest / headroom;
-    std::fill_n(scales, shape_.num_kv_heads, std::isfinite(scale) && scale > 0 ? scale : 1.0f);
-    scales += shape_.num_kv_heads;
+    std::fill_n(scales, shape.num_kv_heads, std::isfinite(scale) && scale > 0 ? scale : 1.0f);
+    scales += shape.num_kv_heads;
   }
 }
 
@@ -50,8 +60,14 @@ void KvCache::copy_scales(float* scales) const {
   }
 }
 
+bool KvCache::calculates_scales(int32_t layer) const {
+  return calculates_scales_ && takes_calculated_scales(layer_shape(layer).kv_dtype);
+}
+
 const float* KvCache::layer_scales(int32_t layer) const {
-  return scales_.empty() ? nullptr : scales_.data() + int64_t{2} * layer * shape_.num_kv_heads;
+  const octavo_kv_shape& shape = layer_shape(layer);
+  if (scales_.empty() || has_own_scales(shape.kv_dtype)) return nullptr;
+  return scales_.data() + int64_t{2} * layer * shape.num_kv_heads;
 }
 
 }  // namespace octavo

@@ -1,4 +1,4 @@
-// The KV pages of all layers: one block of memory, [layer][page], each layer in the granule layout.
+// The KV pages of all layers: one block of memory, [layer][page], each layer in the granule layout of its kv_dtype.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +13,17 @@ class KvCache {
  public:
   // scales: [num_layers][2][num_kv_heads] or nullptr = 1. Throws Error for a shape or scale out of range and when there
   // is not enough memory. Fresh pages are zero and take memory as they are written.
-  KvCache(const octavo_model_config& model, const octavo_engine_config& config, const float* scales);
+  KvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
+          const octavo_engine_config& config, const float* scales);
 
-  // Shape of one layer's pages.
-  const octavo_kv_shape& shape() const { return shape_; }
-  uint8_t* layer_pages(int32_t layer) { return pages_.data() + layer * layer_bytes_; }
-  // [2][num_kv_heads], or nullptr = 1.
+  int32_t page_size() const { return layers_[0].shape.page_size; }
+  const octavo_kv_shape& layer_shape(int32_t layer) const { return layers_[static_cast<size_t>(layer)].shape; }
+  uint8_t* layer_pages(int32_t layer) { return pages_.data() + layers_[static_cast<size_t>(layer)].offset_bytes; }
+  // [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
   const float* layer_scales(int32_t layer) const;
 
-  // Whether the next step still has to set the scales (octavo_engine_config.calculate_kv_scales).
-  bool calculates_scales() const { return calculates_scales_; }
+  // Whether the next step still has to set the layer's scales (octavo_engine_config.calculate_kv_scales).
+  bool calculates_scales(int32_t layer) const;
   // Sets a layer's scales from the first step's K and V, before they are appended. Rows as in kv_append.
   void calculate_layer_scales(int32_t layer, const float* k, const float* v, int64_t stride, int32_t num_tokens);
   // From here on the scales stay as they are.
@@ -31,11 +32,16 @@ class KvCache {
   void copy_scales(float* scales) const;
 
   // Bytes that the pages of such a cache take.
-  static uint64_t size_bytes(const octavo_model_config& model, const octavo_engine_config& config);
+  static uint64_t size_bytes(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
+                             const octavo_engine_config& config);
 
  private:
-  octavo_kv_shape shape_;
-  int64_t layer_bytes_;
+  struct Layer {
+    octavo_kv_shape shape;
+    int64_t offset_bytes;
+  };
+
+  std::vector<Layer> layers_;
   AlignedBuffer pages_;
   std::vector<float> scales_;  // empty = 1
   size_t num_scales_;

@@ -4,23 +4,30 @@
 
 #include "arch/error.h"
 #include "kv/shape.h"
+#include "model/layer_kv_shape.h"
 
 namespace octavo {
 namespace {
 
 void check_calculated(const octavo_engine_config& config, const float* scales) {
-  const bool is_fp8 = config.kv_dtype == OCTAVO_KV_FP8_E4M3 || config.kv_dtype == OCTAVO_KV_FP8_E5M2;
-  if (!is_fp8) fail(OCTAVO_INVALID_ARGUMENT, "calculate_kv_scales needs an FP8 kv_dtype, found %d", config.kv_dtype);
+  if (!takes_calculated_scales(config.kv_dtype)) {
+    fail(OCTAVO_INVALID_ARGUMENT, "calculate_kv_scales needs kv_dtype fp8_e4m3 or fp8_e5m2, found %d", config.kv_dtype);
+  }
   if (scales != nullptr) fail(OCTAVO_INVALID_ARGUMENT, "calculate_kv_scales and kv_scales exclude each other");
 }
 
 }  // namespace
 
-octavo_kv_shape make_kv_shape(const octavo_model_config& model, const octavo_engine_config& config) {
-  const octavo_kv_shape shape = {config.kv_dtype,    config.page_size, config.num_pages,
-                                 model.num_kv_heads, model.head_dim,   0};
+octavo_kv_shape make_kv_shape(const octavo_model_config& model, const octavo_layer_config& layer,
+                              const octavo_engine_config& config) {
+  const octavo_kv_shape shape =
+      layer_kv_shape(model, layer, config.kv_dtype, config.page_size, config.num_pages);
   check_kv_shape(shape);
   return shape;
+}
+
+bool takes_calculated_scales(int32_t kv_dtype) {
+  return kv_dtype == OCTAVO_KV_FP8_E4M3 || kv_dtype == OCTAVO_KV_FP8_E5M2;
 }
 
 void check_kv_scales(const octavo_model_config& model, const octavo_engine_config& config, const float* scales) {

@@ -1,5 +1,6 @@
 // The ABI's edge of models, of every build.
 #include "arch/error.h"
+#include "model/layer_kv_shape.h"
 #include "model/model_base.h"
 
 using octavo::fail;
@@ -47,14 +48,19 @@ extern "C" double octavo_model_weight_bytes(const octavo_model* model) {
 extern "C" void octavo_model_close(octavo_model* model) { delete model; }
 
 extern "C" double octavo_kv_page_bytes(const octavo_model* model, int32_t kv_dtype, int32_t page_size) {
-  double layer_bytes = 0;
-  int32_t num_layers = 0;
+  double bytes = 0;
   guard([&] {
     if (model == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model must not be NULL");
     const octavo_model_config& config = model->model->config();
-    const octavo_kv_shape shape = {kv_dtype, page_size, 1, config.num_kv_heads, config.head_dim, 0};
-    layer_bytes = octavo_kv_layer_page_bytes(&shape);
-    num_layers = config.num_layers;
+    for (const octavo_layer_config& layer : model->model->layers()) {
+      const octavo_kv_shape shape = octavo::layer_kv_shape(config, layer, kv_dtype, page_size, 1);
+      const double layer_bytes = octavo_kv_layer_page_bytes(&shape);
+      if (layer_bytes == 0) {
+        bytes = 0;
+        return;
+      }
+      bytes += layer_bytes;
+    }
   });
-  return layer_bytes * num_layers;
+  return bytes;
 }

@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { chooseKvCacheDtype, planKvPages } from "../../engine/kv_cache_plan.ts";
+import { chooseKvCacheDtype, planKvPages, skippedLayers } from "../../engine/kv_cache_plan.ts";
 
 const BASE = {
   memoryFreeBytes: 1000 * 2 ** 20,
@@ -14,6 +14,14 @@ Deno.test("chooseKvCacheDtype() takes the model's dtype for auto and says so", (
   assertEquals(chooseKvCacheDtype("fp8", "bfloat16"), { dtype: "fp8_e4m3", reason: "given by --kv-cache-dtype" });
   assertEquals(chooseKvCacheDtype("fp8_e5m2", "float32").dtype, "fp8_e5m2");
   assertThrows(() => chooseKvCacheDtype("int3" as "auto", "float32"), RangeError, 'received "int3"');
+});
+
+Deno.test("skippedLayers() gives each named layer once, in order", () => {
+  const layers = [0, 512, 0, 512].map((slidingWindow) => ({ slidingWindow, ropeTable: 0 as const }));
+  assertEquals(skippedLayers([], layers), []);
+  assertEquals(skippedLayers(["sliding_window", 2, 1], layers), [1, 2, 3]);
+  assertEquals(skippedLayers(["sliding_window"], layers.slice(0, 1)), []);
+  assertThrows(() => skippedLayers([4], layers), RangeError, "must name layers 0 to 3, received 4");
 });
 
 Deno.test("planKvPages() takes bytes or a fraction of what is free", () => {

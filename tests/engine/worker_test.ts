@@ -3,6 +3,7 @@
 import { assert, assertAlmostEquals, assertEquals, assertGreater, assertRejects } from "@std/assert";
 import { EngineError } from "../../engine/errors.ts";
 import { collect, type Collected } from "../../engine/collect.ts";
+import { KV_CACHE_DTYPE_NAMES } from "../../engine/kv_cache_plan.ts";
 import { type SamplingOptions, samplingParams } from "../../engine/sampling_params.ts";
 import { startEngine, type StartEngineOptions } from "../../engine/start_engine.ts";
 import type { Engine, SamplingParams } from "../../engine/types.ts";
@@ -128,13 +129,26 @@ Deno.test("Engine survives the ends of every sampling param's range", async () =
 });
 
 Deno.test("Engine serves every KV dtype", async () => {
-  for (const kvCacheDtype of ["float32", "float16", "bfloat16", "fp8", "fp8_e5m2"] as const) {
+  for (const kvCacheDtype of KV_CACHE_DTYPE_NAMES) {
     await using engine = await start({ kvCacheDtype });
     const [{ tokenIds, finishReason }] = await complete(engine, PROMPT);
     assertEquals([tokenIds.length, finishReason], [EXPECTED.length, "length"]);
     // The first token's logits are 0.6 nat apart.
     assertEquals(tokenIds[0], EXPECTED[0]);
   }
+});
+
+Deno.test("Engine keeps skipped layers in the model's dtype and says so", async () => {
+  const all = MODEL.config.layers.map((_, layer) => layer);
+  await using plain = await start({ kvCacheDtype: "bfloat16" });
+  await using skipped = await start({ kvCacheDtype: "int8", kvCacheDtypeSkipLayers: all });
+  assertEquals(skipped.info.kvCacheDtypeReason, `given by --kv-cache-dtype; bfloat16 in layers ${all.join(", ")}`);
+  assertEquals(skipped.info.kvBytesPerToken, plain.info.kvBytesPerToken);
+  assertEquals(await complete(skipped, PROMPT), await complete(plain, PROMPT));
+  await using one = await start({ kvCacheDtype: "fp8", kvCacheDtypeSkipLayers: [0] });
+  const half = plain.info.kvBytesPerToken / 2;
+  assertEquals(one.info.kvBytesPerToken, half + half / all.length);
+  await assertRejects(() => start({ kvCacheDtypeSkipLayers: [99] }), RangeError, "received 99");
 });
 
 Deno.test("Engine aborts a request whose consumer goes away and ends the rest", async () => {

@@ -5,9 +5,10 @@
  */
 import { DTYPE, KV_DTYPE } from "../../ffi/enums.ts";
 import { ATTENTION_CONFIG } from "../../ffi/structs.ts";
-import { byteAddress, elementBytes, encodeShape, type KvDtype, type KvShape, pageBytes } from "./_kv.ts";
-import { randomFloats, randomNumbers, shuffled } from "./_kv.ts";
+import { byteAddress, elementBytes, encodeShape, type KvDtype, type KvShape, packedBytes, pageBytes } from "./_kv.ts";
+import { randomFloats, randomNumbers, scaleAddress, scaleBytes, shuffled } from "./_kv.ts";
 import { openEachIsa } from "./_library.ts";
+import { isRotated, packRow, rotate, unpackRow } from "./_own_scales.ts";
 
 /** The library, once for each code path that has an attention kernel of its own. */
 export const LIBRARIES = openEachIsa(
@@ -35,7 +36,7 @@ export interface Sequence {
   readonly length: number;
   /** [length][numQHeads][headDim] */
   readonly q: Float32Array<ArrayBuffer>;
-  /** [length][numKvHeads][headDim] elements of the KV dtype. */
+  /** [length][numKvHeads] rows as `octavo_kv_pack` has them. */
   readonly k: Uint8Array<ArrayBuffer>;
   readonly v: Uint8Array<ArrayBuffer>;
 }
@@ -73,9 +74,15 @@ export function makeSequence(
   const random = randomNumbers(seed);
   const scaleOf = (part: number, head: number) => heads.scales?.[part * numKvHeads + head] ?? 1;
   const store = (part: number) => {
-    const stored = new Uint8Array(length * numKvHeads * headDim * elementBytes(kvDtype));
-    const rowBytes = headDim * elementBytes(kvDtype);
+    const rowBytes = packedBytes(kvDtype, headDim);
+    const stored = new Uint8Array(length * numKvHeads * rowBytes);
     const values = randomFloats(length * numKvHeads * headDim, random, deviation);
+    if (scaleBytes(kvDtype) > 0) {
+      for (let row = 0; row < length * numKvHeads; row++) {
+        stored.set(packRow(library, kvDtype, values.subarray(row * headDim, (row + 1) * headDim)), row * rowBytes);
+      }
+      return stored;
+    }
     for (let head = 0; head < numKvHeads; head++) {
       const rows = new Float32Array(length * headDim);
       for (let t = 0; t < length; t++) {
@@ -114,18 +121,20 @@ function place(heads: Heads, parts: readonly Part[], { pageSize = 16, seed = 1, 
   const free = shuffled(shape.numPages, randomNumbers(seed));
   const maxPages = Math.max(...parts.map(pagesOf));
   const pageTable = new Int32Array(parts.length * maxPages).fill(-1);
-  const rowBytes = heads.headDim * elementBytes(heads.kvDtype);
+  const codeBytes = heads.headDim * elementBytes(heads.kvDtype);
+  const rowBytes = packedBytes(heads.kvDtype, heads.headDim);
   parts.forEach((part, s) => {
     for (let p = 0; p < pagesOf(part); p++) pageTable[s * maxPages + p] = free.pop()!;
     for (let t = 0; t < part.end; t++) {
       const slot = pageTable[s * maxPages + Math.floor(t / pageSize)]! * pageSize + t % pageSize;
       for (let head = 0; head < heads.numKvHeads; head++) {
         const row = (t * heads.numKvHeads + head) * rowBytes;
-        for (let byte = 0; byte < rowBytes; byte += 8) {
-          const to = byteAddress(shape, { slot, head, part: "k", byte });
-          const toV = byteAddress(shape, { slot, head, part: "v", byte });
-          pages.set(part.sequence.k.subarray(row + byte, row + byte + 8), to);
-          pages.set(part.sequence.v.subarray(row + byte, row + byte + 8), toV);
+        for (const [name, rows] of [["k", part.sequence.k], ["v", part.sequence.v]] as const) {
+          for (let byte = 0; byte < codeBytes; byte += 8) {
+            pages.set(rows.subarray(row + byte, row + byte + 8), byteAddress(shape, { slot, head, part: name, byte }));
+          }
+          if (codeBytes === rowBytes) continue;
+          pages.set(rows.subarray(row + codeBytes, row + rowBytes), scaleAddress(shape, { slot, head, part: name }));
         }
       }
     }
@@ -183,11 +192,21 @@ export function attend(library: Library, heads: Heads, parts: readonly Part[], p
   return { out, lse };
 }
 
-/** The stored elements as they are, without scale. */
-function decode(library: Library, kvDtype: KvDtype, stored: Uint8Array<ArrayBuffer>): Float64Array {
-  const x = new Float32Array(stored.length / elementBytes(kvDtype));
-  library.check(library.symbols.octavo_dequantize(KV_DTYPE[kvDtype], stored, x.length, 1, x));
-  return Float64Array.from(x);
+/** What is stored, in rotated formats turned, without scales that the caller gives. */
+function decode(library: Library, { kvDtype, headDim }: Heads, stored: Uint8Array<ArrayBuffer>): Float64Array {
+  if (scaleBytes(kvDtype) === 0) {
+    const x = new Float32Array(stored.length / elementBytes(kvDtype));
+    library.check(library.symbols.octavo_dequantize(KV_DTYPE[kvDtype], stored, x.length, 1, x));
+    return Float64Array.from(x);
+  }
+  const rowBytes = packedBytes(kvDtype, headDim);
+  const values = new Float64Array(stored.length / rowBytes * headDim);
+  for (let row = 0; row * rowBytes < stored.length; row++) {
+    const packed = stored.subarray(row * rowBytes, (row + 1) * rowBytes);
+    const x = unpackRow(library, kvDtype, packed);
+    values.set(isRotated(kvDtype) ? rotate(x) : x, row * headDim);
+  }
+  return values;
 }
 
 /** The same attention in f64 over the dequantised stored elements, straight from the definition. */
@@ -196,8 +215,8 @@ export function attendExactly(library: Library, heads: Heads, { sequence, begin,
   lse: Float64Array;
 } {
   const { headDim, numKvHeads, numQHeads, window = 0, softcap = 0 } = heads;
-  const k = decode(library, heads.kvDtype, sequence.k);
-  const v = decode(library, heads.kvDtype, sequence.v);
+  const k = decode(library, heads, sequence.k);
+  const v = decode(library, heads, sequence.v);
   const out = new Float64Array((end - begin) * numQHeads * headDim);
   const lse = new Float64Array((end - begin) * numQHeads);
   const logits = new Float64Array(end);

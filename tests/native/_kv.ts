@@ -35,28 +35,59 @@ export function encodeShape(shape: KvShape): Uint8Array<ArrayBuffer> {
 
 /** Bytes of one stored element. */
 export function elementBytes(kvDtype: KvDtype): number {
-  return kvDtype === "float32" ? 4 : kvDtype.startsWith("fp8") ? 1 : 2;
+  return kvDtype === "float32" ? 4 : kvDtype.endsWith("float16") ? 2 : 1;
+}
+
+/** Bytes of the scale that lies with each token's row; 0 where the caller gives scales. */
+export function scaleBytes(kvDtype: KvDtype): number {
+  return kvDtype.startsWith("int8") || kvDtype === "fp8_per_token_head" ? 4 : 0;
+}
+
+/** Bytes of one row as `octavo_kv_pack` has it: elements, then their scale. */
+export function packedBytes(kvDtype: KvDtype, headDim: number): number {
+  return headDim * elementBytes(kvDtype) + scaleBytes(kvDtype);
+}
+
+function granuleBytes({ kvDtype, headDim }: KvShape): number {
+  return 2 * 16 * (Math.ceil(headDim * elementBytes(kvDtype) / 16) * 16 + scaleBytes(kvDtype));
 }
 
 /** Bytes of one page, written from octavo.h. */
-export function pageBytes({ kvDtype, pageSize, numKvHeads, headDim }: KvShape): number {
-  return numKvHeads * (pageSize / 16) * 2 * 16 * Math.ceil(headDim * elementBytes(kvDtype) / 16) * 16;
+export function pageBytes(shape: KvShape): number {
+  return shape.numKvHeads * (shape.pageSize / 16) * granuleBytes(shape);
 }
 
-/** Byte address in the pages of one byte of a row; written from octavo.h's description, not from the library. */
-export function byteAddress(shape: KvShape, at: { slot: number; head: number; part: "k" | "v"; byte: number }): number {
+/** Where a token's row of K or V lies. */
+export interface RowPlace {
+  readonly slot: number;
+  readonly head: number;
+  readonly part: "k" | "v";
+}
+
+/** Offset of the granule in the pages that holds a row. */
+function granuleAddress(shape: KvShape, { slot, head }: RowPlace): number {
+  const granule = Math.floor(slot % shape.pageSize / 16);
+  return Math.floor(slot / shape.pageSize) * pageBytes(shape) +
+    (head * (shape.pageSize / 16) + granule) * granuleBytes(shape);
+}
+
+/** Byte address in the pages of a row's scale; written from octavo.h's description, not from the library. */
+export function scaleAddress(shape: KvShape, at: RowPlace): number {
+  const scales = 16 * scaleBytes(shape.kvDtype);
+  return granuleAddress(shape, at) + granuleBytes(shape) - (at.part === "k" ? 2 : 1) * scales +
+    at.slot % 16 * scaleBytes(shape.kvDtype);
+}
+
+/** Byte address in the pages of one byte of a row's elements; written as {@linkcode scaleAddress}. */
+export function byteAddress(shape: KvShape, at: RowPlace & { readonly byte: number }): number {
   const rowBytes = Math.ceil(shape.headDim * elementBytes(shape.kvDtype) / 16) * 16;
-  const granuleBytes = 2 * 16 * rowBytes;
-  const page = Math.floor(at.slot / shape.pageSize);
-  const inPage = at.slot % shape.pageSize;
-  const granule = Math.floor(inPage / 16);
-  const token = inPage % 16;
+  const token = at.slot % 16;
   const block = Math.floor(at.byte / 128);
   const width = Math.min(128, rowBytes - 128 * block);
   const chunk = Math.floor(at.byte % 128 / 16);
   const swizzled = width === 128 ? chunk ^ (token & 7) : width === 64 ? chunk ^ ((token >> 1) & 3) : chunk;
-  return page * pageBytes(shape) + (at.head * (shape.pageSize / 16) + granule) * granuleBytes +
-    (at.part === "v" ? 16 * rowBytes : 0) + block * 128 * 16 + token * width + swizzled * 16 + at.byte % 16;
+  return granuleAddress(shape, at) + (at.part === "v" ? 16 * rowBytes : 0) + block * 128 * 16 + token * width +
+    swizzled * 16 + at.byte % 16;
 }
 
 /** Uniform random numbers in [0, 1) from a 32-bit seed (mulberry32). */

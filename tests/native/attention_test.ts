@@ -14,7 +14,7 @@ import {
   type Result,
   type Sequence,
 } from "./_attention.ts";
-import { elementBytes, encodeShape, KV_DTYPES, type KvDtype, pageBytes } from "./_kv.ts";
+import { elementBytes, encodeShape, KV_DTYPES, type KvDtype, packedBytes, pageBytes, scaleBytes } from "./_kv.ts";
 
 /** SmolLM2's ratio of heads. */
 const GQA3: Heads = { kvDtype: "fp8_e4m3", headDim: 64, numKvHeads: 2, numQHeads: 6 };
@@ -39,9 +39,16 @@ function rowsOf(result: Result, heads: Heads, begin: number, end: number): Resul
   };
 }
 
-/** A NaN of every format. */
-function nanElement(kvDtype: KvDtype): Uint8Array {
-  return new Uint8Array(elementBytes(kvDtype)).fill(0xff);
+/** Heads with unequal scales, where the format takes scales. */
+function scaledHeads(kvDtype: KvDtype): Heads {
+  return scaleBytes(kvDtype) > 0 ? { ...GQA3, kvDtype } : { ...GQA3, kvDtype, scales: UNEQUAL_SCALES };
+}
+
+/** Makes element 5 of a row NaN, or, in formats without NaN, all of the row by its scale. */
+function spoilRow(rows: Uint8Array, { kvDtype, headDim }: Heads, row: number) {
+  const at = row * packedBytes(kvDtype, headDim);
+  if (kvDtype.startsWith("int8")) rows.fill(0xff, at + headDim, at + headDim + scaleBytes(kvDtype));
+  else rows.fill(0xff, at + 5 * elementBytes(kvDtype), at + 6 * elementBytes(kvDtype));
 }
 
 for (const library of LIBRARIES) {
@@ -50,7 +57,7 @@ for (const library of LIBRARIES) {
 
   for (const kvDtype of KV_DTYPES) {
     test(`decodes ${kvDtype} at every length, past poison`, () => {
-      const heads = { ...GQA3, kvDtype, scales: UNEQUAL_SCALES };
+      const heads = scaledHeads(kvDtype);
       const parts = LENGTHS.map((length) => lastToken(make(heads, length)));
       const result = attend(library, heads, parts, { pageSize: 16, poison: 0x7f });
       assertExact(library, heads, parts, result);
@@ -60,7 +67,7 @@ for (const library of LIBRARIES) {
     });
 
     test(`prefills ${kvDtype}`, () => {
-      const heads = { ...GQA3, kvDtype, scales: UNEQUAL_SCALES };
+      const heads = scaledHeads(kvDtype);
       const sequences = [1, 17, 70, 200].map((length) => make(heads, length));
       const parts = [...sequences.slice(0, 3).map(whole), { sequence: sequences[3]!, begin: 130, end: 187 }];
       const result = attend(library, heads, parts, { poison: 0x7f });
@@ -76,7 +83,7 @@ for (const library of LIBRARIES) {
 
   test("takes every head_dim", () => {
     for (let headDim = 8; headDim <= 256; headDim += headDim < 80 || headDim === 248 ? 8 : 24) {
-      for (const kvDtype of ["fp8_e4m3", "bfloat16", "float32"] as const) {
+      for (const kvDtype of ["fp8_e4m3", "bfloat16", "float32", "fp8_per_token_head", "int8"] as const) {
         const heads = { kvDtype, headDim, numKvHeads: 2, numQHeads: 2 };
         const parts = [lastToken(make(heads, 70)), whole(make(heads, 19))];
         assertExact(library, heads, parts, attend(library, heads, parts, { pageSize: 32 }));
@@ -128,6 +135,8 @@ for (const library of LIBRARIES) {
         ["float32", 0, 150],
         ["fp8_e5m2", 0, 150],
         ["float16", 45, 150],
+        ["fp8_per_token_head", 0, 150],
+        ["int8", 45, 150],
       ] as const
     ) {
       const heads = { ...GQA3, kvDtype, window };
@@ -161,8 +170,9 @@ for (const library of LIBRARIES) {
         const clean = attend(library, heads, [whole(sequence)]);
         const at = 75;
         const spoiled = { ...sequence, [part]: sequence[part].slice() };
-        spoiled[part].set(nanElement(kvDtype), (at * heads.headDim + 5) * elementBytes(kvDtype));
+        spoilRow(spoiled[part], heads, at);
         const { out } = attend(library, heads, [whole(spoiled)]);
+        const wholeRow = kvDtype.startsWith("int8");
         const width = heads.numQHeads * heads.headDim;
         for (const token of [at - 1, at, at + heads.window - 1, at + heads.window]) {
           const alone = attend(library, heads, [{ sequence: spoiled, begin: token, end: token + 1 }]);
@@ -171,7 +181,9 @@ for (const library of LIBRARIES) {
         for (let token = 0; token < 150; token++) {
           const sees = token >= at && token < at + heads.window;
           for (let i = 0; i < width; i++) {
-            const expected = sees && (part === "k" || i % heads.headDim === 5) ? NaN : clean.out[token * width + i];
+            const expected = sees && (part === "k" || wholeRow || i % heads.headDim === 5)
+              ? NaN
+              : clean.out[token * width + i];
             assertEquals(out[token * width + i], expected, `${kvDtype}, NaN in ${part}, token ${token}, element ${i}`);
           }
         }
@@ -279,6 +291,8 @@ for (const library of LIBRARIES) {
     expectInvalid({ seqLen: new Int32Array([2147483647, 20]) }, "needs 134217728 pages");
     expectInvalid({ pageTable: new Int32Array([0, 1, 2, 4]) }, "page 1 of sequence 1 must be 0 to 3, found 4");
     expectInvalid({ pageTable: new Int32Array([0, -1, 2, 3]) }, "page 1 of sequence 0 must be 0 to 3, found -1");
+    const own = encodeShape({ kvDtype: "int8", pageSize: 16, numPages: 4, numKvHeads: 2, headDim: 16 });
+    expectInvalid({ shape: own }, "scales must be NULL: kv_dtype 6 has scales of its own");
     expectInvalid({ scales: new Float32Array([1, 1, 1, NaN]) }, "v scale of kv head 1 must be finite and above 0");
     for (const name of ["shape", "config", "pages", "q", "out"] as const) {
       expectInvalid({ [name]: null }, `${name} must not be NULL`);

@@ -131,7 +131,7 @@ for (const library of LIBRARIES) {
       assertEquals(status, STATUS.INVALID_ARGUMENT);
       assertStringIncludes(library.lastError(), text);
     };
-    expectInvalid(octavo_quantize(5, x, 8, 1, stored), "kv_dtype must be 0 to 4 (octavo_kv_dtype), found 5");
+    expectInvalid(octavo_quantize(5, x, 8, 1, stored), "kv_dtype of single values must be 0 to 4, found 5");
     expectInvalid(octavo_quantize(E4M3, x, -1, 1, stored), "n must not be negative, found -1");
     expectInvalid(octavo_quantize(E4M3, x, 8, 0, stored), "scale must be finite and above 0, found 0");
     expectInvalid(octavo_quantize(E4M3, x, 8, NaN, stored), "scale must be finite and above 0, found nan");

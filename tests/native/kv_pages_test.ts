@@ -7,11 +7,15 @@ import {
   KV_DTYPES,
   type KvDtype,
   type KvShape,
+  packedBytes,
   pageBytes,
   randomFloats,
   randomNumbers,
+  scaleAddress,
+  scaleBytes,
   shuffled,
 } from "./_kv.ts";
+import { packRow } from "./_own_scales.ts";
 import { openEachIsa } from "./_library.ts";
 
 const LIBRARIES = openEachIsa(
@@ -36,19 +40,35 @@ function randomSlots(shape: KvShape, numTokens: number): Int32Array<ArrayBuffer>
 /** Pages of poison with the rows of k and v at their slots, by the test's own address function. */
 function expectedPages(shape: KvShape, slots: Int32Array, k: Uint8Array, v: Uint8Array): Uint8Array {
   const pages = new Uint8Array(shape.numPages * pageBytes(shape)).fill(POISON);
-  const rowBytes = shape.headDim * elementBytes(shape.kvDtype);
-  const paddedBytes = Math.ceil(rowBytes / 16) * 16;
+  const codeBytes = shape.headDim * elementBytes(shape.kvDtype);
+  const paddedBytes = Math.ceil(codeBytes / 16) * 16;
+  const rowBytes = packedBytes(shape.kvDtype, shape.headDim);
   slots.forEach((slot, i) => {
     if (slot < 0) return;
     for (let head = 0; head < shape.numKvHeads; head++) {
       const row = (i * shape.numKvHeads + head) * rowBytes;
-      for (let byte = 0; byte < paddedBytes; byte++) {
-        pages[byteAddress(shape, { slot, head, part: "k", byte })] = byte < rowBytes ? k[row + byte]! : 0;
-        pages[byteAddress(shape, { slot, head, part: "v", byte })] = byte < rowBytes ? v[row + byte]! : 0;
+      for (const [part, rows] of [["k", k], ["v", v]] as const) {
+        for (let byte = 0; byte < paddedBytes; byte++) {
+          pages[byteAddress(shape, { slot, head, part, byte })] = byte < codeBytes ? rows[row + byte]! : 0;
+        }
+        const scale = rows.subarray(row + codeBytes, row + rowBytes);
+        if (scale.length > 0) pages.set(scale, scaleAddress(shape, { slot, head, part }));
       }
     }
   });
   return pages;
+}
+
+/** Rows whose scale is an edge: all 0, tiny, huge, infinite, NaN. */
+function spoil(rows: Float32Array, headDim: number) {
+  const row = (i: number) => rows.subarray(i * headDim, (i + 1) * headDim);
+  row(0).fill(0);
+  row(1).fill(-0);
+  row(2).fill(1e-42);
+  row(3).fill(1e-45);
+  row(4).fill(3e38);
+  row(5)[3] = Infinity;
+  row(6)[5] = NaN;
 }
 
 function assertSameBytes(found: Uint8Array, expected: Uint8Array, what: string) {
@@ -71,6 +91,7 @@ for (const library of LIBRARIES) {
     }
     assertEquals(pageBytes(shapeOf("fp8_e4m3", 128, 16)), 3 * 4096);
     assertEquals(pageBytes(shapeOf("bfloat16", 24, 64)), 3 * 4 * 2 * 16 * 48);
+    assertEquals(pageBytes(shapeOf("int8", 128, 16)), 3 * 4224);
   });
 
   Deno.test(`octavo_kv_append() stores what octavo_quantize() gives, in the granule layout (${library.isa})`, () => {
@@ -80,28 +101,26 @@ for (const library of LIBRARIES) {
         const shape = shapeOf(kvDtype, headDim, headDim % 3 === 0 ? 32 : headDim === 64 ? 64 : 16);
         const slots = randomSlots(shape, 41);
         const random = randomNumbers(headDim);
-        const bytes = headDim * elementBytes(kvDtype);
+        const bytes = packedBytes(kvDtype, headDim);
         const [k, v] = [0, 1].map(() => randomFloats(41 * 3 * headDim, random, 50));
+        const ownScales = scaleBytes(kvDtype) > 0;
+        if (ownScales) spoil(k!, headDim);
+        const storeRow = (x: Float32Array<ArrayBuffer>, scale: number) => {
+          if (ownScales) return packRow(library, kvDtype, x);
+          const stored = new Uint8Array(bytes);
+          library.check(symbols.octavo_quantize(KV_DTYPE[kvDtype], x, headDim, scale, stored));
+          return stored;
+        };
         const [storedK, storedV] = [k!, v!].map((x, part) => {
           const stored = new Uint8Array(41 * 3 * bytes);
           for (let row = 0; row < 41 * 3; row++) {
-            const one = new Uint8Array(bytes);
-            const scale = scales[part * 3 + row % 3]!;
-            library.check(
-              symbols.octavo_quantize(
-                KV_DTYPE[kvDtype],
-                x.slice(row * headDim, (row + 1) * headDim),
-                headDim,
-                scale,
-                one,
-              ),
-            );
-            stored.set(one, row * bytes);
+            stored.set(storeRow(x.slice(row * headDim, (row + 1) * headDim), scales[part * 3 + row % 3]!), row * bytes);
           }
           return stored;
         });
         const pages = new Uint8Array(5 * pageBytes(shape)).fill(POISON);
-        library.check(symbols.octavo_kv_append(encodeShape(shape), pages, k!, v!, slots, 41, scales));
+        const given = ownScales ? null : scales;
+        library.check(symbols.octavo_kv_append(encodeShape(shape), pages, k!, v!, slots, 41, given));
         assertSameBytes(pages, expectedPages(shape, slots, storedK!, storedV!), `${kvDtype} x ${headDim}`);
       }
     }
@@ -123,7 +142,7 @@ for (const library of LIBRARIES) {
         const shape = shapeOf(kvDtype, headDim, headDim === 80 ? 64 : 32);
         const slots = randomSlots(shape, 41);
         const random = randomNumbers(headDim + 1);
-        const rowBytes = 3 * headDim * elementBytes(kvDtype);
+        const rowBytes = 3 * packedBytes(kvDtype, headDim);
         const [k, v] = [0, 1].map(() => Uint8Array.from({ length: 41 * rowBytes }, () => 256 * random()));
         const pages = new Uint8Array(5 * pageBytes(shape)).fill(POISON);
         library.check(symbols.octavo_kv_pack(encodeShape(shape), pages, k!, v!, slots, 41));
@@ -188,6 +207,12 @@ for (const library of LIBRARIES) {
     expectInvalid(append(shape, pages, null, x, slots, 2, null), "k must not be NULL");
     expectInvalid(append(shape, pages, x, null, slots, 2, null), "v must not be NULL");
     expectInvalid(append(shape, pages, x, x, null, 2, null), "slot_mapping must not be NULL");
+    const own = shapeOf("int8", 64, 16);
+    expectInvalid(
+      append(encodeShape(own), pages, x, x, slots, 2, new Float32Array(6).fill(1)),
+      "scales must be NULL: kv_dtype 6 has scales of its own",
+    );
+    expectInvalid(symbols.octavo_quantize(KV_DTYPE.int8, x, 64, 1, bytes), "kv_dtype of single values must be 0 to 4");
     const badScales = new Float32Array([1, 1, 1, 1, 0, 1]);
     expectInvalid(append(shape, pages, x, x, slots, 2, badScales), "v scale of kv head 1 must be finite and above 0");
     assertEquals(append(shape, null, null, null, null, 0, null), STATUS.OK);

@@ -39,7 +39,11 @@ Deno.test("octavo_step() with calculate_kv_scales sets each layer's scales from 
 Deno.test("octavo_engine_create() refuses calculate_kv_scales without FP8 and beside kv_scales", () => {
   using native = loadModel(library, model);
   const open = (settings: Parameters<typeof openEngine>[1]) => () => openEngine(native, settings);
-  assertThrows(open({ kvDtype: "bfloat16", calculateKvScales: true }), Error, "needs an FP8 kv_dtype");
+  assertThrows(
+    open({ kvDtype: "bfloat16", calculateKvScales: true }),
+    Error,
+    "needs kv_dtype fp8_e4m3 or fp8_e5m2, found 2",
+  );
   const kvScales = new Float32Array(model.config.numLayers * 2 * model.config.numKvHeads).fill(1);
   assertThrows(open({ kvDtype: "fp8_e5m2", calculateKvScales: true, kvScales }), Error, "exclude each other");
 });

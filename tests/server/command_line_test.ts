@@ -24,7 +24,10 @@ async function output(args: string[]): Promise<{ code: number; stdout: string; s
 Deno.test("octavo --help and --version print and end with 0", async () => {
   const help = await output(["--help"]);
   assertEquals(help.code, 0);
-  assertStringIncludes(help.stdout, "--kv-cache-dtype auto|bfloat16|float16|float32|fp8|fp8_e4m3|fp8_e5m2");
+  assertStringIncludes(
+    help.stdout,
+    "--kv-cache-dtype auto|bfloat16|float16|float32|fp8|fp8_e4m3|fp8_e5m2|fp8_per_token_head|",
+  );
   assertEquals(await output(["--version"]), { code: 0, stdout: `${VERSION}\n`, stderr: "" });
 });
 
