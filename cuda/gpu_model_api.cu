@@ -1,4 +1,4 @@
-// Models, engines and the host's single kernels in GPU builds: not offered yet, and said so by every entry.
+// Engines and the host's single kernels in GPU builds: not offered yet, and said so by every entry.
 #include "arch/error.h"
 #include "octavo.h"
 
@@ -21,37 +21,9 @@ Handle* refuse_handle(const char* what) {
 
 extern "C" {
 
-octavo_model* octavo_model_create(const octavo_model_config*, const octavo_layer_config*, const float*) {
-  return refuse_handle<octavo_model>("octavo_model_create");
-}
-
-int32_t octavo_model_add_file(octavo_model*, const char*) {
-  refuse("octavo_model_add_file");
-  return -1;
-}
-
-int32_t octavo_model_load_tensor(octavo_model*, const octavo_tensor*) { return refuse("octavo_model_load_tensor"); }
-int32_t octavo_model_finish(octavo_model*) { return refuse("octavo_model_finish"); }
-
-double octavo_model_weight_bytes(const octavo_model*) {
-  refuse("octavo_model_weight_bytes");
-  return 0;
-}
-
-void octavo_model_close(octavo_model*) {}
-
-double octavo_kv_page_bytes(const octavo_model*, int32_t, int32_t) {
-  refuse("octavo_kv_page_bytes");
-  return 0;
-}
-
 double octavo_engine_scratch_bytes(const octavo_model*, const octavo_engine_config*) {
   refuse("octavo_engine_scratch_bytes");
   return 0;
-}
-
-int32_t octavo_step_layout_get(const octavo_engine_config*, octavo_step_layout*) {
-  return refuse("octavo_step_layout_get");
 }
 
 octavo_engine* octavo_engine_create(const octavo_model*, const octavo_engine_config*, const float*) {

@@ -24,7 +24,21 @@ const WHEELS = [
 const TOOLCHAIN = new URL("build/toolchain/cuda-13.0.88/", PROJECT_FOLDER);
 const SOURCES = new URL("cuda/", PROJECT_FOLDER);
 // Host code that all builds share; the rest of the GPU build is .cu files.
-const SHARED = ["arch/error.cpp", "attn/attention_checks.cpp", "kv/checks.cpp", "kv/shape.cpp"];
+const SHARED = [
+  "arch/cpu.cpp",
+  "arch/error.cpp",
+  "arch/thread_pool.cpp",
+  "attn/attention_checks.cpp",
+  "gemm/format.cpp",
+  "kv/checks.cpp",
+  "kv/shape.cpp",
+  "model/mapped_file.cpp",
+  "model/model_api.cpp",
+  "model/model_base.cpp",
+  "model/model_config.cpp",
+  "model/roles.cpp",
+  "model/step_layout.cpp",
+];
 
 const INSTALLED = "/usr/local/cuda/bin/"; // where NVIDIA's installers put it
 

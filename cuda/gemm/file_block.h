@@ -179,9 +179,8 @@ OCTAVO_HOST_DEVICE inline float add_unfused(float a, float b) {
 #endif
 }
 
-// The values of a block of a block format, in order: emit(column, value).
-template <class Emit>
-OCTAVO_HOST_DEVICE inline void dequantize_block(const Format& format, const uint8_t* source, Emit&& emit) {
+// values[format.block_cols] = a block of a block format.
+OCTAVO_HOST_DEVICE inline void dequantize_block(const Format& format, const uint8_t* source, float* values) {
   FileBlock block;
   read_block(format.dtype, source, block);
   for (int b = 0; b < format.blocks(); ++b) {
@@ -192,7 +191,7 @@ OCTAVO_HOST_DEVICE inline void dequantize_block(const Format& format, const uint
         const int col = kBlockCols * b + num_cols * g + i;
         const int quant = format.lookup ? iq4_value(block.quants[col]) : block.quants[col];
         const float product = scale.scale * static_cast<float>(quant - format.offset);
-        emit(col, format.minimums() ? add_unfused(product, scale.minimum) : product);
+        values[col] = format.minimums() ? add_unfused(product, scale.minimum) : product;
       }
     }
   }

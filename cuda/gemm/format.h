@@ -105,7 +105,7 @@ alignas(16) inline constexpr uint8_t kIq4Values[16] = {1,   24,  45,  63,  79,  
                                                        129, 141, 153, 166, 181, 197, 217, 241};
 
 // Eight of them as one number, the first in its lowest byte.
-constexpr uint64_t iq4_half(int first) {
+OCTAVO_HOST_DEVICE constexpr uint64_t iq4_half(int first) {
   uint64_t half = 0;
   for (int i = 0; i < 8; ++i) half |= static_cast<uint64_t>(kIq4Values[first + i]) << (8 * i);
   return half;

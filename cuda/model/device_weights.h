@@ -7,10 +7,14 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
+#include "arch/gpu_memory.h"
 #include "gemm/device_matrix.h"
+#include "model/device_loader.h"
+#include "model/model_base.h"
 #include "octavo.h"
 
 namespace octavo {
@@ -33,26 +37,47 @@ struct DeviceLayerWeights {
   const float* attn_sinks;      // f32[num_q_heads] or nullptr
 };
 
-class DeviceModel {
+class DeviceModel final : public ModelBase {
  public:
-  bool is_finished() const;
-  const octavo_model_config& config() const;
-  const std::vector<octavo_layer_config>& layers() const;
+  // Arguments as octavo_model_create's. Throws Error, also where there is no usable device.
+  DeviceModel(const octavo_model_config& config, const octavo_layer_config* layers, const float* inv_freq);
+  ~DeviceModel() override;
 
   // OCTAVO_BF16 or OCTAVO_F16: the activations' type.
-  int32_t compute_dtype() const;
+  int32_t compute_dtype() const { return config().compute_dtype; }
 
-  const DeviceLayerWeights& layer(int32_t index) const;
-  const DeviceMatrix& token_embedding() const;  // vocab_size x hidden_size
-  const DeviceMatrix& lm_head() const;          // vocab_size x hidden_size; the embedding itself where they are tied
-  const float* output_norm() const;             // device f32[hidden_size]
-  // RoPE's inverse frequencies, rope_factors applied: host f32[head_dim / 2] of table 0 or 1.
-  const float* inv_freq(int32_t table) const;
+  const DeviceLayerWeights& layer(int32_t index) const { return layer_weights_[static_cast<size_t>(index)]; }
+  const DeviceMatrix& token_embedding() const { return token_embedding_; }  // vocab_size x hidden_size
+  // vocab_size x hidden_size; the embedding itself where they are tied
+  const DeviceMatrix& lm_head() const { return lm_head_.data != nullptr ? lm_head_ : token_embedding_; }
+  const float* output_norm() const { return output_norm_; }  // device f32[hidden_size]
 
-  uint64_t weight_bytes() const;  // of device memory
+ private:
+  struct MatrixPlace;
+
+  void load_matrix(CheckedTensor tensor) override;
+  void load_vector(const CheckedTensor& tensor, std::vector<float> values) override;
+  void end_loading() override;
+  MatrixPlace matrix_place(const octavo_tensor& tensor);
+  const float** vector_place(const octavo_tensor& tensor);
+  DeviceMatrix load_stacked(const std::map<int32_t, CheckedTensor>& parts, bool may_be_fp8);
+  void load_qkv_bias(const CheckedTensor& tensor, const std::vector<float>& values);
+  GpuMemory& allocate(size_t size_bytes);
+  float* allocate_vector(size_t length);
+
+  std::vector<DeviceLayerWeights> layer_weights_;
+  DeviceMatrix token_embedding_ = {};
+  DeviceMatrix lm_head_ = {};
+  const float* output_norm_ = nullptr;
+  std::vector<GpuMemory> memory_;
+  uint8_t* slab_ = nullptr;  // where vectors go, one after another
+  size_t slab_left_bytes_ = 0;
+  // Until finished.
+  std::map<const DeviceMatrix*, std::map<int32_t, CheckedTensor>> waiting_;  // parts of matrices, others to come
+  std::unique_ptr<DeviceLoader> loader_;
 };
 
-// The handle's model; it lives as long as one of its owners. Throws Error when it is not finished.
+// The handle's model; it lives as long as one of its owners. Throws Error (OCTAVO_INVALID_ARGUMENT) unless it is finished.
 std::shared_ptr<const DeviceModel> finished_device_model(const octavo_model& model);
 
 }  // namespace octavo
