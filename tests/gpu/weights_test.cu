@@ -107,7 +107,7 @@ class TestModel {
   explicit TestModel(const Case& test) : test_(test) {
     config_ = {kVocab, kHidden, kInner, kLayers, kQHeads, kKvHeads, kHeadDim, 128, OCTAVO_SILU, 0,
                test.compute_dtype, test.quantization, 1e-5f, 1.0f, 1.0f, 0.125f, 0, 0, {1, 1}};
-    const std::vector<octavo_layer_config> layers(kLayers, octavo_layer_config{0, 0});
+    const std::vector<octavo_layer_config> layers(kLayers, octavo_layer_config{});
     const std::vector<float> inv_freq(kHeadDim, 1.0f);
     model_ = std::make_shared<octavo::DeviceModel>(config_, layers.data(), inv_freq.data());
     for (const int32_t role : octavo::all_roles()) {

@@ -31,7 +31,7 @@ async function withDecoder(
 
 Deno.test("dequantize_block() and load_element() give what the formats define", async () => {
   await withDecoder(async (decode) => {
-    for (const [name, format] of Object.entries(WEIGHT_FORMATS)) {
+    for (const [name, format] of Object.entries(WEIGHT_FORMATS).filter(([, { blockCols }]) => blockCols > 1)) {
       const { stored } = randomBlocks(format, { count: 256 * 40, scale: 1, random: makeRandom(1) });
       const { values, magnitudes } = decodeWeights(format, stored);
       const decoded = await decode(format.dtype, stored);
