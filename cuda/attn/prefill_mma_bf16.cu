@@ -1,0 +1,3 @@
+#include "attn/prefill_mma.cuh"
+
+template octavo::PrefillLauncher octavo::find_prefill_mma<octavo::StoredBf16>(int head_dim);

@@ -1,0 +1,69 @@
+// Sizes of the fast prefill kernel's tiles, and where things lie in its shared memory (tests/cuda follows the maps):
+//
+//   Q: [warpgroup][column block][64 rows x 128 B] | K stages: [column block][keys x 128 B]
+//   | V stages: [granule][column block][16 keys x 128 B] | barriers
+#pragma once
+
+#include "arch/wgmma_descriptor.h"
+#include "kv/granule_address.h"
+
+namespace octavo {
+
+template <bool kBf16_, int kHeadDim_>
+struct PrefillWgmmaTile {
+  static constexpr bool kBf16 = kBf16_;
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr int kBlocks = kHeadDim / 64;  // column blocks of 64 dims
+  static constexpr int kKeys = kHeadDim <= 128 ? 128 : 64;
+  static constexpr int kGranules = kKeys / kGranuleTokens;
+  static constexpr int kOctets = kKeys / 8;
+  static constexpr int kConsumers = 2;
+  static constexpr int kRows = 64 * kConsumers;
+  static constexpr int kThreads = 128 * (kConsumers + 1);
+  static constexpr int kHalfBytes = half_granule_bytes(2 * kHeadDim);
+  static constexpr int kOctetBytes = 8 * kBlockBytes;  // 8 rows of a column block: the tensor core's unit
+  static constexpr int kPieceBytes = kGranuleTokens * kBlockBytes;  // a column block of a granule's K
+  static constexpr int kQueryBlockBytes = 64 * kBlockBytes;
+  static constexpr int kQueryBytes = kBlocks * kQueryBlockBytes;  // of a warpgroup
+  static constexpr int kStageBytes = kGranules * kHalfBytes;      // of K or of V
+  static constexpr int kStages = kHeadDim <= 128 ? 3 : 2;
+  static constexpr int kKeysAt = kConsumers * kQueryBytes;
+  static constexpr int kValuesAt = kKeysAt + kStages * kStageBytes;
+  static constexpr int kBarrierAt = kValuesAt + kStages * kStageBytes;
+  // Barriers: for K and V a full and an empty one a stage; for Q one of each a warpgroup; one for a row's tail.
+  static constexpr int kNumBarriers = 4 * kStages + 2 * kConsumers + 1;
+  static constexpr int kSmemBytes = kBarrierAt + kNumBarriers * 8;
+  static constexpr int kLoaderThreads = 96;
+  // 504 registers a lane of the three warpgroups in all.
+  static constexpr int kConsumerRegisters = 224;
+  static constexpr int kProducerRegisters = 56;
+
+  // Where a 16-byte chunk of a row of Q goes.
+  OCTAVO_HOST_DEVICE static constexpr int query_chunk(int row, int chunk) {
+    return chunk / 8 * kQueryBlockBytes + row * kBlockBytes + ((chunk % 8) ^ (row & 7)) * kChunkBytes;
+  }
+
+  // Where a column block of a granule's K goes: all keys of one block lie together.
+  OCTAVO_HOST_DEVICE static constexpr int key_piece(int granule, int block) {
+    return block * kKeys * kBlockBytes + granule * kPieceBytes;
+  }
+
+  // Descriptors, and what is added for MMA step d over the dims, or for a granule of keys.
+  __device__ static constexpr uint64_t query_descriptor(uint32_t at) { return wgmma_descriptor(at, kOctetBytes, 16); }
+  __device__ static constexpr uint64_t key_descriptor(uint32_t at) { return wgmma_descriptor(at, kOctetBytes, 16); }
+  __device__ static constexpr uint64_t value_descriptor(uint32_t at) {
+    return wgmma_descriptor(at, kOctetBytes, kPieceBytes);
+  }
+  OCTAVO_HOST_DEVICE static constexpr uint64_t query_step(int d) {
+    return (d / 4 * kQueryBlockBytes + d % 4 * 32) / kDescriptorUnit;
+  }
+  OCTAVO_HOST_DEVICE static constexpr uint64_t key_step(int d) {
+    return (d / 4 * kKeys * kBlockBytes + d % 4 * 32) / kDescriptorUnit;
+  }
+  OCTAVO_HOST_DEVICE static constexpr uint64_t value_step(int granule) { return granule * kHalfBytes / kDescriptorUnit; }
+
+  static_assert(kHeadDim % 64 == 0, "rows are whole column blocks");
+  static_assert(kSmemBytes <= 227 * 1024, "the tile does not fit in shared memory");
+};
+
+}  // namespace octavo
