@@ -7,9 +7,10 @@
 
 import { Library, openLibrary } from "../ffi/library.ts";
 import { NativeEngine } from "../ffi/native_engine.ts";
-import { NativeModel } from "../ffi/native_model.ts";
+import type { NativeModel } from "../ffi/native_model.ts";
 import { Counters } from "./counters.ts";
 import { planKvPages } from "./kv_cache_plan.ts";
+import { loadModel } from "./load_model.ts";
 import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
 import { StepLoop } from "./step_loop.ts";
@@ -37,7 +38,12 @@ self.onmessage = async ({ data }) => {
 async function run({ model, settings, counters }: StartMessage, mailbox: MailboxReceiver<EngineMessage>) {
   const { device } = settings;
   using library = settings.library === null ? await openLibrary({ device }) : new Library(settings.library);
-  using nativeModel = loadModel(library, model, settings);
+  using nativeModel = loadModel(
+    library,
+    model,
+    settings,
+    (doneBytes, totalBytes) => post({ type: "progress", doneBytes, totalBytes }),
+  );
   const pageBytes = nativeModel.kvPageBytes(settings.kvCacheDtype, settings.pageSize);
   const { memoryFreeBytes } = library.deviceInfo();
   const numPages = planKvPages({ ...settings, pageBytes, memoryFreeBytes });
@@ -53,31 +59,6 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
   });
   post(readyMessage({ library, nativeModel, model, settings, pageBytes, numPages }));
   runWorkerLoop(loop, mailbox, post);
-}
-
-/** Reads all tensors, file by file in the order of their offsets, as a disk likes it. */
-function loadModel(library: Library, model: WorkerModel, settings: EngineSettings): NativeModel {
-  const { maxModelLen, layerKvDtypes } = settings;
-  const layers = model.config.layers.map((layer, i) => ({ ...layer, kvDtype: layerKvDtypes[i] ?? undefined }));
-  const nativeModel = new NativeModel(library, { ...model.config, maxModelLen, layers }, {
-    numThreads: settings.numThreads,
-  });
-  try {
-    const files = model.paths.map((path) => nativeModel.addFile(path));
-    const tensors = model.tensors.toSorted((a, b) => a.file - b.file || a.offsetBytes - b.offsetBytes);
-    const totalBytes = tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 0);
-    let doneBytes = 0;
-    for (const tensor of tensors) {
-      nativeModel.loadTensor({ ...tensor, file: files[tensor.file]! });
-      doneBytes += tensor.sizeBytes;
-      post({ type: "progress", doneBytes, totalBytes });
-    }
-    nativeModel.finish();
-    return nativeModel;
-  } catch (error) {
-    nativeModel.close();
-    throw error;
-  }
 }
 
 function openEngine(nativeModel: NativeModel, settings: EngineSettings, numPages: number) {

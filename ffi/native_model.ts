@@ -5,7 +5,7 @@
  */
 
 import { Handle } from "./_handle.ts";
-import { ACTIVATION, DTYPE, KV_DTYPE, QUANTIZATION, ROLE, STATUS } from "./enums.ts";
+import { ACTIVATION, DTYPE, FILE_RANDOM, KV_DTYPE, QUANTIZATION, ROLE, STATUS } from "./enums.ts";
 import { type Library, NativeError } from "./library.ts";
 import { LAYER_CONFIG, MODEL_CONFIG, TENSOR } from "./structs.ts";
 
@@ -47,7 +47,8 @@ export interface NativeTensor {
   readonly role: keyof typeof ROLE;
   readonly layer: number;
   readonly dtype: keyof typeof DTYPE;
-  readonly file: number;
+  /** Null: it is made up, and `offsetBytes` is the seed. */
+  readonly file: number | null;
   readonly offsetBytes: number;
   readonly sizeBytes: number;
   readonly rows: number;
@@ -139,7 +140,7 @@ export class NativeModel extends Handle {
         role: ROLE[tensor.role],
         layer: tensor.layer,
         dtype: DTYPE[tensor.dtype],
-        file: tensor.file,
+        file: tensor.file ?? FILE_RANDOM,
         offset_bytes: tensor.offsetBytes,
         size_bytes: tensor.sizeBytes,
         rows: tensor.rows,

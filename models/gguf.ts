@@ -13,7 +13,7 @@
 
 import { ByteReader, type ByteSource, withFile } from "./byte_source.ts";
 import { ModelFileError } from "./errors.ts";
-import { blockElements, dtypeBytes, ggmlName, isTensorDtype, tensorDtypes } from "./tensor_dtype.ts";
+import { blockElements, dtypeBytes, ggmlName, ggufDtypes, isTensorDtype } from "./tensor_dtype.ts";
 import type { TensorDtype } from "./types.ts";
 
 /** Arrays of numbers stay typed arrays; booleans in arrays are bytes 0 and 1. 64-bit numbers may be bigints. */
@@ -196,7 +196,7 @@ function readTensorEntry(reader: ByteReader, index: number): TensorEntry {
   }
   const dtype = ggmlName(reader.u32(`${field}: type`));
   if (!isTensorDtype(dtype)) {
-    return reader.fail(`${field}: type`, `must be one of ${tensorDtypes.join(", ")}`, dtype);
+    return reader.fail(`${field}: type`, `must be one of ${ggufDtypes.join(", ")}`, dtype);
   }
   if (dims[0]! % blockElements(dtype) !== 0) {
     reader.fail(`${field}: dimension 0`, `must be a multiple of ${blockElements(dtype)} for ${dtype}`, dims[0]);

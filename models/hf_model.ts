@@ -10,27 +10,36 @@ import { endTokenIds } from "./end_tokens.ts";
 import { ModelFileError } from "./errors.ts";
 import { Fields, isRecord } from "./fields.ts";
 import { generationDefaults } from "./generation_config.ts";
-import { type Checkpoint, readCheckpoint } from "./hf_checkpoint.ts";
+import { type Checkpoint, type CheckpointTensor, readCheckpoint } from "./hf_checkpoint.ts";
 import { type HuggingFaceConfig, huggingFaceConfig } from "./hf_config.ts";
-import { huggingFacePlace } from "./hf_tensor_names.ts";
+import { huggingFacePlace, scaledWeight } from "./hf_tensor_names.ts";
 import { readRecord, readRecordOrNull, readTextOrNull } from "./json_file.ts";
-import { type FileTensor, mapTensors } from "./model_tensors.ts";
-import { refuseQuantizedWeights } from "./quantization_config.ts";
+import { type FileTensor, madeUpTensors, mapTensors } from "./model_tensors.ts";
+import { checkWeightQuantization } from "./quantization_config.ts";
 import { createTokenizer } from "./tokenizer.ts";
-import type { ChatTemplate, ModelConfig, ModelFiles, TensorSource, Tokenizer } from "./types.ts";
+import type { ChatTemplate, ModelConfig, ModelFiles, ScaleSource, TensorSource, Tokenizer } from "./types.ts";
+
+/** How {@linkcode openHuggingFaceModel} names a model and where its weights come from. */
+export interface HuggingFaceOptions {
+  /** To serve it by; the folder's own name by default. */
+  readonly name?: string;
+  /** Make the weights up, from a seed, instead of reading safetensors files, which need not be there. */
+  readonly madeUpSeed?: number;
+}
 
 /**
  * Reads a folder's settings, tokenizer and tensor headers.
  *
  * @param folder Absolute.
- * @param name To serve it by; the folder's own name by default.
  * @throws {ModelFileError} When a file is missing, damaged, or holds a model that is not known.
  */
-export function openHuggingFaceModel(folder: string, name: string = basename(folder)): ModelFiles {
+export function openHuggingFaceModel(folder: string, options: HuggingFaceOptions = {}): ModelFiles {
+  const { name = basename(folder), madeUpSeed } = options;
   const configPath = join(folder, "config.json");
   const record = readRecord(configPath);
-  refuseQuantizedWeights(configPath, record);
-  const checkpoint = readCheckpoint(folder);
+  const isMadeUp = madeUpSeed !== undefined;
+  if (!isMadeUp) checkWeightQuantization(configPath, record);
+  const checkpoint: Checkpoint = isMadeUp ? { paths: [], tensors: [] } : readCheckpoint(folder);
   const settings = huggingFaceConfig(configPath, record, storedDtype(checkpoint));
   const { vocabSize } = settings.config;
   const tokens = readSpecialTokens(folder);
@@ -50,7 +59,9 @@ export function openHuggingFaceModel(folder: string, name: string = basename(fol
     source: folder,
     paths: checkpoint.paths,
     config: settings.config,
-    tensors: checkpointTensors(checkpoint, settings),
+    tensors: isMadeUp
+      ? madeUpTensors({ ...settings, needsLmHead: !settings.isTied }, madeUpSeed)
+      : checkpointTensors(checkpoint, settings),
     tokenizer,
     chatTemplate,
     generationDefaults: generationDefaults(generation),
@@ -74,16 +85,49 @@ function checkpointTensors(checkpoint: Checkpoint, settings: HuggingFaceConfig):
     // A tied model's lm_head may be stored too; it is the embedding again.
     return isTied && place?.role === "lm_head" ? null : place;
   };
-  const tensors: FileTensor[] = [];
-  for (const { dtype, ...tensor } of checkpoint.tensors) {
-    if (placeOf(tensor.name) === null) continue;
-    if (dtype !== "F32" && dtype !== "F16" && dtype !== "BF16") {
-      const path = paths[tensor.file]!;
-      throw new ModelFileError(path, `tensor ${tensor.name}: dtype`, "must be F32, F16 or BF16", dtype);
-    }
-    tensors.push({ ...tensor, dtype });
-  }
+  const scales = new Map<string, CheckpointTensor>();
+  const weights = checkpoint.tensors.filter((tensor) => {
+    const weight = scaledWeight(tensor.name);
+    if (weight !== null) scales.set(weight, tensor);
+    return weight === null && placeOf(tensor.name) !== null;
+  });
+  const tensors = weights.map((tensor) => fileTensor(tensor, scales, paths[tensor.file]!));
   return mapTensors(tensors, { config, architecture, paths, placeOf, isInterleaved: false, needsLmHead: !isTied });
+}
+
+/** @param scales By the weight's name. */
+function fileTensor(
+  { dtype, ...tensor }: CheckpointTensor,
+  scales: ReadonlyMap<string, CheckpointTensor>,
+  path: string,
+): FileTensor {
+  const scale = scales.get(tensor.name);
+  const field = `tensor ${tensor.name}`;
+  if (dtype === "F8_E4M3") {
+    if (scale === undefined) throw new ModelFileError(path, field, `must have its scale, ${tensor.name}_scale`);
+    return { ...tensor, dtype, scales: scaleSource(scale, path) };
+  }
+  if (!isFloatDtype(dtype)) {
+    throw new ModelFileError(path, `${field}: dtype`, "must be F32, F16, BF16 or F8_E4M3", dtype);
+  }
+  if (scale !== undefined) throw new ModelFileError(path, `${field}: dtype`, "has scales and must be F8_E4M3", dtype);
+  return { ...tensor, dtype };
+}
+
+/** One scale, or one a row: shapes [], [1], [rows] and [rows, 1]. */
+function scaleSource({ name, dtype, shape, file, offsetBytes }: CheckpointTensor, path: string): ScaleSource {
+  if (!isFloatDtype(dtype)) {
+    throw new ModelFileError(path, `tensor ${name}: dtype`, "must be F32, F16 or BF16", dtype);
+  }
+  const [count = 1, cols = 1, ...more] = shape;
+  if (cols !== 1 || more.length > 0) {
+    throw new ModelFileError(path, `tensor ${name}`, "must have one value, or one a row", shape);
+  }
+  return { file, dtype, offsetBytes, count };
+}
+
+function isFloatDtype(dtype: string): dtype is "F32" | "F16" | "BF16" {
+  return dtype === "F32" || dtype === "F16" || dtype === "BF16";
 }
 
 interface SpecialTokens {

@@ -51,6 +51,15 @@ const unused = /^(?:model\.)?(?:vision_tower|multi_modal_projector)\.|\.rotary_e
  */
 const kvScale = /\.self_attn\.(?:(?:attn\.)?(?:q|k|v|kv)_(?:scale|zero_point)|[kv]_proj\.(?:output|[kv])_scale)$/;
 
+/** Scales of FP8 weights and of their inputs; the latter are taken from the inputs themselves. */
+const weightScale = /\.weight_scale$/;
+const inputScale = /_proj\.input_scale$/;
+
+/** The weight whose scales a tensor holds, or null. */
+export function scaledWeight(name: string): string | null {
+  return weightScale.test(name) ? name.slice(0, -"_scale".length) : null;
+}
+
 /** True for a scale or zero point of the KV cache. */
 export function isKvScale(name: string): boolean {
   return kvScale.test(name);
@@ -58,7 +67,7 @@ export function isKvScale(name: string): boolean {
 
 /** What a tensor's name says; null: known and not needed; undefined: not known. */
 export function huggingFacePlace(name: string, architecture: Architecture): TensorPlace | null | undefined {
-  if (isKvScale(name) || unused.test(name)) return null;
+  if (isKvScale(name) || unused.test(name) || inputScale.test(name)) return null;
   if (lmHead.test(name)) return { role: "lm_head", layer: -1 };
   const prefix = decoderPrefix.exec(name);
   if (prefix === null) return undefined;

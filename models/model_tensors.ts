@@ -6,7 +6,8 @@
 
 import type { Architecture } from "./architectures.ts";
 import { ModelFileError } from "./errors.ts";
-import type { ModelConfig, TensorDtype, TensorRole, TensorSource } from "./types.ts";
+import { dtypeBytes } from "./tensor_dtype.ts";
+import type { ModelConfig, ScaleSource, TensorDtype, TensorRole, TensorSource } from "./types.ts";
 
 /** A tensor as a file's header describes it. */
 export interface FileTensor {
@@ -18,6 +19,8 @@ export interface FileTensor {
   readonly file: number;
   readonly offsetBytes: number;
   readonly sizeBytes: number;
+  /** F8_E4M3 only. */
+  readonly scales?: ScaleSource;
 }
 
 /** What a tensor's name says. Layer -1: outside the layers. */
@@ -97,9 +100,39 @@ function sourceOf(tensor: FileTensor, place: TensorPlace, path: string, mapping:
   const isQ = place.role === "q_proj" || place.role === "q_bias";
   const isK = place.role === "k_proj" || place.role === "k_bias";
   const heads = isQ ? config.numQHeads : isK ? config.numKvHeads : 0;
-  const [rows, cols] = wanted.length === 1 ? [1, wanted[0]!] : [wanted[0]!, wanted[1]!];
+  const [rows, cols] = matrixShape(wanted);
   const interleavedHeads = mapping.isInterleaved ? heads : 0;
-  return { ...place, dtype, file, offsetBytes, sizeBytes, rows, cols, interleavedHeads };
+  const { scales } = tensor;
+  if (scales !== undefined && scales.count !== 1 && scales.count !== rows) {
+    throw new ModelFileError(path, `${field}: its scales`, `must be 1 or ${rows}`, scales.count);
+  }
+  const source = { ...place, dtype, file, offsetBytes, sizeBytes, rows, cols, interleavedHeads };
+  return scales === undefined ? source : { ...source, scales };
+}
+
+/**
+ * The tensors of a model that lies in no file: all that its architecture must have, made up by the native library.
+ *
+ * @param mapping.needsLmHead Make an output matrix of its own.
+ * @param seed Another seed gives other weights.
+ */
+export function madeUpTensors(
+  { config, architecture, needsLmHead }: Pick<TensorMapping, "config" | "architecture" | "needsLmHead">,
+  seed: number,
+): TensorSource[] {
+  const source = (role: TensorRole, layer: number): TensorSource => {
+    const [rows, cols] = matrixShape(roleShape(role, config));
+    const sizeBytes = dtypeBytes("BF16", rows * cols);
+    return { role, layer, dtype: "BF16", file: null, offsetBytes: seed, sizeBytes, rows, cols, interleavedHeads: 0 };
+  };
+  const outside = [...neededRoles, ...(needsLmHead ? ["lm_head" as const] : [])].map((role) => source(role, -1));
+  const roles = layerRoles(architecture);
+  return [...outside, ...config.layers.flatMap((_, layer) => roles.map((role) => source(role, layer)))];
+}
+
+/** A vector is a matrix of one row. */
+function matrixShape(shape: readonly number[]): [rows: number, cols: number] {
+  return shape.length === 1 ? [1, shape[0]!] : [shape[0]!, shape[1]!];
 }
 
 /** Slowest first. */

@@ -17,6 +17,18 @@ export class ModelNotFoundError extends Deno.errors.NotFound {
   override readonly name = "ModelNotFoundError";
 }
 
+/** Where weights come from: the model's files, or made up at random ("dummy"), which shows speed and memory only. */
+export const LOAD_FORMATS = ["auto", "dummy"] as const;
+
+/** How {@linkcode openModel} finds a model. */
+export interface OpenModelOptions extends HubOptions {
+  /** Default "auto". */
+  readonly loadFormat?: typeof LOAD_FORMATS[number];
+}
+
+/** The same weights in every run. */
+const MADE_UP_SEED = 0;
+
 /**
  * Reads a model's headers, settings and tokenizer; loads no weights.
  *
@@ -26,9 +38,10 @@ export class ModelNotFoundError extends Deno.errors.NotFound {
  * @throws {ModelFileError} When a file is damaged or holds a model that is not known.
  * @throws {HubError} When the hub does not give the model.
  */
-export async function openModel(source: string, options: HubOptions = {}): Promise<ModelFiles> {
+export async function openModel(source: string, options: OpenModelOptions = {}): Promise<ModelFiles> {
   const path = resolve(source);
   const info = await statOrNull(path);
+  if (options.loadFormat === "dummy") return openMadeUp(source, path, info?.isDirectory ?? false);
   if (info?.isFile) return openGgufModel(path);
   if (info?.isDirectory) return openFolder(path);
   const hubSource = source.endsWith(".gguf") ? null : parseHubSource(source);
@@ -49,7 +62,13 @@ async function fetchOrSayWhatWasTried(source: HubSource, path: string, options: 
 }
 
 function openFetched(path: string, repo: string): ModelFiles {
-  return path.endsWith(".gguf") ? openGgufModel(path) : openHuggingFaceModel(path, repo);
+  return path.endsWith(".gguf") ? openGgufModel(path) : openHuggingFaceModel(path, { name: repo });
+}
+
+function openMadeUp(source: string, path: string, isFolder: boolean): ModelFiles {
+  if (isFolder) return openHuggingFaceModel(path, { madeUpSeed: MADE_UP_SEED });
+  const needed = "load format dummy needs a folder with config.json and tokenizer.json";
+  throw new ModelNotFoundError(`Cannot make up model ${source}: ${needed}, and ${path} is none`);
 }
 
 function openFolder(folder: string): ModelFiles {

@@ -29,10 +29,13 @@ const blocks: Readonly<Record<TensorDtype, BlockShape>> = {
   Q6_K: { elements: 256, bytes: 210 },
   IQ4_NL: { elements: 32, bytes: 18 },
   IQ4_XS: { elements: 256, bytes: 136 },
+  F8_E4M3: { elements: 1, bytes: 1 },
 };
 
-/** All dtypes, for error messages. */
-export const tensorDtypes: readonly TensorDtype[] = Object.keys(blocks) as TensorDtype[];
+/** All dtypes that GGUF files have, for error messages. */
+export const ggufDtypes: readonly TensorDtype[] = (Object.keys(blocks) as TensorDtype[]).filter((dtype) =>
+  dtype !== "F8_E4M3"
+);
 
 /** GGUF's type numbers (ggml.h, `enum ggml_type`); those we cannot use are named for the error message. */
 const ggmlNames: Readonly<Record<number, string>> = {

@@ -5,7 +5,10 @@
  * @module
  */
 
-/** Element type of a tensor as it lies in a file; block formats are GGML's. Same names as `octavo_dtype`. */
+/**
+ * Element type of a tensor as it lies in a file; block formats are GGML's, F8_E4M3 has scales beside it. Same names as
+ * `octavo_dtype`.
+ */
 export type TensorDtype =
   | "F32"
   | "F16"
@@ -21,7 +24,8 @@ export type TensorDtype =
   | "Q5_K"
   | "Q6_K"
   | "IQ4_NL"
-  | "IQ4_XS";
+  | "IQ4_XS"
+  | "F8_E4M3";
 
 /** What a tensor is for; the lower-case names of `octavo_role` without its prefix. */
 export type TensorRole =
@@ -48,14 +52,25 @@ export type TensorRole =
   | "ffn_post_norm"
   | "attn_sinks";
 
+/** Where the scales of an FP8 matrix lie: weight = element x scale of its row. */
+export interface ScaleSource {
+  /** Index into {@linkcode ModelFiles.paths}. */
+  readonly file: number;
+  readonly dtype: "F32" | "F16" | "BF16";
+  /** From the start of the file. */
+  readonly offsetBytes: number;
+  /** 1 for all rows, or one a row. */
+  readonly count: number;
+}
+
 /** Where one tensor lies, checked against the size of its file. */
 export interface TensorSource {
   readonly role: TensorRole;
   /** 0-based layer, or -1 for tensors outside the layers. */
   readonly layer: number;
   readonly dtype: TensorDtype;
-  /** Index into {@linkcode ModelFiles.paths}. */
-  readonly file: number;
+  /** Index into {@linkcode ModelFiles.paths}; null: it is made up, and `offsetBytes` is the seed. */
+  readonly file: number | null;
   /** From the start of the file. */
   readonly offsetBytes: number;
   readonly sizeBytes: number;
@@ -65,6 +80,8 @@ export interface TensorSource {
   readonly cols: number;
   /** > 0: rows are this many heads with RoPE pairs side by side (GGUF's llama architecture); else 0. */
   readonly interleavedHeads: number;
+  /** F8_E4M3 only. */
+  readonly scales?: ScaleSource;
 }
 
 /** One decoder layer's settings. */

@@ -17,9 +17,11 @@ constexpr int kMaxLoadThreads = 8;  // they saturate PCIe
 
 using Layer = DeviceLayerWeights;
 
+using MatrixMember = DeviceMatrix Layer::*;
+
 struct MatrixRow {
   octavo_role role;
-  DeviceMatrix Layer::* matrix;
+  MatrixMember matrix;
   int32_t part;
   int32_t num_parts;
 };
@@ -31,9 +33,11 @@ constexpr MatrixRow kMatrices[] = {
     {OCTAVO_ROLE_DOWN_PROJ, &Layer::down, 0, 1},
 };
 
+using VectorMember = const float* Layer::*;
+
 struct VectorRow {
   octavo_role role;
-  const float* Layer::* vector;
+  VectorMember vector;
 };
 
 constexpr VectorRow kVectors[] = {

@@ -3,7 +3,7 @@ import { ModelFileError } from "../../models/errors.ts";
 import { parseGguf } from "../../models/gguf.ts";
 import { ggufConfig } from "../../models/gguf_config.ts";
 import { huggingFaceConfig } from "../../models/hf_config.ts";
-import { refuseQuantizedWeights } from "../../models/quantization_config.ts";
+import { checkWeightQuantization } from "../../models/quantization_config.ts";
 import type { ModelConfig } from "../../models/types.ts";
 import { type MetadataValue, tinyGguf, writeGguf } from "./_gguf_writer.ts";
 import { readJson } from "./_fixtures.ts";
@@ -235,25 +235,37 @@ Deno.test("huggingFaceConfig() names file, field and value when a setting cannot
   assertEquals(error.field, "text_config.head_dim");
 });
 
-Deno.test("refuseQuantizedWeights() lets KV-cache schemes pass and names other methods", () => {
-  const check = (quantization_config: unknown) => refuseQuantizedWeights("config.json", { quantization_config });
+Deno.test("checkWeightQuantization() lets FP8 weights and KV-cache schemes pass and names other methods", () => {
+  const check = (quantization_config: unknown) => checkWeightQuantization("config.json", { quantization_config });
   const scheme = { num_bits: 8, type: "float", strategy: "tensor" };
+  const group = (weights: unknown) => ({
+    quant_method: "compressed-tensors",
+    config_groups: { group_0: { targets: ["Linear"], weights } },
+  });
   check(undefined);
   check({ quant_method: "compressed-tensors", config_groups: {}, kv_cache_scheme: scheme });
-  const attention = { targets: ["LlamaAttention"], weights: null, input_activations: scheme };
-  check({ quant_method: "compressed-tensors", config_groups: { group_0: attention } });
+  check({
+    quant_method: "compressed-tensors",
+    config_groups: { group_0: { weights: null, input_activations: scheme } },
+  });
   check({ quant_method: "modelopt", kv_cache_quant_algo: "FP8", quant_algo: null });
-  const linear = { targets: ["Linear"], weights: scheme };
-  const refused = [
-    { quant_method: "compressed-tensors", config_groups: { group_0: linear } },
-    { quant_method: "gptq", bits: 4 },
-    { quant_method: "awq" },
-    { quant_method: "fp8", activation_scheme: "dynamic" },
-    { quant_method: "modelopt", quant_algo: "FP8" },
-    {},
+  check(group(scheme));
+  check(group({ ...scheme, strategy: "channel", symmetric: true }));
+  check({ quant_method: "fp8", activation_scheme: "static" });
+  check({ quant_method: "fbgemm_fp8" });
+  check({ quant_method: "modelopt", quant_algo: "FP8" });
+  const refused: [unknown, string][] = [
+    [group({ ...scheme, num_bits: 4 }), "config_groups.group_0.weights"],
+    [group({ ...scheme, type: "int" }), "config_groups.group_0.weights"],
+    [group({ ...scheme, strategy: "block" }), "config_groups.group_0.weights"],
+    [group({ ...scheme, symmetric: false }), "config_groups.group_0.weights"],
+    [{ quant_method: "gptq", bits: 4 }, "quant_method"],
+    [{ quant_method: "awq" }, "quant_method"],
+    [{ quant_method: "fp8", weight_block_size: [128, 128] }, "weight_block_size"],
+    [{ quant_method: "modelopt", quant_algo: "NVFP4" }, "quant_algo"],
+    [{}, "quant_method"],
   ];
-  for (const config of refused) {
-    const error = assertThrows(() => check(config), ModelFileError, "is not supported");
-    assertEquals(error.field, "quantization_config.quant_method");
+  for (const [config, field] of refused) {
+    assertEquals(assertThrows(() => check(config), ModelFileError).field, `quantization_config.${field}`);
   }
 });

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { architectures } from "../../models/architectures.ts";
 import { ModelFileError } from "../../models/errors.ts";
 import { openHuggingFaceModel } from "../../models/hf_model.ts";
@@ -46,7 +46,7 @@ Deno.test("openModel() reads Hugging Face folders, whole and in shards", async (
   const sharded = await openModel(dataPath("tiny/sharded"));
   assertEquals(sharded.paths.length, 3);
   const bytesOf = ({ paths }: typeof base, { file, offsetBytes, sizeBytes }: typeof query) =>
-    Deno.readFileSync(paths[file]!).slice(offsetBytes, offsetBytes + sizeBytes);
+    Deno.readFileSync(paths[file!]!).slice(offsetBytes, offsetBytes + sizeBytes);
   for (const tensor of base.tensors) {
     const twin = sharded.tensors.find(({ role, layer }) => role === tensor.role && layer === tensor.layer)!;
     assertEquals(bytesOf(sharded, twin), bytesOf(base, tensor));
@@ -134,6 +134,69 @@ Deno.test("openHuggingFaceModel() names the file when one is missing, damaged or
     const tied = changedModel(folder, { "config.json": { tie_word_embeddings: true } });
     assertEquals(tied.tensors.some(({ role }) => role === "lm_head"), false);
   }));
+
+/** A copy of tiny/base in which a tensor is FP8 with scales of some shape beside it. */
+function fp8Model(folder: string, change: { scaleShape?: number[]; scaleDtype?: string; dtype?: string } = {}) {
+  const { scaleShape = [128, 1], scaleDtype = "BF16", dtype = "F8_E4M3" } = change;
+  changedModel(folder, {});
+  const path = `${folder}/model.safetensors`;
+  const bytes = Deno.readFileSync(path);
+  const headerBytes = Number(new DataView(bytes.buffer).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + headerBytes)));
+  const name = "model.layers.1.self_attn.q_proj.weight";
+  const end = Math.max(...Object.values<{ data_offsets: number[] }>(header).map((one) => one.data_offsets?.[1] ?? 0));
+  // What lay there stays as a tensor that is not used.
+  header["model.layers.1.self_attn.rotary_emb.inv_freq"] = header[name];
+  const weightBytes = 128 * 128 * (dtype === "BF16" ? 2 : 1);
+  const scaleBytes = scaleShape.reduce((a, b) => a * b, 1) * (scaleDtype === "F32" ? 4 : scaleDtype === "I8" ? 1 : 2);
+  header[name] = { dtype, shape: [128, 128], data_offsets: [end, end + weightBytes] };
+  const scaleEnd = end + weightBytes + scaleBytes;
+  header[`${name}_scale`] = { dtype: scaleDtype, shape: scaleShape, data_offsets: [end + weightBytes, scaleEnd] };
+  const text = new TextEncoder().encode(JSON.stringify(header));
+  const start = new Uint8Array(8);
+  new DataView(start.buffer).setBigUint64(0, BigInt(text.length), true);
+  Deno.writeFileSync(path, start);
+  for (const part of [text, bytes.subarray(8 + headerBytes), new Uint8Array(weightBytes + scaleBytes)]) {
+    Deno.writeFileSync(path, part, { append: true });
+  }
+  return openHuggingFaceModel(folder);
+}
+
+Deno.test("openHuggingFaceModel() finds the scales of FP8 weights", () =>
+  withTempFolder((folder) => {
+    const scalesOf = (change: Parameters<typeof fp8Model>[1]) => {
+      const { tensors } = fp8Model(folder, change);
+      const { dtype, scales, offsetBytes, sizeBytes } = tensors.find(({ role, layer }) =>
+        role === "q_proj" && layer === 1
+      )!;
+      assertEquals([dtype, sizeBytes, scales!.offsetBytes - offsetBytes], ["F8_E4M3", 128 * 128, 128 * 128]);
+      assertEquals(tensors.filter(({ scales }) => scales !== undefined).length, 1);
+      return [scales!.count, scales!.dtype];
+    };
+    assertEquals(scalesOf({}), [128, "BF16"]);
+    assertEquals(scalesOf({ scaleShape: [], scaleDtype: "F32" }), [1, "F32"]);
+    assertEquals(scalesOf({ scaleShape: [1] }), [1, "BF16"]);
+    const fails = (change: Parameters<typeof fp8Model>[1], message: string) =>
+      assertThrows(() => fp8Model(folder, change), ModelFileError, message);
+    fails({ scaleShape: [2, 2] }, "must have one value, or one a row");
+    fails({ scaleShape: [64] }, "its scales must be 1 or 128, found 64");
+    fails({ scaleDtype: "I8" }, "must be F32, F16 or BF16");
+    fails({ dtype: "BF16" }, "has scales and must be F8_E4M3");
+  }));
+
+Deno.test("openModel() makes weights up from settings alone", async () => {
+  await withTempFolder(async (folder) => {
+    changedModel(folder, {});
+    Deno.removeSync(`${folder}/model.safetensors`);
+    const files = await openModel(folder, { loadFormat: "dummy" });
+    const real = await openModel(dataPath("tiny/base"));
+    const shape = ({ role, layer, rows, cols, sizeBytes }: typeof real.tensors[number]) =>
+      JSON.stringify({ role, layer, rows, cols, sizeBytes });
+    assertEquals(files.tensors.map(shape).sort(), real.tensors.map(shape).sort());
+    assertEquals([files.paths, files.tensors.every(({ file }) => file === null)], [[], true]);
+    await assertRejects(() => openModel(`${folder}/x.gguf`, { loadFormat: "dummy" }), Error, "needs a folder with");
+  });
+});
 
 Deno.test("huggingFacePlace() knows plain, Gemma and multimodal names", () => {
   const { llama, gemma3 } = architectures as Required<Record<"llama" | "gemma3", typeof architectures[string]>>;

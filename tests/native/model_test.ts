@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { FILE_RANDOM, STATUS } from "../../ffi/enums.ts";
+import { STATUS } from "../../ffi/enums.ts";
 import { Library } from "../../ffi/library.ts";
 import { NativeModel, type NativeModelConfig, type NativeTensor } from "../../ffi/native_model.ts";
 import { TENSOR } from "../../ffi/structs.ts";
@@ -115,7 +115,7 @@ Deno.test("octavo_model_load_tensor() refuses tensors that do not fit the config
   refused("k_proj", 0, { offsetBytes: Number.MAX_SAFE_INTEGER }, "lies at byte 9007199254740991");
   refused("k_proj", 0, { file: 1 }, "file of k_proj of layer 0 must be 0 to 0, found 1");
   refused("k_proj", 0, { file: -2 }, "found -2");
-  refused("k_proj", 0, { file: FILE_RANDOM }, "k_proj of layer 0 lies in no file, so its dtype must be BF16, found 0");
+  refused("k_proj", 0, { file: null }, "k_proj of layer 0 lies in no file, so its dtype must be BF16, found 0");
   refused("k_proj", 0, { layer: 2 }, "layer of k_proj must be 0 to 1, found 2");
   refused("k_proj", 0, { layer: -1 }, "layer of k_proj must be 0 to 1, found -1");
   refused("output_norm", -1, { layer: 0 }, "layer of output_norm must be -1, found 0");

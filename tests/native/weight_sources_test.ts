@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { FILE_RANDOM, ROLE } from "../../ffi/enums.ts";
+import { ROLE } from "../../ffi/enums.ts";
 import { Library } from "../../ffi/library.ts";
 import { NativeEngine } from "../../ffi/native_engine.ts";
 import type { NativeTensor } from "../../ffi/native_model.ts";
@@ -58,7 +58,7 @@ function madeUpValues(seed: number, role: NativeTensor["role"], layer: number, l
 function madeUpModel(seed: number, normWeightOffset = 0): RandomModel {
   const config = { normWeightOffset, vocabSize: 40, hiddenSize: 64, intermediateSize: 48 };
   const shape = makeRandomModel({ config, dtype: "BF16", roles: ["q_bias", "k_bias", "v_bias"], untied: true });
-  const tensors = shape.tensors.map((tensor) => ({ ...tensor, file: FILE_RANDOM, offsetBytes: seed }));
+  const tensors = shape.tensors.map((tensor) => ({ ...tensor, file: null, offsetBytes: seed }));
   const values = tensors.map(({ role, layer, rows, cols }): [string, Float32Array] => [
     layer < 0 ? role : `${role}.${layer}`,
     role.endsWith("norm")
