@@ -18,10 +18,10 @@ import { generate } from "./engine/generate.ts";
 import type { KvCacheDtypeName, KvCacheMemory, SkippedLayer } from "./engine/kv_cache_plan.ts";
 import { type SamplingOptions, samplingParams } from "./engine/sampling_params.ts";
 import { startEngine } from "./engine/start_engine.ts";
-import type { Delta, Engine, EngineInfo, GenerationRequest, SamplingParams } from "./engine/types.ts";
+import type { Delta, Engine, EngineInfo, GenerationRequest, Quantization, SamplingParams } from "./engine/types.ts";
 import type { Device } from "./ffi/library_search.ts";
 import { fetchDemoModel } from "./models/demo.ts";
-import { openModel } from "./models/open_model.ts";
+import { type LOAD_FORMATS, openModel } from "./models/open_model.ts";
 import type { ProgressListener } from "./models/progress.ts";
 import type { ChatMessage, ModelFiles, Tokenizer } from "./models/types.ts";
 import { OPTIONS, parseMemory } from "./options.ts";
@@ -34,6 +34,12 @@ export interface LLMOptions {
   readonly kvCacheDtype?: KvCacheDtypeName;
   /** Layers whose cache keeps the model's dtype: numbers from 0, or "sliding_window" for all that have one. */
   readonly kvCacheDtypeSkipLayers?: readonly SkippedLayer[];
+  /** Default "auto"; "dummy" makes the weights up for a folder with config.json, to measure speed and memory. */
+  readonly loadFormat?: typeof LOAD_FORMATS[number];
+  /** What a GPU makes of the layers' matrices: "fp8" is E4M3 with a scale a row. Default "none". */
+  readonly quantization?: Quantization;
+  /** Of a GPU's memory, above 0 and at most 1: weights, steps and KV cache together. Default 0.9. */
+  readonly gpuMemoryUtilization?: number;
   /** Memory for the KV cache: "2GiB" or "0.25", or as an object. */
   readonly kvCacheMemory?: string | KvCacheMemory;
   /** Set the FP8 KV cache's scales from the first prompts' values, once. An error with any other. */
@@ -48,7 +54,7 @@ export interface LLMOptions {
   readonly pageSize?: number;
   /** Threads for computing; 0 = one for each physical core. */
   readonly threads?: number;
-  /** What to run on. Default "auto": the first for which there is a library. */
+  /** What to run on. Default "auto": a GPU where there is one and its library is built, else the CPU. */
   readonly device?: Device;
   /** Told how far fetching and loading have come. */
   readonly onProgress?: ProgressListener;
@@ -93,9 +99,10 @@ export class LLM implements AsyncDisposable {
   static async load(options: LLMOptions = {}): Promise<LLM> {
     const { onProgress, device } = options;
     const progress = onProgress === undefined ? {} : { onProgress };
-    const memory = options.kvCacheMemory ?? OPTIONS.kvCacheMemory.default;
+    const memory = options.kvCacheMemory ?? null;
     const kvCacheMemory = typeof memory === "string" ? parseMemory(memory) : memory;
-    const model = await openModel(options.model ?? await fetchDemoModel(progress), progress);
+    const { loadFormat = OPTIONS.loadFormat.default } = options;
+    const model = await openModel(options.model ?? await fetchDemoModel(progress), { ...progress, loadFormat });
     const engine = await startEngine({
       model,
       kvCacheDtype: options.kvCacheDtype ?? OPTIONS.kvCacheDtype.default,
@@ -103,8 +110,10 @@ export class LLM implements AsyncDisposable {
       kvCacheMemory,
       calculateKvScales: options.calculateKvScales ?? false,
       maxModelLen: options.maxModelLen ?? null,
-      maxNumSeqs: options.maxNumSeqs ?? OPTIONS.maxNumSeqs.default,
-      maxNumBatchedTokens: options.maxNumBatchedTokens ?? OPTIONS.maxNumBatchedTokens.default,
+      gpuMemoryUtilization: options.gpuMemoryUtilization ?? OPTIONS.gpuMemoryUtilization.default,
+      quantization: options.quantization ?? OPTIONS.quantization.default,
+      maxNumSeqs: options.maxNumSeqs ?? null,
+      maxNumBatchedTokens: options.maxNumBatchedTokens ?? null,
       pageSize: options.pageSize ?? OPTIONS.pageSize.default,
       numThreads: options.threads ?? OPTIONS.threads.default,
       // A program's own prompts wait as long as it likes.

@@ -6,6 +6,8 @@
 
 import { parseArgs } from "@std/cli";
 import { KV_CACHE_DTYPE_NAMES, type KvCacheMemory, type SkippedLayer } from "./engine/kv_cache_plan.ts";
+import { BACKENDS } from "./ffi/library_search.ts";
+import { LOAD_FORMATS } from "./models/open_model.ts";
 
 /** A command line that cannot be understood; the message names the option and the value found. */
 export class OptionError extends RangeError {
@@ -26,7 +28,8 @@ export interface OptionSpec<T> {
   readonly parse: (text: string) => T;
 }
 
-const DEVICES = ["auto", "cpu"] as const;
+const DEVICES = ["auto", ...BACKENDS.toReversed()] as const;
+const QUANTIZATIONS = ["none", "fp8"] as const;
 
 /** All options, in the order of `--help`. */
 export const OPTIONS = {
@@ -34,7 +37,33 @@ export const OPTIONS = {
   port: integer("port", "N", 8000, 0, 65535, "Port to listen on; 0 lets the system choose"),
   apiKey: optional("api-key", "KEY", "no key", "Key that clients must send as a bearer token"),
   servedModelName: list("served-model-name", "NAMES", "the model's name", "Comma-separated names for the API's model"),
-  device: choice("device", DEVICES, "auto", "Where to run"),
+  device: choice("device", DEVICES, "auto", "Where to run; auto = on a GPU where there is one, else on the CPU"),
+  loadFormat: choice(
+    "load-format",
+    LOAD_FORMATS,
+    "auto",
+    "Where the weights come from; dummy makes them up for a folder with config.json, to measure speed and memory",
+  ),
+  quantization: choice(
+    "quantization",
+    QUANTIZATIONS,
+    "none",
+    "What a GPU makes of the layers' matrices; fp8 = E4M3 with a scale a row",
+  ),
+  gpuMemoryUtilization: spec(
+    "gpu-memory-utilization",
+    "FRACTION",
+    0.9,
+    "0.9",
+    "Of a GPU's memory, what weights, steps and KV cache may take together",
+    (text) => {
+      const fraction = Number(text);
+      if (text.trim() === "" || !(fraction > 0 && fraction <= 1)) {
+        throw new RangeError("expected a fraction above 0 and at most 1");
+      }
+      return fraction;
+    },
+  ),
   kvCacheDtype: choice(
     "kv-cache-dtype",
     KV_CACHE_DTYPE_NAMES,
@@ -60,11 +89,11 @@ export const OPTIONS = {
       return text !== "false";
     },
   ),
-  kvCacheMemory: spec<KvCacheMemory>(
+  kvCacheMemory: spec<KvCacheMemory | null>(
     "kv-cache-memory",
     "SIZE",
-    { fraction: 0.25 },
-    "0.25",
+    null,
+    "what --gpu-memory-utilization leaves; 0.25 on a CPU",
     "Memory for the KV cache: bytes (2GiB, 512MiB, 1000000) or a fraction of what is free (0.25); never more than can be used",
     parseMemory,
   ),
@@ -72,10 +101,23 @@ export const OPTIONS = {
     "max-model-len",
     "TOKENS",
     "the model's",
+    2 ** 31 - 1,
     "Longest sequence, prompt and output together",
   ),
-  maxNumSeqs: integer("max-num-seqs", "N", 16, 1, 4096, "Sequences that run at the same time"),
-  maxNumBatchedTokens: integer("max-num-batched-tokens", "N", 256, 1, 1 << 20, "Tokens of one step (the token budget)"),
+  maxNumSeqs: optionalInteger(
+    "max-num-seqs",
+    "N",
+    "256 on a GPU, 16 on a CPU",
+    4096,
+    "Sequences that run at the same time",
+  ),
+  maxNumBatchedTokens: optionalInteger(
+    "max-num-batched-tokens",
+    "N",
+    "2048 on a GPU, 256 on a CPU",
+    1 << 20,
+    "Tokens of one step (the token budget)",
+  ),
   maxQueuedRequests: integer("max-queued-requests", "N", 1024, 1, 1 << 20, "Requests that may wait; more get a 429"),
   pageSize: spec("page-size", "16|32|64", 16, "16", "Tokens of a KV page", (value) => {
     if (!/^(16|32|64)$/.test(value)) throw new RangeError("expected 16, 32 or 64");
@@ -211,8 +253,8 @@ function integer(flag: string, value: string, defaultValue: number, low: number,
   return spec(flag, value, defaultValue, `${defaultValue}`, help, (text) => parseInteger(text, low, high));
 }
 
-function optionalInteger(flag: string, value: string, defaultText: string, help: string) {
-  return spec<number | null>(flag, value, null, defaultText, help, (text) => parseInteger(text, 1, 2 ** 31 - 1));
+function optionalInteger(flag: string, value: string, defaultText: string, high: number, help: string) {
+  return spec<number | null>(flag, value, null, defaultText, help, (text) => parseInteger(text, 1, high));
 }
 
 function choice<const C extends readonly string[]>(flag: string, choices: C, defaultValue: C[number], help: string) {

@@ -67,7 +67,8 @@ export async function serve(options: ServeOptions = {}): Promise<Server> {
   const onProgress = options.onProgress ?? (options.log === undefined ? progressPrinter() : () => {});
   // A model may take minutes to load: a port that is taken is better found before.
   listening(settings, () => Deno.listen({ hostname: settings.host, port: settings.port }).close());
-  const model = await openModel(source ?? await fetchDemoModel({ onProgress }), { onProgress });
+  const { loadFormat } = settings;
+  const model = await openModel(source ?? await fetchDemoModel({ onProgress }), { onProgress, loadFormat });
   const engine = await startEngine({
     model,
     ...settings,
@@ -104,7 +105,7 @@ function listen({ model, engine, settings, log, drainMs }: Listening): Server {
     version: VERSION,
     createdAt: Math.floor(Date.now() / 1000),
     // The engine's queue is the bound: the routes' own must not come before it.
-    maxConcurrentRequests: settings.maxQueuedRequests + settings.maxNumSeqs,
+    maxConcurrentRequests: settings.maxQueuedRequests + engine.info.maxNumSeqs,
     isDraining: () => isDraining,
   });
   const http = listening(
@@ -155,14 +156,22 @@ function listening<T>({ host, port }: Options, listen: () => T): T {
 /** The start-up report: what is served, how the cache is stored and why, and how much it holds. */
 function report(model: ModelFiles, engine: Engine, name: string, url: string): string {
   const { info } = engine;
+  const number = (value: number) => Math.floor(value).toLocaleString("en");
   const cacheBytes = info.numKvTokens * info.kvBytesPerToken;
-  const longest = Math.floor(info.numKvTokens / info.maxModelLen);
-  return `Octavo ${VERSION} serves ${name} at ${url}
-  device    ${info.device.name} (${info.device.backend}, ${info.device.isa}, ${info.numThreads} threads)
-  weights   ${formatBytes(info.weightBytes)}, ${model.config.architecture}, ${model.source}
-  KV cache  ${info.kvCacheDtype} (${info.kvCacheDtypeReason}): ${info.numKvTokens.toLocaleString("en")} tokens in ${
-    formatBytes(cacheBytes)
-  }, ${longest} sequences of ${info.maxModelLen.toLocaleString("en")}`;
+  const threads = info.device.backend === "cpu" ? `, ${info.numThreads} threads` : "";
+  const whyCpu = info.device.whyCpu === null ? "" : `; not on a GPU: ${info.device.whyCpu}`;
+  const bfloat16 = info.kvBytesPerToken < info.kvBytesPerTokenBfloat16
+    ? ` (bfloat16 would hold ${number(cacheBytes / info.kvBytesPerTokenBfloat16)})`
+    : "";
+  const lines = [
+    `Octavo ${VERSION} serves ${name} at ${url}`,
+    `device    ${info.device.name} (${info.device.backend}, ${info.device.isa}${threads})${whyCpu}`,
+    `weights   ${formatBytes(info.weightBytes)}, ${model.config.architecture}, ${model.source}`,
+    `KV cache  ${info.kvCacheDtype} (${info.kvCacheDtypeReason}): ${number(info.numKvTokens)} tokens in ` +
+    `${formatBytes(cacheBytes)}${bfloat16}, ${number(info.numKvTokens / info.maxModelLen)} sequences of ` +
+    number(info.maxModelLen),
+  ];
+  return lines.join("\n  ");
 }
 
 /** Bytes for people, in powers of 1024. */

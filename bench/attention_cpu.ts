@@ -165,7 +165,7 @@ if (!(args.shape in SHAPES)) {
 }
 const numbers = (list: string) => list.split(",").map(Number);
 
-using library = await openLibrary({ device: "cpu" });
+using library = await openLibrary("cpu");
 const { name, isa, numCores } = library.deviceInfo();
 for (const chunk of numbers(args.chunks)) {
   for (const depth of numbers(args.depths)) {

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { Library, openLibrary } from "../ffi/library.ts";
+import { Library, NativeError, type OpenDevice, openDevice } from "../ffi/library.ts";
 import { NativeEngine } from "../ffi/native_engine.ts";
 import type { NativeModel } from "../ffi/native_model.ts";
 import { Counters } from "./counters.ts";
@@ -13,6 +13,7 @@ import { planKvPages } from "./kv_cache_plan.ts";
 import { loadModel } from "./load_model.ts";
 import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
+import { type StepSizes, stepSizes } from "./step_sizes.ts";
 import { StepLoop } from "./step_loop.ts";
 import { runWorkerLoop } from "./worker_loop.ts";
 
@@ -36,18 +37,23 @@ self.onmessage = async ({ data }) => {
 };
 
 async function run({ model, settings, counters }: StartMessage, mailbox: MailboxReceiver<EngineMessage>) {
-  const { device } = settings;
-  using library = settings.library === null ? await openLibrary({ device }) : new Library(settings.library);
+  const device = settings.library === null
+    ? await openDevice(settings.device)
+    : { library: new Library(settings.library), whyCpu: null };
+  using library = device.library;
+  const { backend } = library.deviceInfo();
+  if (backend === "cpu" && settings.quantization !== "none") {
+    throw new RangeError(`--quantization ${settings.quantization} needs a GPU, but the engine runs on the CPU`);
+  }
   using nativeModel = loadModel(
     library,
     model,
     settings,
     (doneBytes, totalBytes) => post({ type: "progress", doneBytes, totalBytes }),
   );
-  const pageBytes = nativeModel.kvPageBytes(settings.kvCacheDtype, settings.pageSize);
-  const { memoryFreeBytes } = library.deviceInfo();
-  const numPages = planKvPages({ ...settings, pageBytes, memoryFreeBytes });
-  using engine = openEngine(nativeModel, settings, numPages);
+  const sizes = stepSizes(settings, backend, model.config.vocabSize);
+  const { engine, numPages } = openEngine(nativeModel, settings, sizes);
+  using _engine = engine;
   const loop = new StepLoop(engine, {
     pageSize: settings.pageSize,
     numPages,
@@ -57,39 +63,53 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     counters: new Counters(counters),
     warn: (message) => post({ type: "warning", message }),
   });
-  post(readyMessage({ library, nativeModel, model, settings, pageBytes, numPages }));
+  post(readyMessage({ device, nativeModel, model, settings, sizes, numPages }));
   runWorkerLoop(loop, mailbox, post);
 }
 
-function openEngine(nativeModel: NativeModel, settings: EngineSettings, numPages: number) {
-  return new NativeEngine(
-    nativeModel,
-    {
-      kvDtype: settings.kvCacheDtype,
-      pageSize: settings.pageSize,
-      numPages,
-      maxNumSeqs: settings.maxNumSeqs,
-      maxNumBatchedTokens: settings.maxNumBatchedTokens,
-      maxPagesPerSeq: Math.ceil(settings.maxModelLen / settings.pageSize),
-      maxLogprobs: settings.maxLogprobs,
-      maxLogitEdits: settings.maxLogitEdits,
-      numThreads: settings.numThreads,
-      calculateKvScales: settings.calculateKvScales,
-    },
-  );
+/** Opens the engine with as many pages as the memory holds. */
+function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: StepSizes) {
+  const { pageSize, kvCacheDtype: kvDtype } = settings;
+  const config = {
+    kvDtype,
+    pageSize,
+    numPages: 1,
+    maxNumSeqs: sizes.maxNumSeqs,
+    maxNumBatchedTokens: sizes.maxNumBatchedTokens,
+    maxPagesPerSeq: Math.ceil(settings.maxModelLen / pageSize),
+    maxLogprobs: settings.maxLogprobs,
+    maxLogitEdits: sizes.maxLogitEdits,
+    numThreads: settings.numThreads,
+    calculateKvScales: settings.calculateKvScales,
+  };
+  const scratchBytes = NativeEngine.scratchBytes(nativeModel, config);
+  const memory = { ...nativeModel.library.deviceInfo(), scratchBytes };
+  const pageBytes = nativeModel.kvPageBytes(kvDtype, pageSize);
+  const numPages = planKvPages({ ...settings, ...sizes, pageBytes, memory });
+  try {
+    return { engine: new NativeEngine(nativeModel, { ...config, numPages }), numPages };
+  } catch (error) {
+    if (memory.backend === "cpu" || !(error instanceof NativeError) || !/out of memory/.test(error.message)) {
+      throw error;
+    }
+    const message = `The engine does not fit the GPU's memory (something else may use it too): ${error.message}. ` +
+      `Lower --gpu-memory-utilization or --max-num-batched-tokens`;
+    throw new NativeError(message, error.status);
+  }
 }
 
 function readyMessage(parts: {
-  library: Library;
+  device: OpenDevice;
   nativeModel: NativeModel;
   model: WorkerModel;
   settings: EngineSettings;
-  pageBytes: number;
+  sizes: StepSizes;
   numPages: number;
 }): WorkerMessage {
-  const { library, nativeModel, model, settings, pageBytes, numPages } = parts;
-  const { pageSize, maxModelLen, maxNumSeqs, maxNumBatchedTokens, maxLogprobs, maxLogitEdits } = settings;
-  const { backend, name, isa, numCores } = library.deviceInfo();
+  const { device, nativeModel, model, settings, sizes, numPages } = parts;
+  const { pageSize, maxModelLen, maxLogprobs } = settings;
+  const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits } = sizes;
+  const { backend, name, isa, numCores } = device.library.deviceInfo();
   return {
     type: "ready",
     info: {
@@ -98,14 +118,15 @@ function readyMessage(parts: {
       pageSize,
       numPages,
       numKvTokens: numPages * pageSize,
-      kvBytesPerToken: pageBytes / pageSize,
+      kvBytesPerToken: nativeModel.kvPageBytes(settings.kvCacheDtype, pageSize) / pageSize,
+      kvBytesPerTokenBfloat16: nativeModel.kvPageBytes("bfloat16", pageSize) / pageSize,
       weightBytes: nativeModel.weightBytes,
       maxModelLen,
       maxNumSeqs,
       maxNumBatchedTokens,
       maxLogprobs,
       numThreads: settings.numThreads || numCores,
-      device: { backend, name, isa },
+      device: { backend, name, isa, whyCpu: device.whyCpu },
     },
     limits: {
       maxModelLen,

@@ -55,9 +55,46 @@ export type KvCacheMemory = { readonly bytes: number } | { readonly fraction: nu
 /** Slots of the whole cache are int32 (octavo.h). */
 const MAX_SLOTS = 2 ** 31 - 1;
 
-export interface KvCachePlanOptions {
-  readonly kvCacheMemory: KvCacheMemory;
+/** What of the memory a CPU's KV cache takes where nothing is asked for. */
+const CPU_FRACTION = 0.25;
+
+/** The memory of a device once the weights are loaded. */
+export interface DeviceMemory {
+  /** "cpu", or a GPU's. */
+  readonly backend: string;
+  readonly memoryBytes: number;
   readonly memoryFreeBytes: number;
+  /** What the engine will take beside its pages. */
+  readonly scratchBytes: number;
+}
+
+/**
+ * Bytes for the KV cache, with the reckoning in words. A GPU's memory is one block of known size, of which
+ * `gpuMemoryUtilization` may be used in all: the pages get what the weights, the scratch memory and others leave.
+ */
+export function kvCacheBytes(
+  kvCacheMemory: KvCacheMemory | null,
+  gpuMemoryUtilization: number,
+  { backend, memoryBytes, memoryFreeBytes, scratchBytes }: DeviceMemory,
+): { bytes: number; reckoning: string } {
+  if (kvCacheMemory !== null && "bytes" in kvCacheMemory) return { bytes: kvCacheMemory.bytes, reckoning: "" };
+  if (backend !== "cpu" && kvCacheMemory === null) {
+    const usedBytes = memoryBytes - memoryFreeBytes;
+    return {
+      bytes: Math.max(0, gpuMemoryUtilization * memoryBytes - usedBytes - scratchBytes),
+      reckoning: ` (${gpuMemoryUtilization} of ${mib(memoryBytes)}, less ${mib(usedBytes)} in use and ` +
+        `${mib(scratchBytes)} for steps)`,
+    };
+  }
+  const fraction = kvCacheMemory?.fraction ?? CPU_FRACTION;
+  const left = backend === "cpu" ? memoryFreeBytes : Math.max(0, memoryFreeBytes - scratchBytes);
+  return { bytes: fraction * left, reckoning: ` (${fraction} of the ${mib(left)} free)` };
+}
+
+export interface KvCachePlanOptions {
+  readonly kvCacheMemory: KvCacheMemory | null;
+  readonly gpuMemoryUtilization: number;
+  readonly memory: DeviceMemory;
   /** Bytes of a page over all layers. */
   readonly pageBytes: number;
   /** Tokens of a page. */
@@ -73,16 +110,17 @@ export interface KvCachePlanOptions {
  * @throws {RangeError} Not even one such sequence fits; the message has the numbers and the flags to change.
  */
 export function planKvPages(options: KvCachePlanOptions): number {
-  const { kvCacheMemory, memoryFreeBytes, pageBytes, pageSize, maxModelLen, maxNumSeqs } = options;
-  const bytes = "bytes" in kvCacheMemory ? kvCacheMemory.bytes : kvCacheMemory.fraction * memoryFreeBytes;
+  const { kvCacheMemory, gpuMemoryUtilization, memory, pageBytes, pageSize, maxModelLen, maxNumSeqs } = options;
+  const { bytes, reckoning } = kvCacheBytes(kvCacheMemory, gpuMemoryUtilization, memory);
   const pagesPerSeq = Math.ceil(maxModelLen / pageSize);
   const numPages = Math.min(Math.floor(bytes / pageBytes), pagesPerSeq * maxNumSeqs, Math.floor(MAX_SLOTS / pageSize));
   if (numPages < pagesPerSeq) {
-    const source = "bytes" in kvCacheMemory ? "" : ` (${kvCacheMemory.fraction} of the ${mib(memoryFreeBytes)} free)`;
+    const flag = memory.backend !== "cpu" && kvCacheMemory === null ? "--gpu-memory-utilization" : "--kv-cache-memory";
     throw new RangeError(
       `The KV cache is too small for one sequence of ${maxModelLen} tokens: it needs ` +
-        `${mib(pagesPerSeq * pageBytes)} and has ${mib(bytes)}${source}. Raise --kv-cache-memory, or lower ` +
-        `--max-model-len to ${numPages * pageSize} or less, or choose a smaller --kv-cache-dtype such as fp8`,
+        `${mib(pagesPerSeq * pageBytes)} and has ${mib(bytes)}${reckoning}. Raise ${flag}, or lower ` +
+        `--max-model-len${numPages > 0 ? ` to ${numPages * pageSize} or less` : ""}, or choose a smaller ` +
+        `--kv-cache-dtype such as fp8`,
     );
   }
   return numPages;

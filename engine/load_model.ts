@@ -23,10 +23,10 @@ export function loadModel(
   settings: EngineSettings,
   onProgress: (doneBytes: number, totalBytes: number) => void,
 ): NativeModel {
-  const { maxModelLen, layerKvDtypes, numThreads } = settings;
+  const { maxModelLen, layerKvDtypes, numThreads, quantization } = settings;
   const layers = model.config.layers.map((layer, i) => ({ ...layer, kvDtype: layerKvDtypes[i] ?? undefined }));
   const config = { ...model.config, maxModelLen, layers, computeDtype: computeDtype(model.config, model.tensors) };
-  const nativeModel = new NativeModel(library, config, { numThreads });
+  const nativeModel = new NativeModel(library, config, { numThreads, quantization });
   const totalBytes = model.tensors.reduce((sum, tensor) => sum + tensor.sizeBytes, 0);
   try {
     const files = model.paths.map((path) => nativeModel.addFile(path));

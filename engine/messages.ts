@@ -9,7 +9,7 @@ import type { ModelConfig, TensorSource, TokenTable } from "../models/types.ts";
 import type { RequestLimits } from "./admission.ts";
 import type { KvCacheMemory } from "./kv_cache_plan.ts";
 import type { MailboxEnd } from "./mailbox.ts";
-import type { Delta, EngineInfo, KvCacheDtype, SamplingParams, Usage } from "./types.ts";
+import type { Delta, EngineInfo, KvCacheDtype, Quantization, SamplingParams, Usage } from "./types.ts";
 
 /** What the Worker needs of a model; a tokenizer cannot cross. */
 export interface WorkerModel {
@@ -20,7 +20,7 @@ export interface WorkerModel {
   readonly eosTokenIds: readonly number[];
 }
 
-/** Settings of an engine, all decided. */
+/** Settings of an engine. Null: decided by the device. */
 export interface EngineSettings {
   readonly device: Device;
   /** Path of the native library; null = looked up. */
@@ -29,16 +29,18 @@ export interface EngineSettings {
   readonly kvCacheDtypeReason: string;
   /** Of each layer; null = {@linkcode kvCacheDtype}. */
   readonly layerKvDtypes: readonly (KvCacheDtype | null)[];
-  readonly kvCacheMemory: KvCacheMemory;
+  readonly kvCacheMemory: KvCacheMemory | null;
+  /** Of a GPU's memory, 0 .. 1: weights, scratch and KV cache together. */
+  readonly gpuMemoryUtilization: number;
+  /** What a GPU makes of the layers' matrices. */
+  readonly quantization: Quantization;
   /** Set the FP8 cache's scales from the first step. */
   readonly calculateKvScales: boolean;
   readonly maxModelLen: number;
-  readonly maxNumSeqs: number;
-  readonly maxNumBatchedTokens: number;
+  readonly maxNumSeqs: number | null;
+  readonly maxNumBatchedTokens: number | null;
   readonly pageSize: number;
   readonly maxLogprobs: number;
-  /** Logit edits of one step. */
-  readonly maxLogitEdits: number;
   /** 0 = physical cores. */
   readonly numThreads: number;
 }

@@ -13,22 +13,31 @@ import { chooseKvCacheDtype, type KvCacheDtypeName, type KvCacheMemory } from ".
 import { type SkippedLayer, skippedLayers } from "./kv_cache_plan.ts";
 import { MailboxSender } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage } from "./messages.ts";
-import type { Engine } from "./types.ts";
+import type { Engine, Quantization } from "./types.ts";
 
 export interface StartEngineOptions {
   readonly model: ModelFiles;
   /** "auto" is the model's dtype. */
   readonly kvCacheDtype: KvCacheDtypeName;
-  readonly kvCacheMemory: KvCacheMemory;
+  /** Null (the default): what `gpuMemoryUtilization` leaves, or a quarter of what is free on a CPU. */
+  readonly kvCacheMemory?: KvCacheMemory | null;
+  /** Of a GPU's memory, above 0 and at most 1: weights, scratch and KV cache together. Default 0.9. */
+  readonly gpuMemoryUtilization?: number;
+  /** What a GPU makes of the layers' matrices. Default "none". */
+  readonly quantization?: Quantization;
   /** Layers that keep the model's dtype. Default none. */
   readonly kvCacheDtypeSkipLayers?: readonly SkippedLayer[];
   /** Set the FP8 cache's scales from the first step's values; an error with another dtype. Default false. */
   readonly calculateKvScales?: boolean;
   /** Longest sequence, prompt and output together; the model's own limit if left out. */
   readonly maxModelLen?: number | null;
-  readonly maxNumSeqs: number;
-  /** Tokens of one step; raised to maxNumSeqs where it is less, so that every decode fits. */
-  readonly maxNumBatchedTokens: number;
+  /** Sequences of one step. Null (the default): the device's. */
+  readonly maxNumSeqs?: number | null;
+  /**
+   * Tokens of one step; raised to maxNumSeqs where it is less, so that every decode fits. Null (the default): the
+   * device's.
+   */
+  readonly maxNumBatchedTokens?: number | null;
   /** 16, 32 or 64. */
   readonly pageSize: number;
   /** 0 = physical cores. */
@@ -44,8 +53,6 @@ export interface StartEngineOptions {
 
 /** Largest `logprobs`; OpenAI's limit. */
 const MAX_LOGPROBS = 20;
-/** Logit edits that each sequence of a step may have on average, beyond what one alone may need. */
-const LOGIT_EDITS_PER_SEQ = 1024;
 
 /**
  * Starts an engine in a Worker of its own.
@@ -101,30 +108,35 @@ function engineSettings(options: StartEngineOptions): EngineSettings {
   const { config } = options.model;
   const { dtype, reason } = chooseKvCacheDtype(options.kvCacheDtype, config.dtype);
   const maxModelLen = options.maxModelLen ?? config.maxModelLen;
-  const { maxNumSeqs, maxNumBatchedTokens, pageSize, numThreads, calculateKvScales = false } = options;
+  const { maxNumSeqs = null, maxNumBatchedTokens = null, pageSize, numThreads, calculateKvScales = false } = options;
+  const { gpuMemoryUtilization = 0.9, quantization = "none" } = options;
   const skipped = skippedLayers(options.kvCacheDtypeSkipLayers ?? [], config.layers);
   if (calculateKvScales && dtype !== "fp8_e4m3" && dtype !== "fp8_e5m2") {
     throw new RangeError(`calculate_kv_scales needs kv_cache_dtype fp8_e4m3 or fp8_e5m2, found ${dtype}`);
   }
   checkRange("max_model_len", maxModelLen, 2, config.maxModelLen);
-  checkRange("max_num_seqs", maxNumSeqs, 1, 4096);
-  checkRange("max_num_batched_tokens", maxNumBatchedTokens, 1, 2 ** 20);
+  if (maxNumSeqs !== null) checkRange("max_num_seqs", maxNumSeqs, 1, 4096);
+  if (maxNumBatchedTokens !== null) checkRange("max_num_batched_tokens", maxNumBatchedTokens, 1, 2 ** 20);
   checkRange("num_threads", numThreads, 0, 1024);
   if (![16, 32, 64].includes(pageSize)) throw new RangeError(`page_size must be 16, 32 or 64, received ${pageSize}`);
+  if (!(gpuMemoryUtilization > 0 && gpuMemoryUtilization <= 1)) {
+    throw new RangeError(`gpu_memory_utilization must be above 0 and at most 1, received ${gpuMemoryUtilization}`);
+  }
   return {
     device: options.device ?? "auto",
     library: options.library ?? null,
     kvCacheDtype: dtype,
     kvCacheDtypeReason: skipped.length === 0 ? reason : `${reason}; ${config.dtype} in layers ${skipped.join(", ")}`,
     layerKvDtypes: config.layers.map((_, layer) => skipped.includes(layer) ? config.dtype : null),
-    kvCacheMemory: options.kvCacheMemory,
+    kvCacheMemory: options.kvCacheMemory ?? null,
+    gpuMemoryUtilization,
+    quantization,
     calculateKvScales,
     maxModelLen,
     maxNumSeqs,
-    maxNumBatchedTokens: Math.max(maxNumBatchedTokens, maxNumSeqs),
+    maxNumBatchedTokens,
     pageSize,
     maxLogprobs: Math.min(MAX_LOGPROBS, config.vocabSize),
-    maxLogitEdits: Math.max(config.vocabSize, maxNumSeqs * LOGIT_EDITS_PER_SEQ),
     numThreads,
   };
 }

@@ -16,6 +16,9 @@ export type KvCacheDtype =
   | "int8"
   | "int8_per_token_head";
 
+/** What a GPU makes of the weights of the layers' matrices: "fp8" is E4M3 with a scale a row. */
+export type Quantization = "none" | "fp8";
+
 /** How tokens are chosen. Complete: defaults are filled in by `samplingParams()` in `sampling_params.ts`. */
 export interface SamplingParams {
   /** Sequences to make from one prompt, >= 1. */
@@ -132,6 +135,8 @@ export interface EngineInfo {
   readonly numKvTokens: number;
   /** Bytes of a token's K and V over all layers. */
   readonly kvBytesPerToken: number;
+  /** What it would be in bfloat16. */
+  readonly kvBytesPerTokenBfloat16: number;
   /** Bytes of the weights in memory. */
   readonly weightBytes: number;
   /** Longest sequence, prompt and output together, in tokens. */
@@ -144,8 +149,16 @@ export interface EngineInfo {
   readonly maxLogprobs: number;
   /** Threads that compute. */
   readonly numThreads: number;
-  /** Backend ("cpu"), name of the processor or card, and the code path in use. */
-  readonly device: { readonly backend: string; readonly name: string; readonly isa: string };
+  /**
+   * Backend ("cpu", "cuda"), name of the processor or card, and the code path in use; and where a GPU was looked for in
+   * vain, why.
+   */
+  readonly device: {
+    readonly backend: string;
+    readonly name: string;
+    readonly isa: string;
+    readonly whyCpu: string | null;
+  };
 }
 
 /** Counters and gauges, read from shared memory: never waits for the engine. */

@@ -6,7 +6,7 @@
  */
 
 import { STATUS } from "./enums.ts";
-import { ABI_VERSION, BACKENDS, type Device, findLibrary } from "./library_search.ts";
+import { ABI_VERSION, type Backend, type Device, findLibrary } from "./library_search.ts";
 import { DEVICE_INFO } from "./structs.ts";
 import { SYMBOLS } from "./symbols.ts";
 
@@ -106,23 +106,67 @@ export class Library implements Disposable {
 }
 
 /**
- * Opens the library for a device.
+ * Opens a backend's library.
  *
- * @param options.device "auto" takes the first backend for which a library is found.
  * @throws {LibraryError} One message that names every place searched and the command that builds it.
  */
-export async function openLibrary(options: { device?: Device } = {}): Promise<Library> {
-  const device = options.device ?? "auto";
-  const { path, searched } = await findLibrary(device);
+export async function openLibrary(backend: Backend): Promise<Library> {
+  const { path, searched } = await findLibrary(backend);
   if (path === null) {
-    const backend = device === "auto" ? BACKENDS.at(-1) : device;
     throw new LibraryError(
-      `Cannot find the native library for device "${device}". Searched:\n${
+      `Cannot find the native library for device "${backend}". Searched:\n${
         searched.map((line) => `  - ${line}`).join("\n")
-      }\nBuild it with: deno task build --backend ${backend}`,
+      }\nBuild it with: ${buildCommand(backend)}`,
     );
   }
   return new Library(path);
+}
+
+/** A library whose device can be used. */
+export interface OpenDevice {
+  readonly library: Library;
+  /** "auto" came to the CPU: why no GPU is used. */
+  readonly whyCpu: string | null;
+}
+
+/**
+ * Opens the library for a device and checks that there is such a device. "auto" takes a GPU where there is one and its
+ * library is built, else the CPU; `OCTAVO_LIB` names the library for all of them.
+ *
+ * @param open For tests.
+ * @throws {LibraryError} The library is not there, or `OCTAVO_LIB` names one for another device.
+ * @throws {NativeError} There is no such device, or its driver is too old.
+ */
+export async function openDevice(device: Device, open: typeof openLibrary = openLibrary): Promise<OpenDevice> {
+  if (device === "auto" && !Deno.env.get("OCTAVO_LIB")) {
+    try {
+      return { library: checked(await open("cuda"), "cuda"), whyCpu: null };
+    } catch (error) {
+      if (!(error instanceof LibraryError || error instanceof NativeError)) throw error;
+      // Most machines have no such library: that is no error, and its searched places are no news.
+      const whyCpu = error instanceof NativeError
+        ? error.message
+        : `no CUDA library is there that fits; build it with: ${buildCommand("cuda")}`;
+      return { library: checked(await open("cpu"), "cpu"), whyCpu };
+    }
+  }
+  return { library: checked(await open(device === "auto" ? "cpu" : device), device), whyCpu: null };
+}
+
+/** The library, if it is for the device and can use it; else it is closed. */
+function checked(library: Library, device: Device): Library {
+  try {
+    const { backend } = library.deviceInfo();
+    if (device === "auto" || backend === device) return library;
+    throw new LibraryError(`Cannot run on device "${device}": the library "${library.path}" is for "${backend}"`);
+  } catch (error) {
+    library.close();
+    throw error;
+  }
+}
+
+function buildCommand(backend: Backend): string {
+  return `deno task build --backend ${backend}`;
 }
 
 /** Checks the ABI version before it asks for symbols that another version may lack. */

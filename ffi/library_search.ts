@@ -7,14 +7,14 @@
 /** `OCTAVO_ABI_VERSION` of the header this version was written against; `tests/ffi/abi_test.ts` compares them. */
 export const ABI_VERSION = 4;
 
-/** Backends in the order "auto" tries them. Those without a build yet are not listed. */
-export const BACKENDS = ["cpu"] as const;
+/** What there is a native library for, in the order in which "auto" tries them. */
+export const BACKENDS = ["cuda", "cpu"] as const;
 
-/** What `deno task build` can build; the CUDA library has the kernels, but runs no model yet. */
-export const BUILDS = [...BACKENDS, "cuda"] as const;
+/** One of {@linkcode BACKENDS}. */
+export type Backend = typeof BACKENDS[number];
 
 /** A device to run on. */
-export type Device = "auto" | typeof BACKENDS[number];
+export type Device = "auto" | Backend;
 
 /** What lies beside every built or installed library, as `octavo.json`. */
 export interface LibraryManifest {
@@ -28,24 +28,22 @@ export interface LibraryManifest {
 export const PROJECT_FOLDER = new URL("..", import.meta.url);
 
 /**
- * Looks in every place for every backend of the device.
+ * Looks in every place for a backend's library.
  *
  * @param project The folder that holds `build/` and above which `node_modules/` are looked for.
  * @returns The library's path, or null with one line a place saying why not.
  */
 export async function findLibrary(
-  device: Device,
+  backend: Backend,
   project: URL = PROJECT_FOLDER,
 ): Promise<{ path: string | null; searched: string[] }> {
   const given = Deno.env.get("OCTAVO_LIB");
   if (given) return { path: given, searched: [`OCTAVO_LIB=${given}`] };
   const searched = ["OCTAVO_LIB: not set"];
-  for (const backend of device === "auto" ? BACKENDS : [device]) {
-    for (const folder of folders(backend, project)) {
-      const { path, reason } = await checkFolder(folder);
-      if (path !== null) return { path, searched };
-      searched.push(`${decodeURIComponent(folder.pathname)}: ${reason}`);
-    }
+  for (const folder of folders(backend, project)) {
+    const { path, reason } = await checkFolder(folder);
+    if (path !== null) return { path, searched };
+    searched.push(`${decodeURIComponent(folder.pathname)}: ${reason}`);
   }
   return { path: null, searched };
 }

@@ -11,7 +11,7 @@
  */
 
 import { parseArgs } from "@std/cli";
-import { ABI_VERSION, BUILDS, type LibraryManifest, PROJECT_FOLDER, sha256 } from "../ffi/library_search.ts";
+import { ABI_VERSION, BACKENDS, type LibraryManifest, PROJECT_FOLDER, sha256 } from "../ffi/library_search.ts";
 import { withFileLock } from "../models/file_lock.ts";
 import { firstLine, has, PrerequisiteError, runQuietly, toPath } from "./_command.ts";
 import { compileCuda, CUDA_ARCHS } from "./_cuda.ts";
@@ -42,8 +42,8 @@ const COMPILER_HINT = "install it with: sudo apt-get install -y g++";
  */
 export async function build(options: BuildOptions): Promise<boolean> {
   const { backend, sanitize = false, force = false } = options;
-  if (!(BUILDS as readonly string[]).includes(backend)) {
-    throw new PrerequisiteError(`Cannot build backend "${backend}": there are ${BUILDS.join(", ")}`);
+  if (!(BACKENDS as readonly string[]).includes(backend)) {
+    throw new PrerequisiteError(`Cannot build backend "${backend}": there are ${BACKENDS.join(", ")}`);
   }
   if (backend === "cuda") return await buildCuda(options);
   if (options.arch !== undefined) throw new PrerequisiteError("--arch is for --backend cuda only");

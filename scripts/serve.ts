@@ -81,8 +81,8 @@ async function runServer(args: readonly string[]): Promise<number> {
   const info = commandLine.help || commandLine.version || rest.length > 0;
   const main = toPath(new URL("../mod.ts", import.meta.url));
   if (info) return await run([`--allow-env=${VARIABLES.join(",")}`, main, "serve", ...args]);
-  // A library that the user names needs no compiler here.
-  if (!Deno.env.get("OCTAVO_LIB")) await build({ backend: "cpu" });
+  // A library that the user names needs no compiler here; one for GPUs takes minutes and is built by its own command.
+  if (!Deno.env.get("OCTAVO_LIB") && commandLine.options.device !== "cuda") await build({ backend: "cpu" });
   const model = await prepareModel(source);
   const { flags, given } = commandLine;
   const name = model.name === undefined || given.has("servedModelName") ? [] : [`--served-model-name=${model.name}`];

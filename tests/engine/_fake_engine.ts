@@ -31,13 +31,14 @@ export function clientOptions() {
     numPages,
     numKvTokens: numPages * pageSize,
     kvBytesPerToken: 4,
+    kvBytesPerTokenBfloat16: 4,
     weightBytes: 0,
     maxModelLen: limits.maxModelLen,
     maxNumSeqs,
     maxNumBatchedTokens,
     maxLogprobs: limits.maxLogprobs,
     numThreads: 1,
-    device: { backend: "fake", name: "fake", isa: "none" },
+    device: { backend: "fake", name: "fake", isa: "none", whyCpu: null },
   } as const;
   return { counters: new Counters(), info, limits, maxQueuedRequests: 1024 };
 }

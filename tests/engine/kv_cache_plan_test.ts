@@ -1,8 +1,10 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { chooseKvCacheDtype, planKvPages, skippedLayers } from "../../engine/kv_cache_plan.ts";
 
+const MEMORY = { backend: "cpu", memoryBytes: 2000 * 2 ** 20, memoryFreeBytes: 1000 * 2 ** 20, scratchBytes: 2 ** 20 };
 const BASE = {
-  memoryFreeBytes: 1000 * 2 ** 20,
+  gpuMemoryUtilization: 0.9,
+  memory: MEMORY,
   pageBytes: 2 ** 20,
   pageSize: 16,
   maxModelLen: 100,
@@ -34,7 +36,8 @@ Deno.test("planKvPages() allocates no more than all sequences can use", () => {
 });
 
 Deno.test("planKvPages() allocates no more than the native library can number", () => {
-  const huge = { memoryFreeBytes: 2 ** 60, pageBytes: 1024, maxModelLen: 2 ** 20, maxNumSeqs: 4096 };
+  const memory = { ...MEMORY, memoryFreeBytes: 2 ** 60 };
+  const huge = { gpuMemoryUtilization: 1, memory, pageBytes: 1024, maxModelLen: 2 ** 20, maxNumSeqs: 4096 };
   for (const pageSize of [16, 32, 64]) {
     const numPages = planKvPages({ ...huge, pageSize, kvCacheMemory: { fraction: 1 } });
     assertEquals(numPages, Math.floor((2 ** 31 - 1) / pageSize));
@@ -48,5 +51,21 @@ Deno.test("planKvPages() names the numbers and the flags when not even one seque
     RangeError,
     "too small for one sequence of 100 tokens: it needs 7.0 MiB and has 6.0 MiB (0.006 of the 1000.0 MiB free). " +
       "Raise --kv-cache-memory, or lower --max-model-len to 96 or less",
+  );
+});
+
+Deno.test("planKvPages() takes what a GPU's weights and scratch leave of its share, and a quarter on a CPU", () => {
+  const plan = { ...BASE, kvCacheMemory: null, maxNumSeqs: 1000 };
+  assertEquals(planKvPages(plan), 250);
+  const memory = { ...MEMORY, backend: "cuda", scratchBytes: 100.5 * 2 ** 20 };
+  // 0.9 of 2000 less 1000 in use and 100.5 for steps.
+  assertEquals(planKvPages({ ...plan, memory }), 699);
+  assertEquals(planKvPages({ ...plan, memory, gpuMemoryUtilization: 0.6 }), 99);
+  assertEquals(planKvPages({ ...plan, memory, kvCacheMemory: { fraction: 0.5 } }), 449);
+  assertThrows(
+    () => planKvPages({ ...plan, memory, gpuMemoryUtilization: 0.5 }),
+    RangeError,
+    "it needs 7.0 MiB and has 0.0 MiB (0.5 of 2000.0 MiB, less 1000.0 MiB in use and 100.5 MiB for steps). " +
+      "Raise --gpu-memory-utilization, or lower --max-model-len, or choose",
   );
 });

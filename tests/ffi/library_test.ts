@@ -1,5 +1,5 @@
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { Library, LibraryError, openLibrary } from "../../ffi/library.ts";
+import { Library, LibraryError, NativeError, openDevice, openLibrary } from "../../ffi/library.ts";
 import { ABI_VERSION, findLibrary, sha256 } from "../../ffi/library_search.ts";
 
 /** Runs body with OCTAVO_LIB set to a value, or unset. */
@@ -28,14 +28,14 @@ const GOOD = { abi_version: ABI_VERSION, sha256: await sha256(new Uint8Array([1,
 
 Deno.test("findLibrary() takes OCTAVO_LIB first", () =>
   withLib("/somewhere/else.so", async () => {
-    assertEquals((await findLibrary("auto")).path, "/somewhere/else.so");
+    assertEquals((await findLibrary("cpu")).path, "/somewhere/else.so");
   }));
 
 Deno.test("findLibrary() finds the build folder and installed packages", () =>
   withLib(null, async () => {
     for (const folder of ["build/cpu", `node_modules/@octavo/cpu-${Deno.build.os}-${Deno.build.arch}`]) {
       const project = await projectWith(folder, GOOD);
-      assertEquals((await findLibrary("auto", project.url)).path, `${project.path}/${folder}/lib.so`);
+      assertEquals((await findLibrary("cpu", project.url)).path, `${project.path}/${folder}/lib.so`);
       await Deno.remove(project.path, { recursive: true });
     }
   }));
@@ -83,7 +83,7 @@ Deno.test("Library() refuses a file that is no library, and one of another ABI v
 });
 
 Deno.test("Library.deviceInfo() says what the machine is", async () => {
-  using library = await openLibrary();
+  using library = await openLibrary("cpu");
   const info = library.deviceInfo();
   assertEquals(info.backend, "cpu");
   assertMatch(info.isa, /^(portable|avx2|avx512|avx512_vnni)$/);
@@ -91,7 +91,7 @@ Deno.test("Library.deviceInfo() says what the machine is", async () => {
 });
 
 Deno.test("Library refuses calls after close()", async () => {
-  const library = await openLibrary();
+  const library = await openLibrary("cpu");
   library.close();
   library.close();
   assertThrows(() => library.deviceInfo(), TypeError, "Cannot use a closed native library");
@@ -100,6 +100,35 @@ Deno.test("Library refuses calls after close()", async () => {
 
 Deno.test("openLibrary() says which file OCTAVO_LIB names when it is not there", () =>
   withLib("/no/such/library.so", async () => {
-    const error = await assertRejects(() => openLibrary(), LibraryError);
+    const error = await assertRejects(() => openLibrary("cpu"), LibraryError);
     assertStringIncludes(error.message, "/no/such/library.so");
   }));
+
+Deno.test("openDevice() falls back to the CPU and says why", async () => {
+  const path = (await findLibrary("cpu")).path!;
+  await withLib(null, async () => {
+    const cpu = () => Promise.resolve(new Library(path));
+    const open = (cuda: () => Promise<Library>): typeof openLibrary => (backend) => backend === "cuda" ? cuda() : cpu();
+    const reasons: [Error, RegExp][] = [
+      [
+        new LibraryError("not there"),
+        /no CUDA library is there that fits; build it with: deno task build --backend cuda/,
+      ],
+      [new NativeError("no usable CUDA device: none", 4), /^no usable CUDA device: none$/],
+    ];
+    for (const [error, whyCpu] of reasons) {
+      const opened = await openDevice("auto", open(() => Promise.reject(error)));
+      assertEquals(opened.library.deviceInfo().backend, "cpu");
+      assertMatch(opened.whyCpu!, whyCpu);
+      opened.library.close();
+      await assertRejects(() => openDevice("cuda", open(() => Promise.reject(error))), Error, error.message);
+    }
+    const other = await assertRejects(() => openDevice("cuda", open(cpu)), LibraryError);
+    assertStringIncludes(other.message, `Cannot run on device "cuda": the library "${path}" is for "cpu"`);
+    await assertRejects(
+      () => openDevice("auto", open(() => Promise.reject(new TypeError("a bug")))),
+      TypeError,
+      "a bug",
+    );
+  });
+});

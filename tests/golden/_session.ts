@@ -17,7 +17,7 @@ export class LoadedModel implements Disposable {
 
   /** @param maxModelLen Longest sequence of a session; benches go beyond the model's own length. */
   static async open(files: ModelFiles, maxModelLen = files.config.maxModelLen): Promise<LoadedModel> {
-    const library = await openLibrary();
+    const library = await openLibrary("cpu");
     const native = new NativeModel(library, { ...files.config, maxModelLen });
     for (const path of files.paths) native.addFile(path);
     for (const tensor of files.tensors) native.loadTensor(tensor);

@@ -92,13 +92,14 @@ export class FakeEngine implements Engine {
     numPages: 100,
     numKvTokens: 1600,
     kvBytesPerToken: 23040,
+    kvBytesPerTokenBfloat16: 23040,
     weightBytes: 1000,
     maxModelLen: 256,
     maxNumSeqs: 16,
     maxNumBatchedTokens: 512,
     maxLogprobs: 20,
     numThreads: 2,
-    device: { backend: "cpu", name: "Test CPU", isa: "avx2" },
+    device: { backend: "cpu", name: "Test CPU", isa: "avx2", whyCpu: null },
   };
   #waiters: (() => void)[] = [];
 

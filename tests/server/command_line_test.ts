@@ -43,6 +43,16 @@ Deno.test("octavo says in one sentence what is wrong", async () => {
     [["serve", "/no/such.gguf"], 1, /octavo: Cannot find model \/no\/such\.gguf: \/no\/such\.gguf does not exist/],
     [["serve", TINY, "--max-model-len", "100000"], 1, /octavo: max_model_len must be an integer from 2 to 512/],
     [["serve", TINY, "--port", "0", "--kv-cache-memory", "1000"], 1, /too small for one sequence of 512 tokens/],
+    [
+      ["serve", TINY, "--port", "0", "--device", "cpu", "--quantization", "fp8"],
+      1,
+      /octavo: --quantization fp8 needs a GPU, but the engine runs on the CPU\n$/,
+    ],
+    [
+      ["serve", "/no/such.gguf", "--load-format", "dummy"],
+      1,
+      /octavo: Cannot make up model \/no\/such\.gguf: load format dummy needs a folder with config\.json/,
+    ],
   ];
   using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const port = `${taken.addr.port}`;
@@ -63,7 +73,7 @@ Deno.test("octavo serve reports, answers its own curl line, and finishes a strea
   const stderr = server.stderr.pipeThrough(new TextDecoderStream()).getReader();
   let report = "";
   while (!report.includes('stream": true')) report += (await stderr.read()).value ?? "";
-  assertStringIncludes(report, "fp8_e4m3 (given by --kv-cache-dtype): 8,192 tokens in 3.0 MiB, 16 sequences of 512");
+  assertStringIncludes(report, "fp8_e4m3 (given by --kv-cache-dtype): 8,192 tokens in 3.0 MiB (bfloat16 would hold 4,096), 16 ");
   const url = report.match(/at (http:\/\/127\.0\.0\.1:\d+)/)![1]!;
 
   const curl = report.slice(report.indexOf("curl")).trim();

@@ -1,0 +1,39 @@
+/**
+ * How large a step may be, by what was asked for and by the device.
+ *
+ * @module
+ */
+
+import type { EngineSettings } from "./messages.ts";
+
+/** Capacities of one step. */
+export interface StepSizes {
+  readonly maxNumSeqs: number;
+  /** At least maxNumSeqs, so that every decode fits. */
+  readonly maxNumBatchedTokens: number;
+  readonly maxLogitEdits: number;
+}
+
+/** What a device runs well. A GPU reads its weights once for all tokens of a step. */
+const DEFAULTS = {
+  cpu: { maxNumSeqs: 16, maxNumBatchedTokens: 256 },
+  gpu: { maxNumSeqs: 256, maxNumBatchedTokens: 2048 },
+} as const;
+
+/** Logit edits that each sequence of a step may have on average, beyond what one alone may need. */
+const LOGIT_EDITS_PER_SEQ = 1024;
+
+/** @param backend The device's. */
+export function stepSizes(
+  settings: Pick<EngineSettings, "maxNumSeqs" | "maxNumBatchedTokens">,
+  backend: string,
+  vocabSize: number,
+): StepSizes {
+  const defaults = backend === "cpu" ? DEFAULTS.cpu : DEFAULTS.gpu;
+  const maxNumSeqs = settings.maxNumSeqs ?? defaults.maxNumSeqs;
+  return {
+    maxNumSeqs,
+    maxNumBatchedTokens: Math.max(settings.maxNumBatchedTokens ?? defaults.maxNumBatchedTokens, maxNumSeqs),
+    maxLogitEdits: Math.max(vocabSize, maxNumSeqs * LOGIT_EDITS_PER_SEQ),
+  };
+}
