@@ -145,12 +145,22 @@ export async function openDevice(device: Device, open: typeof openLibrary = open
       if (!(error instanceof LibraryError || error instanceof NativeError)) throw error;
       // Most machines have no such library: that is no error, and its searched places are no news.
       const whyCpu = error instanceof NativeError
-        ? error.message
+        ? withoutPrefix(error.message)
         : `no CUDA library is there that fits; build it with: ${buildCommand("cuda")}`;
       return { library: checked(await open("cpu"), "cpu"), whyCpu };
     }
   }
-  return { library: checked(await open(device === "auto" ? "cpu" : device), device), whyCpu: null };
+  try {
+    return { library: checked(await open(device === "auto" ? "cpu" : device), device), whyCpu: null };
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new NativeError(`Cannot run on device "${device}": ${withoutPrefix(error.message)}`, error.status);
+  }
+}
+
+/** What the library says where it has no GPU, without how it begins. */
+function withoutPrefix(message: string): string {
+  return message.replace(/^no usable CUDA device: /, "");
 }
 
 /** The library, if it is for the device and can use it; else it is closed. */
