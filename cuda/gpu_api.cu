@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "arch/gpu.h"
@@ -16,20 +17,35 @@
 #include "kv/format.h"
 #include "kv/shape.h"
 #include "octavo.h"
+#include "ops/device_sampler.h"
+#include "ops/sampling_params.h"
 
 namespace octavo {
 namespace {
 
+constexpr int32_t kDrawsPerLaunch = 128;
+
+int current_device() {
+  int device = 0;
+  OCTAVO_GPU_CHECK(cudaGetDevice(&device));
+  return device;
+}
+
 // What the calling thread set and keeps: the single kernels have no handle to keep it in.
 struct ThreadState {
   GpuStream stream = nullptr;
-  std::map<int, std::unique_ptr<AttentionWorkspace>> workspaces;  // by device
+  std::map<int, std::unique_ptr<AttentionWorkspace>> workspaces;               // by device
+  std::map<std::pair<int, int32_t>, std::unique_ptr<DeviceSampler>> samplers;  // by device and vocabulary
 
   AttentionWorkspace& workspace() {
-    int device = 0;
-    OCTAVO_GPU_CHECK(cudaGetDevice(&device));
-    auto& found = workspaces[device];
+    auto& found = workspaces[current_device()];
     if (found == nullptr) found = std::make_unique<AttentionWorkspace>();
+    return *found;
+  }
+
+  DeviceSampler& sampler(int32_t vocab_size) {
+    auto& found = samplers[{current_device(), vocab_size}];
+    if (found == nullptr) found = std::make_unique<DeviceSampler>(DeviceSamplerConfig{kDrawsPerLaunch, vocab_size, 0});
     return *found;
   }
 };
@@ -106,10 +122,8 @@ extern "C" int32_t octavo_device_info(octavo_device_info_t* info) {
   return octavo::guard([&] {
     check_not_null("info", info);
     const octavo::GpuDevice& device = octavo::gpu_device();
-    int index = 0;
-    OCTAVO_GPU_CHECK(cudaGetDevice(&index));
     cudaDeviceProp properties;
-    OCTAVO_GPU_CHECK(cudaGetDeviceProperties(&properties, index));
+    OCTAVO_GPU_CHECK(cudaGetDeviceProperties(&properties, octavo::current_device()));
     size_t free_bytes = 0;
     size_t total_bytes = 0;
     OCTAVO_GPU_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
@@ -235,6 +249,25 @@ extern "C" int32_t octavo_kv_unpack(const octavo_kv_shape* shape, const uint8_t*
     octavo::run_on_stream([&](auto stream) {
       octavo::unpack_gpu(octavo::move_params(*shape, const_cast<uint8_t*>(pages), k, v, slot_mapping, num_tokens),
                          stream);
+    });
+  });
+}
+
+extern "C" int32_t octavo_sample(const octavo_sampling* sampling, const float* logits, int32_t vocab_size,
+                                 const int32_t* edit_token, const int32_t* edit_count, const int32_t* edit_flags,
+                                 const float* edit_bias, int32_t* sampled, float* sampled_logprob) {
+  return octavo::guard([&] {
+    check_not_null("sampling", sampling);
+    octavo::SamplingParams params = octavo::sampling_params(*sampling);
+    const octavo::LogitEdits edits = {edit_token, edit_count, edit_flags, edit_bias, sampling->num_edits};
+    octavo::check_sample_arguments(*sampling, logits, vocab_size, edits, sampled);
+    octavo::run_on_stream([&](auto stream) {
+      octavo::DeviceSampler& sampler = octavo::thread_state().sampler(vocab_size);
+      for (int32_t done = 0; done < sampling->num_draws; done += octavo::kDrawsPerLaunch) {
+        params.sample_index = sampling->sample_index + done;
+        sampler.draw(logits, params, edits, std::min(octavo::kDrawsPerLaunch, sampling->num_draws - done),
+                     sampled + done, sampled_logprob == nullptr ? nullptr : sampled_logprob + done, stream);
+      }
     });
   });
 }

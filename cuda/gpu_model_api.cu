@@ -41,9 +41,4 @@ int32_t octavo_matmul(int32_t, const uint8_t*, double, int32_t, int32_t, const f
   return refuse("octavo_matmul");
 }
 
-int32_t octavo_sample(const octavo_sampling*, const float*, int32_t, const int32_t*, const int32_t*, const int32_t*,
-                      const float*, int32_t*, float*) {
-  return refuse("octavo_sample");
-}
-
 }  // extern "C"

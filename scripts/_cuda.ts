@@ -38,6 +38,7 @@ const SHARED = [
   "model/model_config.cpp",
   "model/roles.cpp",
   "model/step_layout.cpp",
+  "ops/sampling_params.cpp",
 ];
 
 const INSTALLED = "/usr/local/cuda/bin/"; // where NVIDIA's installers put it

@@ -463,7 +463,8 @@ typedef struct octavo_sampling {
 
 /* The sampler by itself, with the meaning of the step buffer's columns. logits: float[vocab_size], vocab_size at most
  * 2^24; edit_*: [num_edits]; sampled: int32[num_draws]; sampled_logprob: float[num_draws] or NULL. Errors:
- * OCTAVO_INVALID_ARGUMENT, also when no logit that is not banned is above -infinity. */
+ * OCTAVO_INVALID_ARGUMENT, also when no logit that is not banned is above -infinity: GPU builds, which cannot see that,
+ * give token -1 then, and take vocab_size up to 2^19. */
 OCTAVO_API int32_t octavo_sample(const octavo_sampling *sampling, const float *logits, int32_t vocab_size,
                                  const int32_t *edit_token, const int32_t *edit_count, const int32_t *edit_flags,
                                  const float *edit_bias, int32_t *sampled, float *sampled_logprob);

@@ -16,7 +16,10 @@ struct DeviceSamplerConfig {
   int32_t max_num_seqs;  // rows of one call
   int32_t vocab_size;
   int32_t max_logprobs;  // L of the step buffer
+  bool use_clusters = true;  // false: the blocks of a row meet in memory also where the hardware could let them meet
 };
+
+struct SampleKernelParams;
 
 struct DeviceSampleArgs {
   const float* logits;     // device, [num_rows][logits_stride]: row s belongs to sequence s; read only
@@ -47,10 +50,13 @@ class DeviceSampler {
             int32_t* sampled, float* sampled_logprob, GpuStream stream);
 
  private:
+  SampleKernelParams base_params(const float* logits, int64_t logits_stride) const;
+
   DeviceSamplerConfig config_;
   int32_t blocks_per_row_;
   int32_t smem_bytes_;
   bool clusters_;              // the blocks of a row are a cluster of the hardware; else they meet in memory
+  size_t arrivals_bytes_;      // of the workspace's first part
   void* workspace_ = nullptr;  // what the blocks of a row tell each other
 };
 

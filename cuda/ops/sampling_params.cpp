@@ -7,6 +7,8 @@
 namespace octavo {
 namespace {
 
+constexpr int32_t kMaxVocabSize = 1 << 24;  // as octavo_model_create: block counts are int32
+
 void check_finite(float value, const char* name, int32_t seq_index) {
   if (std::isfinite(value)) return;
   fail(OCTAVO_INVALID_ARGUMENT, "%s of sequence %d must be finite, found %g", name, seq_index, value);
@@ -54,6 +56,34 @@ void check_logit_edits(const LogitEdits& edits, int32_t vocab_size, int32_t seq_
   }
   if (num_banned >= vocab_size) {
     fail(OCTAVO_INVALID_ARGUMENT, "sequence %d bans all %d tokens of the vocabulary", seq_index, vocab_size);
+  }
+}
+
+SamplingParams sampling_params(const octavo_sampling& sampling) {
+  return {sampling.temperature,      sampling.top_p,
+          sampling.min_p,            sampling.repetition_penalty,
+          sampling.presence_penalty, sampling.frequency_penalty,
+          sampling.top_k,            sampling.sample_index,
+          sampling.seed_low,         sampling.seed_high};
+}
+
+void check_sample_arguments(const octavo_sampling& sampling, const float* logits, int32_t vocab_size,
+                            const LogitEdits& edits, const int32_t* sampled) {
+  check_sampling_params(sampling_params(sampling), 0);
+  if (logits == nullptr || sampled == nullptr) {
+    fail(OCTAVO_INVALID_ARGUMENT, "logits and sampled must not be NULL");
+  }
+  if (vocab_size < 1 || vocab_size > kMaxVocabSize) {
+    fail(OCTAVO_INVALID_ARGUMENT, "vocab_size must be 1 to %d, found %d", kMaxVocabSize, vocab_size);
+  }
+  if (edits.num < 0) fail(OCTAVO_INVALID_ARGUMENT, "num_edits must be at least 0, found %d", edits.num);
+  if (edits.num > 0 && (edits.token == nullptr || edits.count == nullptr || edits.flags == nullptr ||
+                        edits.bias == nullptr)) {
+    fail(OCTAVO_INVALID_ARGUMENT, "the edit tables must not be NULL with num_edits %d", edits.num);
+  }
+  if (sampling.num_draws < 1 || sampling.num_draws - 1 > INT32_MAX - sampling.sample_index) {
+    fail(OCTAVO_INVALID_ARGUMENT, "num_draws must be at least 1 and not lead past sample_index %d, found %d", INT32_MAX,
+         sampling.num_draws);
   }
 }
 

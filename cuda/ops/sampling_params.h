@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "octavo.h"
+
 namespace octavo {
 
 // Fields as the step buffer's columns of the same names (octavo.h).
@@ -34,5 +36,13 @@ constexpr int32_t kEditBanned = 2;  // never sampled
 // Throw Error (OCTAVO_INVALID_ARGUMENT) naming seq_index, the first field out of its range and its value.
 void check_sampling_params(const SamplingParams& params, int32_t seq_index);
 void check_logit_edits(const LogitEdits& edits, int32_t vocab_size, int32_t seq_index);
+
+// octavo_sample's arguments as the sampler takes them; sampling is not NULL.
+SamplingParams sampling_params(const octavo_sampling& sampling);
+
+// Throws Error (OCTAVO_INVALID_ARGUMENT) for arguments of octavo_sample out of their range; what the tables hold is not
+// read.
+void check_sample_arguments(const octavo_sampling& sampling, const float* logits, int32_t vocab_size,
+                            const LogitEdits& edits, const int32_t* sampled);
 
 }  // namespace octavo

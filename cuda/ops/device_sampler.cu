@@ -1,0 +1,202 @@
+// Launches the device sampler: a fixed grid of blocks_per_row blocks a row.
+#include "arch/ptx.cuh"
+#include "ops/device_sampler.h"
+#include "ops/device_sampler_kernel.cuh"
+
+namespace octavo {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kBlocksPerSm = 2;      // 64 registers a thread
+constexpr int kLeastBlocksPerRow = 8;  // the largest cluster that every card with clusters offers
+constexpr int kPartGranule = 128;    // parts begin on whole cache lines
+
+// The blocks of one row and the memory they share (RowSampler's Group).
+class RowGroup {
+ public:
+  __device__ RowGroup(const SampleKernelParams& p, int32_t row)
+      : slots_(p.slots + static_cast<int64_t>(row) * 2 * p.blocks_per_row * kSlotWords),
+        arrivals_(p.arrivals + row),
+        size_(p.blocks_per_row),
+        rank_(static_cast<int>(blockIdx.x) % p.blocks_per_row),
+        cluster_(p.clusters != 0) {}
+
+  __device__ int size() const { return size_; }
+  __device__ int rank() const { return rank_; }
+  __device__ uint64_t* own() { return slots_ + (turn_ * size_ + rank_) * kSlotWords; }
+  __device__ const uint64_t* of(int rank) const { return slots_ + (turn_ * size_ + rank) * kSlotWords; }
+  __device__ void turn() { turn_ ^= 1; }
+
+  // Past the first-level cache, which does not see other blocks' writes.
+  template <class T>
+  __device__ static T read(const T* word) {
+    return __ldcg(word);
+  }
+
+  // Waits until all blocks of the row are here and sees what they wrote.
+  __device__ void sync() {
+#if OCTAVO_BULK_COPY
+    if (cluster_) {
+      asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+      asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+      return;
+    }
+#endif
+    __syncthreads();
+    if (threadIdx.x == 0) meet();
+    __syncthreads();
+  }
+
+ private:
+  // Arrivals are counted for ever; size_ is a power of two, so the count may wrap. Blocks start in the order of their
+  // numbers and a row's follow each other, so those awaited here run already or start next.
+  __device__ void meet() {
+    __threadfence();
+    const uint32_t before = atomicAdd(arrivals_, 1u);
+    const uint32_t all = (before / static_cast<uint32_t>(size_) + 1) * static_cast<uint32_t>(size_);
+    uint32_t now;
+    do {
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(arrivals_) : "memory");
+    } while (static_cast<int32_t>(now - all) < 0);
+    __threadfence();
+  }
+
+  uint64_t* slots_;
+  uint32_t* arrivals_;
+  int size_;
+  int rank_;
+  bool cluster_;
+  int turn_ = 0;
+};
+
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+    sample_kernel(const __grid_constant__ SampleKernelParams p) {
+  extern __shared__ __align__(16) uint8_t dynamic_smem[];
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  auto& shared = *reinterpret_cast<SamplerShared<kThreads>*>(dynamic_smem);
+  float* part = reinterpret_cast<float*>(dynamic_smem + (sizeof shared + 15) / 16 * 16);
+  const int32_t row = static_cast<int32_t>(blockIdx.x) / p.blocks_per_row;
+  RowGroup group(p, row);
+  RowSampler<kThreads, RowGroup>(p, row, group, shared, part).run();
+}
+
+int32_t part_size(int32_t vocab_size, int32_t blocks_per_row) {
+  const int32_t even = (vocab_size + blocks_per_row - 1) / blocks_per_row;
+  return (even + kPartGranule - 1) / kPartGranule * kPartGranule;
+}
+
+int64_t smem_bytes(int32_t vocab_size, int32_t blocks_per_row) {
+  const int64_t shared = (sizeof(SamplerShared<kThreads>) + 15) / 16 * 16;
+  return shared + int64_t{4} * part_size(vocab_size, blocks_per_row);
+}
+
+// The least power of two whose parts fit into shared memory.
+int32_t count_blocks_per_row(int32_t vocab_size) {
+  const GpuDevice& device = gpu_device();
+  int32_t blocks = kLeastBlocksPerRow;
+  while (smem_bytes(vocab_size, blocks) > device.smem_per_block) blocks *= 2;
+  if (vocab_size > kMaxSampledVocab || blocks > device.num_sms) {
+    fail(OCTAVO_UNSUPPORTED, "vocab_size must be at most %d for sampling on this card, found %d", kMaxSampledVocab,
+         vocab_size);
+  }
+  return blocks;
+}
+
+void launch(const SampleKernelParams& params, int32_t num_rows, int32_t smem, GpuStream stream, bool overlap) {
+  cudaLaunchAttribute attributes[2] = {};
+  int num_attributes = 0;
+  if (params.clusters != 0) {
+    attributes[num_attributes].id = cudaLaunchAttributeClusterDimension;
+    attributes[num_attributes++].val.clusterDim = {static_cast<unsigned>(params.blocks_per_row), 1, 1};
+  }
+  if (overlap && gpu_device().compute_major >= 9) {
+    attributes[num_attributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[num_attributes++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(num_rows * params.blocks_per_row));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(smem);
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = static_cast<unsigned>(num_attributes);
+  OCTAVO_GPU_CHECK(cudaLaunchKernelEx(&config, sample_kernel, params));
+}
+
+void check_rows(int32_t num_rows, int32_t max_num_seqs) {
+  if (num_rows < 1 || num_rows > max_num_seqs) {
+    fail(OCTAVO_INVALID_ARGUMENT, "rows to sample must be 1 to %d, found %d", max_num_seqs, num_rows);
+  }
+}
+
+}  // namespace
+
+//  workspace   [max_num_seqs] arrivals, on 16 bytes | [max_num_seqs][2][blocks_per_row] slots
+DeviceSampler::DeviceSampler(const DeviceSamplerConfig& config)
+    : config_(config), blocks_per_row_(count_blocks_per_row(config.vocab_size)) {
+  smem_bytes_ = static_cast<int32_t>(smem_bytes(config.vocab_size, blocks_per_row_));
+  clusters_ = config.use_clusters && gpu_device().compute_major >= 9 && blocks_per_row_ == kLeastBlocksPerRow;
+  arrivals_bytes_ = (static_cast<size_t>(config.max_num_seqs) * sizeof(uint32_t) + 15) / 16 * 16;
+  const size_t slot_words = static_cast<size_t>(config.max_num_seqs) * 2 * static_cast<size_t>(blocks_per_row_) * kSlotWords;
+  gpu_allow_smem(sample_kernel, smem_bytes_);
+  OCTAVO_GPU_CHECK(cudaMalloc(&workspace_, arrivals_bytes_ + slot_words * sizeof(uint64_t)));
+  OCTAVO_GPU_CHECK(cudaMemset(workspace_, 0, arrivals_bytes_));
+}
+
+DeviceSampler::~DeviceSampler() { cudaFree(workspace_); }
+
+// The parameters that do not depend on where the columns lie.
+SampleKernelParams DeviceSampler::base_params(const float* logits, int64_t logits_stride) const {
+  SampleKernelParams params = {};
+  params.logits = logits;
+  params.logits_stride = logits_stride;
+  params.vocab_size = config_.vocab_size;
+  params.part_size = part_size(config_.vocab_size, blocks_per_row_);
+  params.blocks_per_row = blocks_per_row_;
+  params.max_logprobs = config_.max_logprobs;
+  params.arrivals = static_cast<uint32_t*>(workspace_);
+  params.slots = reinterpret_cast<uint64_t*>(static_cast<uint8_t*>(workspace_) + arrivals_bytes_);
+  params.clusters = clusters_ ? 1 : 0;
+  return params;
+}
+
+void DeviceSampler::sample(const DeviceSampleArgs& args, GpuStream stream, bool overlap) {
+  check_rows(args.num_rows, config_.max_num_seqs);
+  const octavo_step_layout& layout = *args.layout;
+  const auto ints = [&](int32_t offset) { return reinterpret_cast<int32_t*>(args.step_buffer + offset); };
+  const auto floats = [&](int32_t offset) { return reinterpret_cast<float*>(args.step_buffer + offset); };
+  SampleKernelParams params = base_params(args.logits, args.logits_stride);
+  params.num_seqs = ints(layout.header);
+  params.sample = ints(layout.sample);
+  params.temperature = floats(layout.temperature);
+  params.top_k = ints(layout.top_k);
+  params.top_p = floats(layout.top_p);
+  params.min_p = floats(layout.min_p);
+  params.repetition_penalty = floats(layout.repetition_penalty);
+  params.presence_penalty = floats(layout.presence_penalty);
+  params.frequency_penalty = floats(layout.frequency_penalty);
+  params.seed = reinterpret_cast<const uint32_t*>(args.step_buffer + layout.seed);
+  params.sample_index = ints(layout.sample_index);
+  params.num_logprobs = ints(layout.num_logprobs);
+  params.edit_begin = ints(layout.edit_begin);
+  params.edits = {ints(layout.edit_token), ints(layout.edit_count), ints(layout.edit_flags), floats(layout.edit_bias), 0};
+  params.sampled = ints(layout.sampled);
+  params.sampled_logprob = floats(layout.sampled_logprob);
+  params.top_token = ints(layout.top_token);
+  params.top_logprob = floats(layout.top_logprob);
+  launch(params, args.num_rows, smem_bytes_, stream, overlap);
+}
+
+void DeviceSampler::draw(const float* logits, const SamplingParams& sampling, const LogitEdits& edits, int32_t num_draws,
+                         int32_t* sampled, float* sampled_logprob, GpuStream stream) {
+  check_rows(num_draws, config_.max_num_seqs);
+  SampleKernelParams params = base_params(logits, 0);
+  params.edits = edits;
+  params.draws = sampling;
+  params.sampled = sampled;
+  params.sampled_logprob = sampled_logprob;
+  launch(params, num_draws, smem_bytes_, stream, false);
+}
+
+}  // namespace octavo
