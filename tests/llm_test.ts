@@ -107,3 +107,17 @@ Deno.test("LLM.close() ends what runs and refuses more", async () => {
   await rejected;
   await assertRejects(() => llm.generate(PROMPT), EngineError, "The engine is closed");
 });
+
+Deno.test("LLM.load() makes weights up, the same each time, and has sizes for the CPU where none are given", async () => {
+  const outputs = [];
+  for (let run = 0; run < 2; run++) {
+    await using llm = await load({ loadFormat: "dummy" });
+    const [out] = await llm.generate(PROMPT, GREEDY);
+    outputs.push(out.outputs[0].tokenIds);
+    assertEquals([llm.info.maxNumSeqs, llm.info.maxNumBatchedTokens], [16, 256]);
+  }
+  assertEquals(outputs[0], outputs[1]);
+  assertNotEquals(outputs[0], EXPECTED);
+  await assertRejects(() => load({ quantization: "fp8" }), EngineError, "needs a GPU");
+  await assertRejects(() => load({ gpuMemoryUtilization: 2 }), RangeError, "above 0 and at most 1, received 2");
+});
