@@ -23,6 +23,10 @@ enum class MatmulEpilogue : int32_t {
   kGeluGate = 3,  // the same with gelu (tanh approximation)
 };
 
+constexpr bool is_gate(MatmulEpilogue epilogue) {
+  return epilogue == MatmulEpilogue::kSiluGate || epilogue == MatmulEpilogue::kGeluGate;
+}
+
 // One product as it will be asked for; what DeviceMatmul prepares.
 struct MatmulShape {
   int32_t rows;

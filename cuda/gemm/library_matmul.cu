@@ -1,0 +1,163 @@
+#include "gemm/library_matmul.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "arch/cublaslt.h"
+
+namespace octavo {
+namespace {
+
+cudaDataType_t library_type(int32_t dtype) {
+  switch (dtype) {
+    case OCTAVO_F32: return CUDA_R_32F;
+    case OCTAVO_F16: return CUDA_R_16F;
+    case OCTAVO_BF16: return CUDA_R_16BF;
+    default: return CUDA_R_8F_E4M3;
+  }
+}
+
+// Numbers of tokens share an algorithm up to the next of 96, 128, 192, 256, 384, ...
+int32_t bucket_of(int32_t m) {
+  int32_t power = 64;
+  while (power < m) {
+    if (power + power / 2 >= m) return power + power / 2;
+    power *= 2;
+  }
+  return power;
+}
+
+// rows, cols, dtype, y_dtype, add, bucket
+using Key = std::tuple<int32_t, int32_t, int32_t, int32_t, bool, int32_t>;
+
+Key key_of(const LibraryProduct& p, int32_t bucket) { return {p.rows, p.cols, p.dtype, p.y_dtype, p.add, bucket}; }
+
+// One call's descriptions, in cuBLASLt's column-major terms: D[rows x m] = W^T[cols x rows]^T x^T[cols x m].
+class Description {
+ public:
+  Description(const CublasLt& lt, const LibraryProduct& p) : lt_(lt) {
+    ok_ = lt.MatmulDescCreate(&operation, kCublasCompute32F, CUDA_R_32F) == 0;
+    set(kOperationTransposeA, kCublasTranspose);
+    if (p.dtype == OCTAVO_F8_E4M3) {
+      set(kOperationFastSums, int8_t{1});
+      set(kOperationScaleModeA, kScaleOuterVector);
+      set(kOperationScaleModeB, kScaleOuterVector);
+      set(kOperationScaleA, p.row_scales);
+      set(kOperationScaleB, p.x_scales);
+    }
+    const uint64_t rows = static_cast<uint64_t>(p.rows);
+    const uint64_t cols = static_cast<uint64_t>(p.cols);
+    const uint64_t m = static_cast<uint64_t>(p.m);
+    layout(&a, p.dtype, cols, rows, p.cols);
+    layout(&b, p.dtype, cols, m, p.x_stride);
+    layout(&d, p.y_dtype, rows, m, p.y_stride);
+  }
+  ~Description() {
+    for (CublasLtLayout* one : {a, b, d}) {
+      if (one != nullptr) lt_.MatrixLayoutDestroy(one);
+    }
+    if (operation != nullptr) lt_.MatmulDescDestroy(operation);
+  }
+  Description(const Description&) = delete;
+  Description& operator=(const Description&) = delete;
+
+  bool ok() const { return ok_; }  // the library knows all of it
+
+  CublasLtOperation* operation = nullptr;
+  CublasLtLayout* a = nullptr;
+  CublasLtLayout* b = nullptr;
+  CublasLtLayout* d = nullptr;
+
+ private:
+  template <class Value>
+  void set(int32_t attribute, const Value& value) {
+    ok_ = ok_ && lt_.MatmulDescSetAttribute(operation, attribute, &value, sizeof value) == 0;
+  }
+  void layout(CublasLtLayout** to, int32_t dtype, uint64_t rows, uint64_t cols, int64_t stride) {
+    ok_ = ok_ && lt_.MatrixLayoutCreate(to, library_type(dtype), rows, cols, stride) == 0;
+  }
+
+  const CublasLt& lt_;
+  bool ok_;
+};
+
+}  // namespace
+
+struct LibraryMatmul::State {
+  const CublasLt* lt = nullptr;
+  CublasLtContext* context = nullptr;
+  std::string note;
+  size_t workspace_bytes;
+  std::map<Key, CublasLtAlgorithm> algorithms;
+
+  bool choose(const LibraryProduct& product, const Description& description) {
+    CublasLtPreference* preference = nullptr;
+    if (lt->MatmulPreferenceCreate(&preference) != 0) return false;
+    CublasLtHeuristic best = {};
+    int32_t found = 0;
+    bool ok = lt->MatmulPreferenceSetAttribute(preference, kPreferenceWorkspaceBytes, &workspace_bytes,
+                                               sizeof workspace_bytes) == 0;
+    for (int32_t operand = 0; operand < 4; ++operand) {
+      const uint32_t alignment = 16;
+      ok = ok && lt->MatmulPreferenceSetAttribute(preference, kPreferenceAlignmentA + operand, &alignment,
+                                                  sizeof alignment) == 0;
+    }
+    ok = ok && lt->MatmulAlgoGetHeuristic(context, description.operation, description.a, description.b,
+                                               description.d, description.d, preference, 1, &best, &found) == 0;
+    lt->MatmulPreferenceDestroy(preference);
+    if (!ok || found == 0 || best.status != 0) return false;
+    algorithms[key_of(product, product.m)] = best.algorithm;
+    return true;
+  }
+
+  bool run(const LibraryProduct& p, const Description& description, const CublasLtAlgorithm& algorithm,
+           void* workspace, GpuStream stream) const {
+    const float alpha = 1.0f;
+    const float beta = p.add ? 1.0f : 0.0f;
+    return lt->Matmul(context, description.operation, &alpha, p.w, description.a, p.x, description.b, &beta, p.y,
+                      description.d, p.y, description.d, &algorithm, workspace, workspace_bytes, stream) == 0;
+  }
+};
+
+LibraryMatmul::LibraryMatmul(size_t workspace_bytes) : state_(std::make_unique<State>()) {
+  state_->workspace_bytes = workspace_bytes;
+  state_->lt = load_cublaslt(&state_->note);
+  if (state_->lt == nullptr) return;
+  if (const int32_t status = state_->lt->Create(&state_->context); status != 0) {
+    state_->note += ", which does not work on this card (cublasLtCreate returned " + std::to_string(status) +
+                    "): prompts run on slower kernels";
+    state_->lt = nullptr;
+  }
+}
+
+LibraryMatmul::~LibraryMatmul() {
+  if (state_->context != nullptr) state_->lt->Destroy(state_->context);
+}
+
+bool LibraryMatmul::is_usable() const { return state_->lt != nullptr; }
+
+const std::string& LibraryMatmul::note() const { return state_->note; }
+
+bool LibraryMatmul::prepare(const LibraryProduct& product, int32_t max_m, void* workspace, GpuStream stream) {
+  if (!is_usable()) return false;
+  for (int32_t m = bucket_of(1);; m = bucket_of(m + 1)) {
+    LibraryProduct one = product;
+    one.m = m;
+    const Description description(*state_->lt, one);
+    if (!description.ok() || !state_->choose(one, description)) return false;
+    one.m = std::min(m, max_m);  // the memory given holds no more
+    if (!multiply(one, workspace, stream)) return false;
+    if (m >= max_m) return true;
+  }
+}
+
+bool LibraryMatmul::multiply(const LibraryProduct& product, void* workspace, GpuStream stream) {
+  if (!is_usable()) return false;
+  const auto found = state_->algorithms.find(key_of(product, bucket_of(product.m)));
+  if (found == state_->algorithms.end()) return false;
+  const Description description(*state_->lt, product);
+  return description.ok() && state_->run(product, description, found->second, workspace, stream);
+}
+
+}  // namespace octavo

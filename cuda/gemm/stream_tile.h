@@ -1,0 +1,50 @@
+// Sizes of the streaming products: what one block works on and how its shared memory is laid out.
+#pragma once
+
+#include <cstdint>
+
+#include "octavo.h"
+
+namespace octavo {
+
+constexpr int kStreamRows = 128;       // rows of W a tile
+constexpr int kStreamStepBytes = 128;  // of each row of W in one step: a whole swizzle span, a whole cache line
+constexpr int kStreamWarps = 8;        // that compute; 16 rows each
+constexpr int kStreamThreads = kStreamWarps * 32;
+
+constexpr int stream_element_bytes(int dtype) { return dtype == OCTAVO_F8_E4M3 ? 1 : 2; }
+
+// kWeight, kActivation: octavo_dtype of W and x. kColumns: tokens of one product, a multiple of 8. kHopper: tensor copies
+// by a warp of its own and warpgroup MMA (9.0a), else asynchronous copies and mma.sync.
+//
+//   stage:  W [128 rows][128 bytes] | x [panel][kColumns tokens][128 bytes]     chunk c of a row lies at c ^ (row & 7)
+//   memory: stages | full barrier of each stage | empty barrier of each stage
+template <int kWeightType, int kActivationType, int kTokens, bool kOnHopper>
+struct StreamTile {
+  static constexpr int kWeight = kWeightType;
+  static constexpr int kActivation = kActivationType;
+  static constexpr int kColumns = kTokens;
+  static constexpr bool kHopper = kOnHopper;
+  static constexpr int kWeightElement = stream_element_bytes(kWeight);  // bytes
+  static constexpr int kXElement = stream_element_bytes(kActivation);
+  static constexpr int kStepCols = kStreamStepBytes / kWeightElement;
+  static constexpr int kPanels = kXElement / kWeightElement;  // 2: E4M3 weights, 16-bit x
+  static constexpr int kWeightBytes = kStreamRows * kStreamStepBytes;
+  static constexpr int kPanelBytes = kColumns * 128;
+  static constexpr int kStageBytes = kWeightBytes + kPanels * kPanelBytes;
+  // Narrow products leave room on a multiprocessor for the next kernel's block, which fetches its first weights while
+  // this one ends; elsewhere 99 KB must do (8.6 to 8.9, 12.0).
+  static constexpr bool kShared = kColumns <= 64;
+  static constexpr int kRingBytes = !kHopper ? 96 * 1024 : kShared ? 104 * 1024 : 208 * 1024;
+  static constexpr int kStages = kRingBytes / kStageBytes < 6 ? kRingBytes / kStageBytes : 6;
+  static constexpr int kBarriersAt = kStages * kStageBytes;
+  static constexpr int kSmemBytes = kBarriersAt + kStages * 16;
+  static constexpr int kThreads = kStreamThreads + (kHopper ? 32 : 0);
+  // Registers are given to warps by fours: a block of 9 takes those of 12.
+  static constexpr int kBoundThreads = (kThreads + 127) / 128 * 128;
+  static constexpr int kBlocksPerSm = kShared ? 2 : 1;
+  static constexpr int kSums = kColumns / 2;  // f32 sums of a thread
+  static_assert(kPanels >= 1 && kStages >= 3, "a stage does not fit");
+};
+
+}  // namespace octavo
