@@ -67,7 +67,9 @@ function benchOctavo(model: LoadedModel, kvDtype: KvDtype): Row[] {
   });
 }
 
-using model = await LoadedModel.open(await openModel(modelPath), Math.max(...depths) + tokens + 16);
+using model = await LoadedModel.open(await openModel(modelPath), {
+  maxModelLen: Math.max(...depths) + tokens + 16,
+});
 const device = model.library.deviceInfo();
 const rows = flags["kv-dtypes"].split(",").flatMap((dtype) => benchOctavo(model, dtype as KvDtype));
 if (flags["llama-cpp"] !== undefined) {

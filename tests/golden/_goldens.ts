@@ -5,7 +5,7 @@
  */
 
 import { assertAlmostEquals, assertEquals, assertLess } from "@std/assert";
-import { argmax, type LoadedModel, logSoftmax } from "./_session.ts";
+import { argmax, type KvDtype, type LoadedModel, logSoftmax } from "./_session.ts";
 
 /** One prompt of a golden file. */
 export interface GoldenPrompt {
@@ -28,12 +28,30 @@ export async function readGoldens(name: string): Promise<GoldenPrompt[]> {
 const NEAR_TIE_NATS = 0.5;
 
 /**
+ * Feeds the prompt token by token and compares top logits, their normaliser and the greedy continuation; then in one
+ * step, which must give the same bits.
+ */
+export function compareWithGolden(model: LoadedModel, golden: GoldenPrompt, tolerance: number): void {
+  compareSession(model, golden, { tolerance, kvDtype: "float32" });
+  using whole = model.session("float32");
+  using single = model.session("float32");
+  const inOneStep = whole.feed(golden.ids);
+  let byToken = inOneStep;
+  for (const id of golden.ids) byToken = single.feed([id]);
+  assertEquals(inOneStep, byToken, `${golden.name}: prefill and decode differ`);
+}
+
+/**
  * Feeds the prompt token by token and compares top logits, their normaliser and the greedy continuation.
  *
  * @returns The largest difference of a logit.
  */
-export function compareWithGolden(model: LoadedModel, golden: GoldenPrompt, tolerance: number): number {
-  using session = model.session("float32");
+export function compareSession(
+  model: LoadedModel,
+  golden: GoldenPrompt,
+  { tolerance, kvDtype }: { tolerance: number; kvDtype: KvDtype },
+): number {
+  using session = model.session(kvDtype);
   let worst = 0;
   let logits: Float32Array = new Float32Array();
   golden.ids.forEach((id, position) => {
@@ -54,12 +72,5 @@ export function compareWithGolden(model: LoadedModel, golden: GoldenPrompt, tole
     logits = session.feed([ours]);
     return true;
   });
-  // The whole prompt in one step gives the same bits as token by token.
-  using whole = model.session("float32");
-  using single = model.session("float32");
-  const inOneStep = whole.feed(golden.ids);
-  let byToken = inOneStep;
-  for (const id of golden.ids) byToken = single.feed([id]);
-  assertEquals(inOneStep, byToken, `${golden.name}: prefill and decode differ`);
   return worst;
 }

@@ -4,7 +4,9 @@
  * @module
  */
 
+import { computeDtype } from "../../engine/compute_dtype.ts";
 import { type Library, openLibrary } from "../../ffi/library.ts";
+import type { Backend } from "../../ffi/library_search.ts";
 import { NativeEngine, type NativeEngineConfig } from "../../ffi/native_engine.ts";
 import { NativeModel } from "../../ffi/native_model.ts";
 import type { ModelFiles } from "../../models/types.ts";
@@ -15,10 +17,14 @@ export type KvDtype = NativeEngineConfig["kvDtype"];
 export class LoadedModel implements Disposable {
   private constructor(readonly files: ModelFiles, readonly library: Library, readonly native: NativeModel) {}
 
-  /** @param maxModelLen Longest sequence of a session; benches go beyond the model's own length. */
-  static async open(files: ModelFiles, maxModelLen = files.config.maxModelLen): Promise<LoadedModel> {
-    const library = await openLibrary("cpu");
-    const native = new NativeModel(library, { ...files.config, maxModelLen });
+  /** @param options.maxModelLen Longest sequence of a session; benches go beyond the model's own length. */
+  static async open(
+    files: ModelFiles,
+    { maxModelLen = files.config.maxModelLen, backend = "cpu" }: { maxModelLen?: number; backend?: Backend } = {},
+  ): Promise<LoadedModel> {
+    const library = await openLibrary(backend);
+    const config = { ...files.config, maxModelLen, computeDtype: computeDtype(files.config, files.tensors) };
+    const native = new NativeModel(library, config);
     for (const path of files.paths) native.addFile(path);
     for (const tensor of files.tensors) native.loadTensor(tensor);
     native.finish();
