@@ -78,15 +78,16 @@ function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: 
   }
   checkTokenIds("logit_bias", sampling.logitBias.keys(), vocabSize);
   checkTokenIds("stop_token_ids", sampling.stopTokenIds, vocabSize);
-  if (sampling.minTokens > 0 && sampling.stopTokenIds.length + numEosTokenIds >= vocabSize) {
-    throw new RequestError(`min_tokens would ban all ${vocabSize} tokens: too many stop_token_ids`, {
-      param: "stop_token_ids",
-    });
+  for (const word of sampling.badWords) checkTokenIds("bad_words", word, vocabSize);
+  const numStopBans = sampling.minTokens > 0 ? sampling.stopTokenIds.length + numEosTokenIds : 0;
+  if (sampling.badWords.length + numStopBans >= vocabSize) {
+    const param = sampling.badWords.length > 0 ? "bad_words" : "stop_token_ids";
+    throw new RequestError(`min_tokens and bad_words would ban all ${vocabSize} tokens: too many ${param}`, { param });
   }
   const edits = maxLogitEdits(sampling, { promptTokens: promptTokenIds.length, numEosTokenIds, vocabSize });
   if (edits > limits.maxLogitEdits) {
     throw new RequestError(
-      `logit_bias, min_tokens and penalties together may change ${edits} logits of a token, ` +
+      `logit_bias, min_tokens, bad_words and penalties together may change ${edits} logits of a token, ` +
         `the engine allows ${limits.maxLogitEdits}`,
       { param: sampling.logitBias.size > limits.maxLogitEdits ? "logit_bias" : null },
     );

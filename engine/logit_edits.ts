@@ -1,6 +1,6 @@
 /**
- * A sequence's entries in the step buffer's logit edit tables: bias, bans and the token counts that the penalties
- * need. Kept as columns, so that a step copies them with four block moves.
+ * A sequence's entries in the step buffer's logit edit tables: bias, bans (of stop ids until `minTokens`, and of bad
+ * words' last tokens) and the token counts that the penalties need. Kept as columns, so that a step copies them with four block moves.
  *
  * @module
  */
@@ -25,6 +25,7 @@ export function maxLogitEdits(
 ): number {
   let edits = sampling.logitBias.size;
   if (sampling.minTokens > 0) edits += sampling.stopTokenIds.length + size.numEosTokenIds;
+  edits += sampling.badWords.length;
   if (countsOutput(sampling)) edits += sampling.maxTokens;
   if (sampling.repetitionPenalty !== 1) edits += size.promptTokens;
   return Math.min(edits, size.vocabSize);
@@ -43,14 +44,27 @@ export class LogitEdits {
   #bias = new Float32Array(16);
   readonly #entry = new Map<number, number>();
   readonly #countsOutput: boolean;
-  readonly #banned: readonly number[];
+  /** Stop ids, until `minTokens` is reached. */
+  #stopBans: ReadonlySet<number>;
+  /** Tokens that are bad words by themselves. */
+  readonly #wordBans: ReadonlySet<number>;
+  /** Bad words of several tokens. */
+  readonly #words: readonly (readonly number[])[];
+  /** Last tokens of the words that the output's end has begun. */
+  #begunBans: ReadonlySet<number> = new Set();
+  /** The output's last tokens, one fewer than the longest word has. */
+  readonly #tail: number[] = [];
+  readonly #maxTail: number;
 
   /** Edits for a sequence with this prompt and, after a preemption, output. */
   constructor(sampling: SamplingParams, prompt: Int32Array, stopIds: ReadonlySet<number>) {
     this.#countsOutput = countsOutput(sampling);
-    this.#banned = sampling.minTokens > 0 ? [...stopIds] : [];
+    this.#stopBans = sampling.minTokens > 0 ? stopIds : new Set();
+    this.#wordBans = new Set(sampling.badWords.filter(({ length }) => length === 1).map(([token]) => token!));
+    this.#words = sampling.badWords.filter(({ length }) => length > 1);
+    this.#maxTail = Math.max(0, ...this.#words.map(({ length }) => length - 1));
     for (const [token, bias] of sampling.logitBias) this.#bias[this.#find(token)] = bias;
-    for (const token of this.#banned) this.#flags[this.#find(token)]! |= EDIT_FLAG.BANNED;
+    this.#updateBans(new Set([...this.#stopBans, ...this.#wordBans]));
     if (sampling.repetitionPenalty !== 1) {
       for (const token of prompt) this.#flags[this.#find(token)]! |= EDIT_FLAG.SEEN;
     }
@@ -58,12 +72,14 @@ export class LogitEdits {
 
   /** The edits that these sampling params need, or null when they need none. */
   static for(sampling: SamplingParams, prompt: Int32Array, stopIds: ReadonlySet<number>): LogitEdits | null {
-    const needed = sampling.logitBias.size > 0 || sampling.minTokens > 0 || countsOutput(sampling);
+    const { logitBias, minTokens, badWords } = sampling;
+    const needed = logitBias.size > 0 || minTokens > 0 || badWords.length > 0 || countsOutput(sampling);
     return needed ? new LogitEdits(sampling, prompt, stopIds) : null;
   }
 
-  /** Counts a sampled token. */
+  /** Takes note of a sampled token. */
   count(token: number): void {
+    if (this.#words.length > 0) this.#follow(token);
     if (!this.#countsOutput) return;
     const entry = this.#find(token);
     this.#count[entry]!++;
@@ -72,7 +88,35 @@ export class LogitEdits {
 
   /** Lifts the ban on stop ids: `minTokens` is reached. */
   liftBans(): void {
-    for (const token of this.#banned) this.#flags[this.#find(token)]! &= ~EDIT_FLAG.BANNED;
+    const stopIds = this.#stopBans;
+    this.#stopBans = new Set();
+    this.#updateBans(stopIds);
+  }
+
+  /** Bans the last tokens of the words that now lack nothing else. */
+  #follow(token: number): void {
+    this.#tail.push(token);
+    if (this.#tail.length > this.#maxTail) this.#tail.shift();
+    const before = this.#begunBans;
+    this.#begunBans = new Set(this.#words.filter((word) => this.#endsBefore(word)).map((word) => word.at(-1)!));
+    this.#updateBans(new Set([...before, ...this.#begunBans]));
+  }
+
+  /** Whether the output ends with all of a word but its last token. */
+  #endsBefore(word: readonly number[]): boolean {
+    const begin = this.#tail.length - (word.length - 1);
+    for (let i = 0; i < word.length - 1; i++) if (this.#tail[begin + i] !== word[i]) return false;
+    return true;
+  }
+
+  /** Sets these tokens' flags to whether anything bans them now. */
+  #updateBans(tokens: ReadonlySet<number>): void {
+    for (const token of tokens) {
+      const isBanned = this.#stopBans.has(token) || this.#wordBans.has(token) || this.#begunBans.has(token);
+      const entry = this.#find(token);
+      if (isBanned) this.#flags[entry]! |= EDIT_FLAG.BANNED;
+      else this.#flags[entry]! &= ~EDIT_FLAG.BANNED;
+    }
   }
 
   /** Copies all entries to the tables of a step, from entry `begin` on. */

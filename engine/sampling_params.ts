@@ -24,6 +24,8 @@ export type SamplingOptions =
 export const MAX_N = 128;
 /** Most stop strings, and stop token ids, of one request. */
 export const MAX_STOPS = 64;
+/** Most bad words of one request, and tokens of one. */
+export const MAX_BAD_WORDS = 1024;
 const MAX_STOP_LENGTH = 1024;
 const MAX_INT32 = 2 ** 31 - 1;
 /** Where it is this cold, or so little is left, only the likeliest token can be drawn; kept clear of float's zero. */
@@ -33,8 +35,8 @@ const MIN_TOP_P = 1e-6;
 /**
  * Complete sampling params.
  *
- * Defaults: n 1, maxTokens 16, minTokens 0, temperature 1, topK 0, topP 1, minP 0, no penalties, no bias, a random
- * seed, no stops, no log-probabilities, special tokens skipped.
+ * Defaults: n 1, maxTokens 16, minTokens 0, temperature 1, topK 0, topP 1, minP 0, no penalties, no bias, no bad
+ * words, a random seed, no stops, no log-probabilities, special tokens skipped.
  *
  * @param defaults What the model's own generation config says, between the options and the defaults above.
  * @throws {RequestError} Naming the field, in wire spelling, what it may be and what it was.
@@ -67,6 +69,7 @@ export function samplingParams(options: SamplingOptions = {}, defaults: Generati
     presencePenalty: number("presence_penalty", options.presencePenalty ?? 0, -2, 2),
     frequencyPenalty: number("frequency_penalty", options.frequencyPenalty ?? 0, -2, 2),
     logitBias: logitBias(options.logitBias ?? {}),
+    badWords: badWords(options.badWords ?? []),
     seed: seed(options.seed ?? null),
     stop: stopStrings(options.stop ?? []),
     stopTokenIds: stopTokenIds(options.stopTokenIds ?? []),
@@ -113,6 +116,22 @@ function stopStrings(given: string | readonly string[]): readonly string[] {
     check("stop", stop.length, stop.length <= MAX_STOP_LENGTH, `strings of at most ${MAX_STOP_LENGTH} characters`);
   }
   return [...new Set(stops)];
+}
+
+function badWords(given: readonly (readonly number[])[]): readonly (readonly number[])[] {
+  check("bad_words", given.length, given.length <= MAX_BAD_WORDS, `at most ${MAX_BAD_WORDS} runs of token ids`);
+  const words = new Map<string, readonly number[]>();
+  for (const word of given) {
+    check(
+      "bad_words",
+      word.length,
+      word.length > 0 && word.length <= MAX_BAD_WORDS,
+      `1 to ${MAX_BAD_WORDS} tokens long`,
+    );
+    for (const id of word) check("bad_words", id, Number.isInteger(id) && id >= 0, "token ids");
+    words.set(word.join(), [...word]);
+  }
+  return [...words.values()];
 }
 
 function stopTokenIds(given: readonly number[]): readonly number[] {

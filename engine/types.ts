@@ -43,6 +43,10 @@ export interface SamplingParams {
   readonly frequencyPenalty: number;
   /** Token id to the value added to its logit; -100 bans in practice. */
   readonly logitBias: ReadonlyMap<number, number>;
+  /**
+   * Runs of token ids that the output shall not hold: where it ends with all but a run's last token, that one is banned.
+   */
+  readonly badWords: readonly (readonly number[])[];
   /** 64 bits; sequence i of a request uses seed + i. Drawn at random when the request gives none. */
   readonly seed: bigint;
   /** Texts that end a sequence; not part of the output unless `includeStopStrInOutput`. */

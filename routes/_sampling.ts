@@ -13,6 +13,8 @@ import type { CompletionBody } from "./schemas/completion.ts";
 
 /** What differs between chat and plain completions. */
 export interface SamplingExtras {
+  /** Sequences to make from the prompt. */
+  readonly n: number;
   readonly maxTokens: number;
   readonly logprobs: number | null;
   /** Field to name when `logprobs` is too large. */
@@ -27,7 +29,7 @@ export interface SamplingExtras {
 export function requestSampling(
   server: Server,
   body: ChatCompletionBody | CompletionBody,
-  { maxTokens, logprobs, logprobsParam }: SamplingExtras,
+  { n, maxTokens, logprobs, logprobsParam }: SamplingExtras,
 ): SamplingParams {
   const { maxLogprobs } = server.engine.info;
   if (logprobs !== null && logprobs > maxLogprobs) {
@@ -38,7 +40,7 @@ export function requestSampling(
   // Nothing but the likeliest token is left at 0; the engine's range for top_p is above 0.
   const isArgmax = body.top_p === 0;
   return samplingParams({
-    n: body.n ?? undefined,
+    n,
     maxTokens,
     minTokens: body.min_tokens ?? undefined,
     temperature: body.temperature ?? undefined,
@@ -49,6 +51,7 @@ export function requestSampling(
     presencePenalty: body.presence_penalty ?? undefined,
     frequencyPenalty: body.frequency_penalty ?? undefined,
     logitBias: body.logit_bias ?? null,
+    badWords: badWordTokens(server, body.bad_words ?? []),
     seed: body.seed ?? null,
     stop: body.stop ?? null,
     stopTokenIds: body.stop_token_ids ?? undefined,
@@ -57,4 +60,18 @@ export function requestSampling(
     logprobs,
     skipSpecialTokens: body.skip_special_tokens ?? undefined,
   }, server.generationDefaults);
+}
+
+/**
+ * A word's tokens at the beginning of a text and after a space. The second are left out where the space is a token of its
+ * own, which the first follow.
+ */
+function badWordTokens(server: Server, words: readonly string[]): number[][] {
+  const encode = (text: string) => server.tokenizer.encode(text.toWellFormed(), { addSpecialTokens: false });
+  return words.flatMap((word) => {
+    const bare = encode(word.trimStart());
+    if (bare.length === 0) throw badRequest("bad_words must hold more than spaces", { param: "bad_words" });
+    const spaced = encode(` ${word.trimStart()}`);
+    return [bare, spaced].filter((tokens, i) => i === 0 || (tokens[0] !== bare[0] && tokens.length === bare.length));
+  });
 }

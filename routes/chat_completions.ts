@@ -38,6 +38,7 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
   const [tokenIds] = await tokenizePrompts(server, [text], { param: "messages", addSpecialTokens: false });
   const promptTokenIds = tokenIds!;
   const sampling = requestSampling(server, body, {
+    n: body.n ?? 1,
     maxTokens: maxTokens(server, promptTokenIds.length, {
       wanted: body.max_completion_tokens ?? body.max_tokens ?? null,
       fallback: Infinity,

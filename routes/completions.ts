@@ -54,14 +54,16 @@ async function planCompletion(server: Server, body: CompletionBody): Promise<Pla
 
 function checkCombinations(body: CompletionBody): void {
   const n = body.n ?? 1;
-  if (body.prompt.length * n > MAX_CHOICES) {
-    const received = `${body.prompt.length} prompts x n ${n}`;
-    throw badRequest(`A request may have at most ${MAX_CHOICES} choices, received ${received}`, { param: "n" });
+  const made = body.best_of ?? n;
+  if (body.prompt.length * made > MAX_CHOICES) {
+    const param = made > n ? "best_of" : "n";
+    const received = `${body.prompt.length} prompts x ${param} ${made}`;
+    throw badRequest(`A request may have at most ${MAX_CHOICES} choices, received ${received}`, { param });
   }
-  if ((body.best_of ?? 1) !== 1 && body.best_of !== n) {
-    throw badRequest(`"best_of" is not supported yet, received ${body.best_of}; leave it out or send the value of n`, {
+  if (made < n) throw badRequest(`"best_of" must be at least n ${n}, received ${made}`, { param: "best_of" });
+  if (made > n && body.stream === true) {
+    throw badRequest('"best_of" above n cannot be streamed: which choices are best is known at the end', {
       param: "best_of",
-      code: "unsupported_parameter",
     });
   }
   if (body.echo === true && (body.logprobs ?? null) !== null) {
@@ -74,13 +76,16 @@ function checkCombinations(body: CompletionBody): void {
 
 /** Each prompt has its own: without a seed they must not share a random one. */
 function promptSampling(server: Server, body: CompletionBody, numPromptTokens: number): SamplingParams {
+  const n = body.n ?? 1;
+  const made = body.best_of ?? n;
   return requestSampling(server, body, {
+    n: made,
     maxTokens: maxTokens(server, numPromptTokens, {
       wanted: body.max_tokens ?? null,
       fallback: DEFAULT_MAX_TOKENS,
       param: "prompt",
     }),
-    logprobs: body.logprobs ?? null,
+    logprobs: body.logprobs ?? (made > n ? 0 : null),
     logprobsParam: "logprobs",
   });
 }
@@ -94,6 +99,7 @@ class CompletionFormat implements ResponseFormat {
   readonly #head: ResponseHead;
   readonly #prompts: readonly (readonly number[])[];
   readonly #echoes: readonly string[] | null;
+  readonly #numReturned: number;
   readonly #withLogprobs: boolean;
   readonly #withTokenIds: boolean;
   readonly #skipSpecialTokens: boolean;
@@ -111,6 +117,7 @@ class CompletionFormat implements ResponseFormat {
     this.#head = head;
     this.#prompts = prompts;
     this.#echoes = echoes;
+    this.#numReturned = body.n ?? 1;
     this.#withLogprobs = (body.logprobs ?? null) !== null;
     this.#withTokenIds = body.return_token_ids === true;
     this.#skipSpecialTokens = body.skip_special_tokens ?? true;
@@ -152,7 +159,7 @@ class CompletionFormat implements ResponseFormat {
     return {
       ...this.#head,
       object: "text_completion",
-      choices: choices.map((choice) => ({
+      choices: bestChoices(choices, this.#numReturned).map((choice) => ({
         index: choice.index,
         text: this.#echo(choice.promptIndex) + choice.text,
         logprobs: this.#withLogprobs ? this.#logprobsOf(choice.index).part(choice.logprobs) : null,
@@ -176,4 +183,17 @@ class CompletionFormat implements ResponseFormat {
     }
     return logprobs;
   }
+}
+
+/** Of each prompt's choices the `n` best, by mean log-probability of their tokens, numbered anew. */
+function bestChoices(choices: readonly Choice[], n: number): readonly Choice[] {
+  const byPrompt = Map.groupBy(choices, ({ promptIndex }) => promptIndex);
+  return [...byPrompt.values()].flatMap((made) => {
+    if (made.length <= n) return made;
+    return made.toSorted((a, b) => meanLogprob(b) - meanLogprob(a)).slice(0, n);
+  }).map((choice, index) => ({ ...choice, index }));
+}
+
+function meanLogprob({ logprobs }: Choice): number {
+  return logprobs.reduce((sum, { logprob }) => sum + logprob, 0) / Math.max(1, logprobs.length);
 }

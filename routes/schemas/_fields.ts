@@ -6,7 +6,7 @@
  */
 
 import { z } from "zod";
-import { MAX_N, MAX_STOPS } from "../../engine/sampling_params.ts";
+import { MAX_BAD_WORDS, MAX_N, MAX_STOPS } from "../../engine/sampling_params.ts";
 
 const MAX_INT32 = 2 ** 31 - 1;
 const MAX_LOGIT_BIASES = 1024;
@@ -63,6 +63,11 @@ export const GENERATION_FIELDS = {
         error: `expected at most ${MAX_LOGIT_BIASES} token ids`,
       }),
     `Token id to a value added to its logit; at most ${MAX_LOGIT_BIASES}.`,
+  ),
+  bad_words: field(
+    z.array(z.string().min(1).max(MAX_STOP_LENGTH)).max(MAX_BAD_WORDS / 2),
+    "Texts that the output shall not hold, at its beginning or after a space: their last token is banned where it would " +
+      `complete one; at most ${MAX_BAD_WORDS / 2}.`,
   ),
   skip_special_tokens: field(flag, "Leave special tokens out of the text. Default true."),
   return_token_ids: field(flag, "Add prompt_token_ids and token_ids to the response. Default false."),

@@ -5,6 +5,7 @@
  */
 
 import { z } from "zod";
+import { MAX_N } from "../../engine/sampling_params.ts";
 import { field, GENERATION_FIELDS, integer } from "./_fields.ts";
 
 /** Most prompts of one request. */
@@ -42,7 +43,11 @@ export const completionBody = z.object({
     "Return the log-probabilities of the output's tokens and of this many likeliest tokens. Default: none.",
   ),
   echo: field(z.boolean(), "Put the prompt before the output. Not with logprobs yet. Default false."),
-  best_of: field(integer(1), "Only 1 or the value of n."),
+  best_of: field(
+    integer(1, MAX_N),
+    "Make this many choices from each prompt and return the n whose tokens have the highest mean log-probability; not " +
+      "with stream. Default: n.",
+  ),
   add_special_tokens: field(
     z.boolean(),
     "Add what the model's tokenizer adds around a text, for example a begin-of-sequence token. Default true.",

@@ -17,7 +17,6 @@ const unless = (...allowed: unknown[]): RefusedField => ({ allowed });
 
 const SHARED: Readonly<Record<string, RefusedField>> = {
   allowed_token_ids: unless([]),
-  bad_words: unless([]),
   cache_salt: never,
   early_stopping: unless(false),
   guided_choice: never,

@@ -102,12 +102,20 @@ export function expectedOutput(prompt: readonly number[], sampling: SamplingPara
       seedHigh: Number(seed >> 32n),
       sampleIndex: output.length,
       edits: expectedEdits(prompt, output, sampling),
-      banned: output.length < sampling.minTokens ? ends : new Set(),
+      banned: new Set([...output.length < sampling.minTokens ? ends : [], ...badTokens(output, sampling)]),
     });
     output.push(token);
     if (ends.has(token) && output.length > sampling.minTokens) break;
   }
   return output;
+}
+
+/** Tokens that would complete a bad word. */
+function badTokens(output: readonly number[], { badWords }: SamplingParams): number[] {
+  return badWords.filter((word) =>
+    `,${output.join()},`.endsWith(`,${word.slice(0, -1).map((id) => `${id},`).join("")}`)
+  )
+    .map((word) => word.at(-1)!);
 }
 
 function expectedEdits(prompt: readonly number[], output: readonly number[], sampling: SamplingParams): number {

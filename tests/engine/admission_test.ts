@@ -64,15 +64,18 @@ Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine 
   check([1], { stopTokenIds }, { maxLogitEdits: 50 });
   assertEquals(
     refusal([1], { stopTokenIds, minTokens: 1 })[0],
-    "min_tokens would ban all 50 tokens: too many " +
-      "stop_token_ids",
+    "min_tokens and bad_words would ban all 50 tokens: too many stop_token_ids",
   );
+  const badWords = tokens(48).map((id) => [id]);
+  check([1], { badWords }, { maxLogitEdits: 50 });
+  assertEquals(refusal([1], { badWords, minTokens: 2, maxTokens: 3 })[1], "bad_words");
+  assertEquals(refusal([1], { badWords: [[1, 50]] })[1], "bad_words");
   check([1], { logprobs: 5 });
   assertEquals(refusal([1], { logprobs: 6 })[0], "At most 5 log-probabilities a token are offered, requested 6");
   check(tokens(14), { repetitionPenalty: 1.5 });
   assertEquals(
     refusal(tokens(15), { repetitionPenalty: 1.5 })[0],
-    "logit_bias, min_tokens and penalties together may " +
+    "logit_bias, min_tokens, bad_words and penalties together may " +
       "change 31 logits of a token, the engine allows 30",
   );
 });

@@ -12,6 +12,7 @@ const request = fc.record({
   prompt: fc.array(fc.integer({ min: 0, max: VOCAB_SIZE - 1 }), { minLength: 1, maxLength: 14 }),
   maxTokens: fc.integer({ min: 1, max: 12 }),
   minTokens: fc.integer({ min: 0, max: 4 }),
+  badWords: fc.array(fc.array(fc.integer({ min: 0, max: 4 }), { minLength: 1, maxLength: 2 }), { maxLength: 3 }),
   n: fc.integer({ min: 1, max: 3 }),
   temperature: fc.constantFrom(0, 1),
   seed: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),

@@ -119,6 +119,23 @@ Deno.test("StepLoop bans stop ids until minTokens", () => {
   assertEquals(harness.tokens(key)[0], expectedOutput(prompt, sampling));
 });
 
+Deno.test("StepLoop bans a bad word's last token where it would complete one, and nowhere else", () => {
+  const free = expectedOutput(PROMPT, LONG);
+  const [a, b, c, d] = free as [number, number, number, number];
+  for (const badWords of [[[a]], [[a, b]], [[a, b, c]], [[b, c], [a, b, d], [c]], [[a, c]], [[a, b, c], [b, c, d]]]) {
+    const sampling = { ...LONG, badWords, minTokens: 2 };
+    const harness = new Harness(ROOMY);
+    const key = harness.submit(PROMPT, sampling);
+    harness.finish();
+    const tokens = harness.tokens(key)[0]!;
+    assertEquals(tokens, expectedOutput(PROMPT, sampling));
+    const text = `,${tokens.join()},`;
+    for (const word of badWords) assertEquals(text.includes(`,${word.join()},`), false, `${word} in ${text}`);
+    const changes = badWords.some((word) => `,${free.join()},`.includes(`,${word.join()},`));
+    assertEquals(tokens.join() !== free.join(), changes);
+  }
+});
+
 // After vllm#10087, pegainfer#215: an aborted request's pages are free before the next step.
 for (const [state, steps] of [["waiting", 0], ["prefilling", 1], ["decoding", 5]] as const) {
   Deno.test(`StepLoop.abort() frees a request's pages at once when it is ${state}`, () => {

@@ -167,6 +167,7 @@ Deno.test("chat passes every sampling field on", async () => {
     frequency_penalty: -1,
     repetition_penalty: 1.5,
     logit_bias: { "5": -100 },
+    bad_words: ["ab", " c"],
     skip_special_tokens: false,
     logprobs: true,
   });
@@ -184,6 +185,7 @@ Deno.test("chat passes every sampling field on", async () => {
     presencePenalty: 1,
     frequencyPenalty: -1,
     logitBias: new Map([[5, -100]]),
+    badWords: [[97, 98], [99]],
     stop: ["a", "b"],
     stopTokenIds: [3],
     includeStopStrInOutput: true,

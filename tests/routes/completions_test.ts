@@ -51,6 +51,28 @@ Deno.test("completion indexes the choices of prompt p from p x n and sums the us
   assertEquals(streamed, texts);
 });
 
+Deno.test("completion returns the n most likely of best_of choices, by mean log-probability", async () => {
+  const { app, engine } = fakeApp();
+  // Choice 0: -1 a token, choice 1: -0.5, choice 2: the highest sum but -0.9 a token.
+  const logprobs = [[-1, -1, -1], [-0.5, -0.5, -0.5], [-0.9]];
+  engine.script = (fake) => {
+    for (const [index, values] of logprobs.entries()) {
+      const entries = values.map((logprob) => ({ tokenId: 65 + index, logprob, top: [] }));
+      const tokenIds = entries.map(({ tokenId }) => tokenId);
+      const text = String.fromCharCode(...tokenIds);
+      fake.emit({ index, text, tokenIds, logprobs: entries, finishReason: "stop" });
+    }
+    fake.end();
+  };
+  const body = await (await post(app, PATH, { prompt: ["x", "y"], n: 2, best_of: 3 })).json();
+  assertEquals(engine.requests.map(({ request: { sampling } }) => [sampling.n, sampling.logprobs]), [[3, 0], [3, 0]]);
+  const choice = (index: number, text: string) => (
+    { index, text, logprobs: null, finish_reason: "stop", stop_reason: null }
+  );
+  assertEquals(body.choices, [choice(0, "BBB"), choice(1, "C"), choice(2, "BBB"), choice(3, "C")]);
+  assertEquals(body.usage.completion_tokens, 14);
+});
+
 Deno.test("completion gives prompts their own random seeds, and the given one to each", async () => {
   const { app, engine } = fakeApp();
   await (await post(app, PATH, { prompt: ["a", "a"] })).text();

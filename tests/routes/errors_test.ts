@@ -131,7 +131,10 @@ const BAD: [string, string, unknown, string | null, string][] = [
   ["negative logprobs", COMPLETIONS, { prompt: "a", logprobs: -1 }, "logprobs", "received -1"],
   ["too many logprobs", COMPLETIONS, { prompt: "a", logprobs: 21 }, "logprobs", "at most 20"],
   ["echo with logprobs", COMPLETIONS, { prompt: "a", echo: true, logprobs: 1 }, "logprobs", "not supported yet"],
-  ["best_of", COMPLETIONS, { prompt: "a", best_of: 3 }, "best_of", "not supported yet"],
+  ["best_of below n", COMPLETIONS, { prompt: "a", n: 3, best_of: 2 }, "best_of", "at least n 3"],
+  ["best_of in a stream", COMPLETIONS, { prompt: "a", best_of: 2, stream: true }, "best_of", "cannot be streamed"],
+  ["too many choices to make", COMPLETIONS, { prompt: Array(9).fill("a"), best_of: 128 }, "best_of", "at most 1024"],
+  ["a bad word of spaces", COMPLETIONS, { prompt: "a", bad_words: ["  "] }, "bad_words", "more than spaces"],
   ["a prompt longer than the context", COMPLETIONS, { prompt: Array(256).fill(1) }, "prompt", "256"],
 ];
 for (const [name, path, body, param, message] of BAD) {
