@@ -42,8 +42,12 @@ export interface LLMOptions {
   readonly gpuMemoryUtilization?: number;
   /** Memory for the KV cache: "2GiB" or "0.25", or as an object. */
   readonly kvCacheMemory?: string | KvCacheMemory;
-  /** Set the FP8 KV cache's scales from the first prompts' values, once. An error with any other. */
+  /** Set the FP8 KV cache's scales from the first prompts' values, once, where no file brings any. */
   readonly calculateKvScales?: boolean;
+  /** File of scales for an FP8 KV cache (safetensors or JSON), used before the checkpoint's. */
+  readonly kvScales?: string;
+  /** Missing or unusable scales of an FP8 KV cache are an error, not a warning. */
+  readonly strictKvScales?: boolean;
   /** Longest sequence, prompt and output together. Default: the model's own limit. */
   readonly maxModelLen?: number;
   /** Sequences that run at the same time. */
@@ -109,6 +113,8 @@ export class LLM implements AsyncDisposable {
       kvCacheDtypeSkipLayers: options.kvCacheDtypeSkipLayers ?? OPTIONS.kvCacheDtypeSkipLayers.default,
       kvCacheMemory,
       calculateKvScales: options.calculateKvScales ?? false,
+      kvScales: options.kvScales ?? null,
+      strictKvScales: options.strictKvScales ?? false,
       maxModelLen: options.maxModelLen ?? null,
       gpuMemoryUtilization: options.gpuMemoryUtilization ?? OPTIONS.gpuMemoryUtilization.default,
       quantization: options.quantization ?? OPTIONS.quantization.default,

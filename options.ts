@@ -78,16 +78,16 @@ export const OPTIONS = {
     "Layers that keep the model's dtype: comma-separated numbers from 0, or sliding_window for all that have one",
     parseLayers,
   ),
-  calculateKvScales: spec(
+  kvScales: optional(
+    "kv-scales",
+    "FILE",
+    "the checkpoint's, else 1",
+    "File of scales for an FP8 cache (safetensors or JSON), used before the checkpoint's",
+  ),
+  strictKvScales: toggle("strict-kv-scales", "Missing or unusable scales of an FP8 cache are an error, not a warning"),
+  calculateKvScales: toggle(
     "calculate-kv-scales",
-    "[true|false]",
-    false,
-    "false",
-    "Set the FP8 cache's scales from the first requests' values, once, instead of using 1",
-    (text) => {
-      if (!/^(true|false|)$/.test(text)) throw new RangeError("expected true or false");
-      return text !== "false";
-    },
+    "Set the FP8 cache's scales from the first requests' values, once, where no file brings any",
   ),
   kvCacheMemory: spec<KvCacheMemory | null>(
     "kv-cache-memory",
@@ -247,6 +247,13 @@ function optional(flag: string, value: string, defaultText: string, help: string
 
 function list(flag: string, value: string, defaultText: string, help: string) {
   return spec<readonly string[] | null>(flag, value, null, defaultText, help, (text) => text.split(",").map(nonEmpty));
+}
+
+function toggle(flag: string, help: string) {
+  return spec(flag, "[true|false]", false, "false", help, (text) => {
+    if (!/^(true|false|)$/.test(text)) throw new RangeError("expected true or false");
+    return text !== "false";
+  });
 }
 
 function integer(flag: string, value: string, defaultValue: number, low: number, high: number, help: string) {

@@ -5,6 +5,7 @@
  */
 
 import { startEngine } from "./engine/start_engine.ts";
+import { describeKvScales } from "./engine/kv_scales.ts";
 import type { Engine } from "./engine/types.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { openModel } from "./models/open_model.ts";
@@ -171,6 +172,8 @@ function report(model: ModelFiles, engine: Engine, name: string, url: string): s
     `${formatBytes(cacheBytes)}${bfloat16}, ${number(info.numKvTokens / info.maxModelLen)} sequences of ` +
     number(info.maxModelLen),
   ];
+  const scales = describeKvScales(info.kvLayers.map((layer) => layer.scales));
+  if (scales !== null) lines.push(`KV scales ${scales}`);
   return lines.join("\n  ");
 }
 

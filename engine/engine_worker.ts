@@ -10,6 +10,7 @@ import { NativeEngine } from "../ffi/native_engine.ts";
 import type { NativeModel } from "../ffi/native_model.ts";
 import { Counters } from "./counters.ts";
 import { planKvPages } from "./kv_cache_plan.ts";
+import { nativeKvScales } from "./kv_scales.ts";
 import { loadModel } from "./load_model.ts";
 import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
@@ -86,8 +87,9 @@ function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: S
   const memory = { ...nativeModel.library.deviceInfo(), scratchBytes };
   const pageBytes = nativeModel.kvPageBytes(kvDtype, pageSize);
   const numPages = planKvPages({ ...settings, ...sizes, pageBytes, memory });
+  const kvScales = nativeKvScales(settings.kvScales, nativeModel.config.numKvHeads);
   try {
-    return { engine: new NativeEngine(nativeModel, { ...config, numPages }), numPages };
+    return { engine: new NativeEngine(nativeModel, { ...config, numPages }, kvScales), numPages };
   } catch (error) {
     if (memory.backend === "cpu" || !(error instanceof NativeError) || !/out of memory/.test(error.message)) {
       throw error;
@@ -115,6 +117,10 @@ function readyMessage(parts: {
     info: {
       kvCacheDtype: settings.kvCacheDtype,
       kvCacheDtypeReason: settings.kvCacheDtypeReason,
+      kvLayers: settings.kvScales.map((scales, layer) => ({
+        dtype: settings.layerKvDtypes[layer] ?? settings.kvCacheDtype,
+        scales,
+      })),
       pageSize,
       numPages,
       numKvTokens: numPages * pageSize,

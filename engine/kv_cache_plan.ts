@@ -24,14 +24,21 @@ export const KV_CACHE_DTYPE_NAMES: readonly KvCacheDtypeName[] = [
   "int8_per_token_head",
 ];
 
-/** Decides a dtype and says why. @throws {RangeError} The name is not known. */
+/**
+ * Decides a dtype and says why.
+ *
+ * @param fp8AskedBy What in the checkpoint asks for an FP8 cache; "auto" follows it.
+ * @throws {RangeError} The name is not known.
+ */
 export function chooseKvCacheDtype(
   name: KvCacheDtypeName,
   modelDtype: ModelConfig["dtype"],
+  fp8AskedBy: string | null = null,
 ): { dtype: KvCacheDtype; reason: string } {
   if (!KV_CACHE_DTYPE_NAMES.includes(name)) {
     throw new RangeError(`kv_cache_dtype must be one of ${KV_CACHE_DTYPE_NAMES.join(", ")}, received "${name}"`);
   }
+  if (name === "auto" && fp8AskedBy !== null) return { dtype: "fp8_e4m3", reason: `asked for by ${fp8AskedBy}` };
   if (name === "auto") return { dtype: modelDtype, reason: "the model's own dtype" };
   return { dtype: name === "fp8" ? "fp8_e4m3" : name, reason: "given by --kv-cache-dtype" };
 }

@@ -5,7 +5,7 @@
  */
 
 import type { Device } from "../ffi/library_search.ts";
-import type { ModelConfig, TensorSource, TokenTable } from "../models/types.ts";
+import type { LayerKvScales, ModelConfig, TensorSource, TokenTable } from "../models/types.ts";
 import type { RequestLimits } from "./admission.ts";
 import type { KvCacheMemory } from "./kv_cache_plan.ts";
 import type { MailboxEnd } from "./mailbox.ts";
@@ -36,6 +36,8 @@ export interface EngineSettings {
   readonly quantization: Quantization;
   /** Set the FP8 cache's scales from the first step. */
   readonly calculateKvScales: boolean;
+  /** Of each layer; null where its dtype takes none from outside. */
+  readonly kvScales: readonly (LayerKvScales | null)[];
   readonly maxModelLen: number;
   readonly maxNumSeqs: number | null;
   readonly maxNumBatchedTokens: number | null;

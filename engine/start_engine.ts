@@ -5,12 +5,14 @@
  */
 
 import type { ProgressListener } from "../models/progress.ts";
+import { kvScaleTable, readKvScaleFile } from "../models/kv_scales.ts";
 import type { ModelFiles } from "../models/types.ts";
 import { Counters } from "./counters.ts";
 import { EngineClient } from "./engine_client.ts";
 import { EngineError } from "./errors.ts";
 import { chooseKvCacheDtype, type KvCacheDtypeName, type KvCacheMemory } from "./kv_cache_plan.ts";
 import { type SkippedLayer, skippedLayers } from "./kv_cache_plan.ts";
+import { chooseKvScales } from "./kv_scales.ts";
 import { MailboxSender } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage } from "./messages.ts";
 import type { Engine, Quantization } from "./types.ts";
@@ -27,8 +29,15 @@ export interface StartEngineOptions {
   readonly quantization?: Quantization;
   /** Layers that keep the model's dtype. Default none. */
   readonly kvCacheDtypeSkipLayers?: readonly SkippedLayer[];
-  /** Set the FP8 cache's scales from the first step's values; an error with another dtype. Default false. */
+  /**
+   * Set the FP8 cache's scales from the first step's values where no file brings any; an error with another dtype. Default
+   * false.
+   */
   readonly calculateKvScales?: boolean;
+  /** A file of scales for an FP8 cache (safetensors or JSON), before the checkpoint's own. Default none. */
+  readonly kvScales?: string | null;
+  /** Missing or unusable KV scales are an error rather than a warning. Default false. */
+  readonly strictKvScales?: boolean;
   /** Longest sequence, prompt and output together; the model's own limit if left out. */
   readonly maxModelLen?: number | null;
   /** Sequences of one step. Null (the default): the device's. */
@@ -62,7 +71,8 @@ const MAX_LOGPROBS = 20;
  */
 export async function startEngine(options: StartEngineOptions): Promise<Engine> {
   const { model, onProgress, maxQueuedRequests } = options;
-  const settings = engineSettings(options);
+  const { settings, warning } = engineSettings(options);
+  if (warning !== null) console.warn(warning);
   const counters = new Counters();
   const mailbox = new MailboxSender<EngineMessage>();
   const worker = new Worker(new URL("./engine_worker.ts", import.meta.url), { type: "module", name: "octavo-engine" });
@@ -104,9 +114,9 @@ export async function startEngine(options: StartEngineOptions): Promise<Engine> 
 }
 
 /** Settings with everything decided that needs no device. @throws {RangeError} One is out of its range. */
-function engineSettings(options: StartEngineOptions): EngineSettings {
-  const { config } = options.model;
-  const { dtype, reason } = chooseKvCacheDtype(options.kvCacheDtype, config.dtype);
+function engineSettings(options: StartEngineOptions): { settings: EngineSettings; warning: string | null } {
+  const { config, kvCache } = options.model;
+  const { dtype, reason } = chooseKvCacheDtype(options.kvCacheDtype, config.dtype, kvCache.fp8AskedBy);
   const maxModelLen = options.maxModelLen ?? config.maxModelLen;
   const { maxNumSeqs = null, maxNumBatchedTokens = null, pageSize, numThreads, calculateKvScales = false } = options;
   const { gpuMemoryUtilization = 0.9, quantization = "none" } = options;
@@ -114,6 +124,13 @@ function engineSettings(options: StartEngineOptions): EngineSettings {
   if (calculateKvScales && dtype !== "fp8_e4m3" && dtype !== "fp8_e5m2") {
     throw new RangeError(`calculate_kv_scales needs kv_cache_dtype fp8_e4m3 or fp8_e5m2, found ${dtype}`);
   }
+  const scales = chooseKvScales({
+    checkpoint: kvCache,
+    file: options.kvScales ? kvScaleTable(readKvScaleFile(options.kvScales), config, "file") : null,
+    layerDtypes: config.layers.map((_, layer) => skipped.includes(layer) ? config.dtype : dtype),
+    calculate: calculateKvScales,
+    strict: options.strictKvScales ?? false,
+  });
   checkRange("max_model_len", maxModelLen, 2, config.maxModelLen);
   if (maxNumSeqs !== null) checkRange("max_num_seqs", maxNumSeqs, 1, 4096);
   if (maxNumBatchedTokens !== null) checkRange("max_num_batched_tokens", maxNumBatchedTokens, 1, 2 ** 20);
@@ -122,7 +139,7 @@ function engineSettings(options: StartEngineOptions): EngineSettings {
   if (!(gpuMemoryUtilization > 0 && gpuMemoryUtilization <= 1)) {
     throw new RangeError(`gpu_memory_utilization must be above 0 and at most 1, received ${gpuMemoryUtilization}`);
   }
-  return {
+  const settings: EngineSettings = {
     device: options.device ?? "auto",
     library: options.library ?? null,
     kvCacheDtype: dtype,
@@ -131,7 +148,8 @@ function engineSettings(options: StartEngineOptions): EngineSettings {
     kvCacheMemory: options.kvCacheMemory ?? null,
     gpuMemoryUtilization,
     quantization,
-    calculateKvScales,
+    calculateKvScales: scales.calculate,
+    kvScales: scales.layers,
     maxModelLen,
     maxNumSeqs,
     maxNumBatchedTokens,
@@ -139,6 +157,7 @@ function engineSettings(options: StartEngineOptions): EngineSettings {
     maxLogprobs: Math.min(MAX_LOGPROBS, config.vocabSize),
     numThreads,
   };
+  return { settings, warning: scales.warning };
 }
 
 function checkRange(name: string, value: number, low: number, high: number): void {

@@ -5,6 +5,8 @@
  * @module
  */
 
+import type { LayerKvScales } from "../models/types.ts";
+
 /** Names accepted for the KV cache's dtype; `fp8` is `fp8_e4m3`. */
 export type KvCacheDtype =
   | "float32"
@@ -131,6 +133,8 @@ export interface EngineInfo {
   readonly kvCacheDtype: KvCacheDtype;
   /** Why that dtype, for the log: for example "given by --kv-cache-dtype"; names the layers kept in another. */
   readonly kvCacheDtypeReason: string;
+  /** Of each layer: how it is stored, and its scales; null where the dtype takes none from outside. */
+  readonly kvLayers: readonly { readonly dtype: KvCacheDtype; readonly scales: LayerKvScales | null }[];
   /** Tokens of a page. */
   readonly pageSize: number;
   /** Pages of the KV cache. */

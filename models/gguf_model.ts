@@ -11,6 +11,7 @@ import { Fields } from "./fields.ts";
 import { type GgufHeader, readGguf } from "./gguf.ts";
 import { ggufConfig } from "./gguf_config.ts";
 import { ggufTokenizerJson } from "./gguf_tokenizer.ts";
+import { kvScaleTable } from "./kv_scales.ts";
 import { mapTensors, type TensorPlace } from "./model_tensors.ts";
 import { createTokenizer } from "./tokenizer.ts";
 import type { ModelConfig, ModelFiles, TensorRole, TensorSource, Tokenizer } from "./types.ts";
@@ -62,6 +63,7 @@ export function openGgufModel(path: string): ModelFiles {
     paths: [path],
     config,
     tensors: ggufTensors(header, config),
+    kvCache: { fp8AskedBy: null, scales: kvScaleTable([], config, "checkpoint") },
     tokenizer,
     chatTemplate: template === null ? null : chatTemplateOf({
       file: path,

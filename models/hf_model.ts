@@ -15,7 +15,8 @@ import { type HuggingFaceConfig, huggingFaceConfig } from "./hf_config.ts";
 import { huggingFacePlace, scaledWeight } from "./hf_tensor_names.ts";
 import { readRecord, readRecordOrNull, readTextOrNull } from "./json_file.ts";
 import { type FileTensor, madeUpTensors, mapTensors } from "./model_tensors.ts";
-import { checkWeightQuantization } from "./quantization_config.ts";
+import { checkpointKvScales, kvScaleTable } from "./kv_scales.ts";
+import { checkWeightQuantization, fp8KvCacheAskedBy } from "./quantization_config.ts";
 import { createTokenizer } from "./tokenizer.ts";
 import type { ChatTemplate, ModelConfig, ModelFiles, ScaleSource, TensorSource, Tokenizer } from "./types.ts";
 
@@ -62,6 +63,10 @@ export function openHuggingFaceModel(folder: string, options: HuggingFaceOptions
     tensors: isMadeUp
       ? madeUpTensors({ ...settings, needsLmHead: !settings.isTied }, madeUpSeed)
       : checkpointTensors(checkpoint, settings),
+    kvCache: {
+      fp8AskedBy: isMadeUp ? null : fp8KvCacheAskedBy(folder, record),
+      scales: kvScaleTable(checkpointKvScales(checkpoint), settings.config, "checkpoint"),
+    },
     tokenizer,
     chatTemplate,
     generationDefaults: generationDefaults(generation),

@@ -5,6 +5,7 @@
  */
 
 import type { Architecture } from "./architectures.ts";
+import { kvScalePlace } from "./kv_scale_names.ts";
 import type { TensorPlace } from "./model_tensors.ts";
 import type { TensorRole } from "./types.ts";
 
@@ -45,12 +46,6 @@ const lmHead = /^(?:model\.)?(?:language_model\.)?lm_head\.weight$/;
 /** Image encoders, which are not run, and tables that are computed anew. */
 const unused = /^(?:model\.)?(?:vision_tower|multi_modal_projector)\.|\.rotary_emb\.inv_freq$/;
 
-/**
- * Scales and zero points of the KV cache, as the quantisers write them (compressed-tensors, ModelOpt,
- * AutoFP8).
- */
-const kvScale = /\.self_attn\.(?:(?:attn\.)?(?:q|k|v|kv)_(?:scale|zero_point)|[kv]_proj\.(?:output|[kv])_scale)$/;
-
 /** Scales of FP8 weights and of their inputs; the latter are taken from the inputs themselves. */
 const weightScale = /\.weight_scale$/;
 const inputScale = /_proj\.input_scale$/;
@@ -60,14 +55,9 @@ export function scaledWeight(name: string): string | null {
   return weightScale.test(name) ? name.slice(0, -"_scale".length) : null;
 }
 
-/** True for a scale or zero point of the KV cache. */
-export function isKvScale(name: string): boolean {
-  return kvScale.test(name);
-}
-
 /** What a tensor's name says; null: known and not needed; undefined: not known. */
 export function huggingFacePlace(name: string, architecture: Architecture): TensorPlace | null | undefined {
-  if (isKvScale(name) || unused.test(name) || inputScale.test(name)) return null;
+  if (kvScalePlace(name) !== null || unused.test(name) || inputScale.test(name)) return null;
   if (lmHead.test(name)) return { role: "lm_head", layer: -1 };
   const prefix = decoderPrefix.exec(name);
   if (prefix === null) return undefined;

@@ -5,7 +5,9 @@
  * @module
  */
 
+import { join } from "node:path";
 import { Fields, isRecord } from "./fields.ts";
+import { readRecordOrNull } from "./json_file.ts";
 
 /**
  * @param record Content of config.json.
@@ -33,9 +35,11 @@ export function checkWeightQuantization(file: string, record: Readonly<Record<st
       return;
     case "fbgemm_fp8":
       return;
+    case "quark":
+      return checkQuark(fields);
     default: {
       const problem = "is not supported: weights must be stored in F32, F16, BF16 or FP8 (compressed-tensors, fp8, " +
-        "fbgemm_fp8, modelopt); others are read from GGUF files";
+        "fbgemm_fp8, modelopt, quark); others are read from GGUF files";
       return fields.fail("quant_method", problem, method);
     }
   }
@@ -58,4 +62,60 @@ function checkCompressedTensors(fields: Fields): void {
       fields.fail(`${key}.weights`, problem, { num_bits: bits, type, strategy });
     }
   }
+}
+
+/** Weights of all layers are plain, or E4M3 with one scale a matrix or a row. */
+function checkQuark(fields: Fields): void {
+  const global = fields.objectOr("global_quant_config");
+  const weight = global?.objectOr("weight") ?? null;
+  if (weight === null) return;
+  const [dtype, scheme] = [weight.stringOr("dtype", ""), weight.stringOr("qscheme", "")];
+  if (dtype === "fp8_e4m3" && (scheme === "per_tensor" || scheme === "per_channel")) return;
+  weight.fail("dtype", "is not supported: expected fp8_e4m3 with qscheme per_tensor or per_channel", {
+    dtype,
+    qscheme: scheme,
+  });
+}
+
+/**
+ * What in a folder asks for a KV cache in E4M3, or null: compressed-tensors' `kv_cache_scheme` (AutoFP8's too), ModelOpt's
+ * `kv_cache_quant_algo` in config.json or hf_quant_config.json, Quark's `kv_cache_group` or output_tensors of k_proj.
+ *
+ * @param record Content of config.json.
+ */
+export function fp8KvCacheAskedBy(folder: string, record: Readonly<Record<string, unknown>>): string | null {
+  const path = join(folder, "config.json");
+  const outer = Fields.ofRecord(path, record);
+  const key = outer.firstOf("quantization_config", "compression_config");
+  const fields = key === undefined ? null : outer.objectOr(key);
+  const asked = fields === null ? null : keyAskingForFp8(fields);
+  if (asked !== null) return `config.json's ${asked}`;
+  // What stands in config.json goes before the file beside it.
+  if (fields !== null && kvKeys.some((name) => (fields.objectOr("quantization") ?? fields).has(name))) return null;
+  const besidePath = join(folder, "hf_quant_config.json");
+  const beside = readRecordOrNull(besidePath);
+  const besideKey = beside === null ? null : keyAskingForFp8(Fields.ofRecord(besidePath, beside));
+  return besideKey === null ? null : `hf_quant_config.json's ${besideKey}`;
+}
+
+const kvKeys = ["kv_cache_scheme", "kv_cache_quant_algo"];
+
+function keyAskingForFp8(fields: Fields): string | null {
+  const inner = fields.objectOr("quantization") ?? fields;
+  const scheme = inner.get("kv_cache_scheme") ?? null;
+  if (scheme === "static" || isFp8Scheme(scheme)) return "kv_cache_scheme";
+  if (inner.get("kv_cache_quant_algo") === "FP8") return "kv_cache_quant_algo";
+  const group = fields.objectOr("export")?.get("kv_cache_group");
+  if (Array.isArray(group) && group.length > 0) return "kv_cache_group";
+  const layers = fields.objectOr("layer_quant_config");
+  const outputs = layers?.objectOr("*k_proj")?.get("output_tensors");
+  return isRecord(outputs) && outputs["dtype"] === "fp8_e4m3" ? "layer_quant_config" : null;
+}
+
+/** Dynamic schemes have no scales to read, and integers are another format. */
+function isFp8Scheme(scheme: unknown): boolean {
+  if (!isRecord(scheme)) return false;
+  const { num_bits: bits, type, dynamic = false, symmetric = true, strategy = "tensor" } = scheme;
+  return bits === 8 && type === "float" && !dynamic && symmetric === true &&
+    (strategy === "tensor" || strategy === "attn_head");
 }

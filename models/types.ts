@@ -205,6 +205,31 @@ export interface ChatTemplate {
   ): string;
 }
 
+/** Scales of one layer's K and V in an FP8 cache: real = stored x scale. */
+export interface LayerKvScales {
+  /** One, or one a KV head. */
+  readonly k: readonly number[];
+  readonly v: readonly number[];
+  readonly granularity: "tensor" | "head";
+  /** "file": given with `--kv-scales`; "default": 1. */
+  readonly source: "file" | "checkpoint" | "calibration" | "default";
+}
+
+/** What a file says of the KV cache's scales. */
+export interface KvScaleTable {
+  /** Of each layer; null = none that can be used. */
+  readonly layers: readonly (LayerKvScales | null)[];
+  /** What is wrong, in sentences that name the layer. */
+  readonly problems: readonly string[];
+}
+
+/** What a checkpoint says of the KV cache. */
+export interface CheckpointKvCache {
+  /** What asks for an FP8 (E4M3) cache, for the log, for example "config.json's kv_cache_scheme"; null = nothing does. */
+  readonly fp8AskedBy: string | null;
+  readonly scales: KvScaleTable;
+}
+
 /** A model's files, read and checked, with nothing loaded yet. */
 export interface ModelFiles {
   /** Name to serve by default, for example "SmolLM2-135M-Instruct". */
@@ -215,6 +240,7 @@ export interface ModelFiles {
   readonly paths: readonly string[];
   readonly config: ModelConfig;
   readonly tensors: readonly TensorSource[];
+  readonly kvCache: CheckpointKvCache;
   readonly tokenizer: Tokenizer;
   /** Null when the model brings none (a base model). */
   readonly chatTemplate: ChatTemplate | null;

@@ -23,6 +23,8 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     gpuMemoryUtilization: ["0.85", 0.85],
     kvCacheDtype: ["fp8_e5m2", "fp8_e5m2"],
     kvCacheDtypeSkipLayers: ["0, 7,sliding_window", [0, 7, "sliding_window"]],
+    kvScales: ["scales.safetensors", "scales.safetensors"],
+    strictKvScales: ["true", true],
     calculateKvScales: ["true", true],
     kvCacheMemory: ["2GiB", { bytes: 2 ** 31 }],
     maxModelLen: ["4096", 4096],

@@ -27,6 +27,7 @@ export function clientOptions() {
   const info = {
     kvCacheDtype: "float32",
     kvCacheDtypeReason: "a test",
+    kvLayers: [{ dtype: "float32", scales: null }],
     pageSize,
     numPages,
     numKvTokens: numPages * pageSize,

@@ -32,8 +32,8 @@ export class LoadedModel implements Disposable {
   }
 
   /** An engine for one sequence of at most maxLen tokens. */
-  session(kvDtype: KvDtype, maxLen = 256): Session {
-    return new Session(this, kvDtype, maxLen);
+  session(kvDtype: KvDtype, maxLen = 256, kvScales: Float32Array | null = null): Session {
+    return new Session(this, kvDtype, maxLen, kvScales);
   }
 
   [Symbol.dispose](): void {
@@ -47,7 +47,8 @@ export class Session implements Disposable {
   readonly #engine: NativeEngine;
   #length = 0;
 
-  constructor(model: LoadedModel, kvDtype: KvDtype, maxLen: number) {
+  /** @param kvScales `[numLayers][2][numKvHeads]`; null = 1. */
+  constructor(model: LoadedModel, kvDtype: KvDtype, maxLen: number, kvScales: Float32Array | null) {
     const numPages = Math.ceil(maxLen / 16);
     this.#engine = new NativeEngine(model.native, {
       kvDtype,
@@ -59,7 +60,7 @@ export class Session implements Disposable {
       maxLogprobs: 0,
       maxLogitEdits: 0,
       numThreads: 0,
-    });
+    }, kvScales);
     // Pages in reverse: nothing may depend on their order.
     this.#engine.buffer.pageTable.set(Array.from({ length: numPages }, (_, i) => numPages - 1 - i));
   }
@@ -84,6 +85,11 @@ export class Session implements Disposable {
     buffer.numLogprobs[0] = -1;
     this.#engine.step();
     return buffer.sampled[0]!;
+  }
+
+  /** The scales in use: `[numLayers][2][numKvHeads]`. */
+  get kvScales(): Float32Array {
+    return this.#engine.kvScales();
   }
 
   /** Greedy continuation: `count` tokens after the logits given. */

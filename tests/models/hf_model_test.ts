@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { architectures } from "../../models/architectures.ts";
 import { ModelFileError } from "../../models/errors.ts";
 import { openHuggingFaceModel } from "../../models/hf_model.ts";
-import { huggingFacePlace, isKvScale } from "../../models/hf_tensor_names.ts";
+import { huggingFacePlace } from "../../models/hf_tensor_names.ts";
 import { openModel } from "../../models/open_model.ts";
 import { dataPath, readJson, withTempFolder } from "./_fixtures.ts";
 
@@ -217,21 +217,4 @@ Deno.test("huggingFacePlace() knows plain, Gemma and multimodal names", () => {
   assertEquals(llamaPlace("model.layers.0.self_attn.rotary_emb.inv_freq"), null);
   assertEquals(llamaPlace("model.layers.0.block_sparse_moe.gate.weight"), undefined);
   assertEquals(llamaPlace("transformer.h.0.attn.c_attn.weight"), undefined);
-});
-
-Deno.test("isKvScale() knows the names that quantisers write", () => {
-  const names = [
-    "k_scale",
-    "v_scale",
-    "q_scale",
-    "kv_scale",
-    "attn.k_scale",
-    "k_zero_point",
-    "k_proj.output_scale",
-    "k_proj.k_scale",
-  ];
-  for (const name of names) assert(isKvScale(`model.layers.0.self_attn.${name}`), name);
-  for (const name of ["k_proj.weight_scale", "k_proj.weight", "o_proj.output_scale"]) {
-    assert(!isKvScale(`model.layers.0.self_attn.${name}`), name);
-  }
 });

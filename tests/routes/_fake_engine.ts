@@ -88,6 +88,7 @@ export class FakeEngine implements Engine {
   readonly info: EngineInfo = {
     kvCacheDtype: "fp8_e4m3",
     kvCacheDtypeReason: "given by --kv-cache-dtype",
+    kvLayers: [{ dtype: "fp8_e4m3", scales: { k: [1], v: [1], granularity: "tensor", source: "default" } }],
     pageSize: 16,
     numPages: 100,
     numKvTokens: 1600,
