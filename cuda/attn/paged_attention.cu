@@ -12,7 +12,7 @@ struct AttentionWorkspace::Block {
 };
 
 AttentionWorkspace::~AttentionWorkspace() {
-  cudaFree(scratch_);
+  if (owns_scratch_) cudaFree(scratch_);
   while (block_ != nullptr) {
     Block* older = block_->older;
     cudaFree(block_->memory);
@@ -78,21 +78,21 @@ AttentionWorkspace::View AttentionWorkspace::reserve(const Needs& needs, GpuStre
   return view;
 }
 
-void AttentionWorkspace::set_scratch(int64_t size_bytes) {
-  cudaFree(scratch_);
-  scratch_ = nullptr;
-  scratch_bytes_ = 0;
-  scratch_is_set_ = true;
-  if (size_bytes == 0) return;
-  OCTAVO_GPU_CHECK(cudaMalloc(&scratch_, static_cast<size_t>(size_bytes)));
+void AttentionWorkspace::use_scratch(void* memory, int64_t size_bytes) {
+  if (owns_scratch_) cudaFree(scratch_);
+  owns_scratch_ = false;
+  scratch_ = static_cast<uint8_t*>(memory);
   scratch_bytes_ = size_bytes;
 }
 
 uint8_t* AttentionWorkspace::scratch(int64_t wanted_bytes) {
   const int64_t size = std::min(wanted_bytes, kDefaultScratchBytes);
-  if (!scratch_is_set_ && size > scratch_bytes_) {
-    set_scratch(size);
-    scratch_is_set_ = false;
+  if (owns_scratch_ && size > scratch_bytes_) {
+    cudaFree(scratch_);  // waits until nothing uses it
+    scratch_ = nullptr;
+    scratch_bytes_ = 0;
+    OCTAVO_GPU_CHECK(cudaMalloc(&scratch_, static_cast<size_t>(size)));
+    scratch_bytes_ = size;
   }
   return scratch_;
 }
@@ -137,9 +137,11 @@ Split split_batch(const PagedAttentionArgs& args) {
   const Split decode_only = {true, false, INT32_MAX};
   if (args.max_query_len <= widest) return decode_only;
   const PrefillShape prefill = prefill_shape(shape.kv_dtype, shape.head_dim);
+  if (!prefill.has_general && !prefill.has_fast) return decode_only;
   const int64_t rows = int64_t{config.num_tokens} * config.num_q_heads;
   const int speed = prefill.has_fast ? 3 : 2;  // against decode's kernels, about
   if (rows * speed < int64_t{gpu_device().num_sms} * prefill.tile_rows[kFastList]) return decode_only;
+  if (!prefill.has_general) return {true, true, widest};  // what does not fit in the scratch is decode's
   if (config.num_seqs == 1 || args.max_decode_len == 0) return {false, true, 0};
   return {true, true, args.max_decode_len < 0 ? widest : std::min(args.max_decode_len, widest)};
 }
@@ -153,7 +155,7 @@ int count_prefill_tiles(int num_seqs, int num_tokens, int group, const PrefillSh
   return static_cast<int>(num_seqs + int64_t{num_tokens} * group / rows);
 }
 
-void plan_decode(const PagedAttentionArgs& args, const Split& split, const DecodeShape& shape,
+void plan_decode(const PagedAttentionArgs& args, const int32_t* prefilled, const DecodeShape& shape,
                  const AttentionWorkspace::View& space, const PlanTuning& tuning, GpuStream stream, bool overlap) {
   const octavo_attention_config& config = args.config;
   PlanParams plan = {};
@@ -162,7 +164,7 @@ void plan_decode(const PagedAttentionArgs& args, const Split& split, const Decod
   plan.num_seqs = config.num_seqs;
   plan.num_tokens = config.num_tokens;
   plan.tile_tokens = shape.tile_tokens;
-  plan.longest_query = split.longest_decode;
+  plan.prefilled = prefilled;
   plan.num_kv_heads = args.shape.num_kv_heads;
   plan.step_tokens = shape.step_tokens;
   plan.sliding_window = config.sliding_window;
@@ -246,11 +248,13 @@ void plan_prefill(const PagedAttentionArgs& args, const Split& split, const Pref
     plan.seq_tile[list] = space.prefill_sums[list];
   }
   plan.fast_reads_pages = shape.fast_reads_pages;
+  plan.has_general = shape.has_general;
   plan.scratch_granules = scratch.granules;
-  plan.shortest_scratch = kScratchRows / plan.group;
+  plan.shortest_scratch = shape.has_general ? kScratchRows / plan.group : 0;
   plan.max_tiles = space.max_tiles;
   plan.seq_token = space.prefill_sums[kPrefillLists];
   plan.seq_scratch = space.prefill_sums[kPrefillLists + 1];
+  plan.prefilled = space.prefilled();
   plan.spans = space.spans;
   plan.num_tiles = space.prefill_counts;
   plan.num_spans = space.prefill_counts + kPrefillLists;
@@ -270,6 +274,7 @@ void convert_keys(const PagedAttentionArgs& args, const PrefillShape& shape, con
   params.scratch = scratch.memory;
   params.head_bytes = int64_t{scratch.granules} * shape.scratch_granule_bytes;
   params.row_bytes = row_bytes_of(shape.scratch_dim, 2);
+  params.head_dim = args.shape.head_dim;
   params.kv_dtype = args.shape.kv_dtype;
   fill_scratch(params, stream, overlap);
 }
@@ -299,7 +304,8 @@ void attend_prefill(const PagedAttentionArgs& args, const PrefillShape& shape, c
   params.scratch_head_bytes = int64_t{scratch.granules} * shape.scratch_granule_bytes;
   const bool uses_fast = shape.fast_reads_pages || scratch.granules > 0;
   for (int list = 0; list < kPrefillLists; ++list) {
-    if (list == kFastList ? !uses_fast : shape.fast_reads_pages) continue;  // the plan leaves it empty
+    const bool empty = list == kFastList ? !uses_fast : shape.fast_reads_pages || !shape.has_general;
+    if (empty) continue;
     params.tiles = space.tiles[list];
     params.num_tiles = space.prefill_counts + list;
     run_prefill(params, list, args.shape.kv_dtype, space.max_tiles, stream, overlap);
@@ -324,7 +330,6 @@ void prepare_attention(const AttentionLimits& limits, AttentionWorkspace& worksp
     workspace.reserve({count_decode_rows(limits.max_seqs, limits.max_tokens, decode), limits.max_seqs, max_tiles, decode},
                       stream);
   }
-  workspace.set_scratch(limits.scratch_bytes);
 }
 
 void paged_attention(const PagedAttentionArgs& args, AttentionWorkspace& workspace, GpuStream stream, bool overlap,
@@ -344,8 +349,10 @@ void paged_attention(const PagedAttentionArgs& args, AttentionWorkspace& workspa
   }
   const auto space = workspace.reserve(needs, stream);
   if (config.reuse_plan == 0) {
-    if (split.decodes) plan_decode(args, split, decode, space, tuning, stream, overlap);
     if (split.prefills) plan_prefill(args, split, prefill, scratch, space, stream, overlap);
+    if (split.decodes) {
+      plan_decode(args, split.prefills ? space.prefilled() : nullptr, decode, space, tuning, stream, overlap);
+    }
   }
   if (split.decodes) attend_decode(args, max_query_len, space, stream, overlap);
   if (!split.prefills) return;

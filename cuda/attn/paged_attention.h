@@ -15,7 +15,7 @@ namespace octavo {
 // still use are kept until the end. The counters in it are zero between launches.
 class AttentionWorkspace {
   static constexpr int kNumPrefillCounts = kPrefillLists + 1;
-  static constexpr int kNumPrefillSums = kPrefillLists + 2;
+  static constexpr int kNumPrefillSums = kPrefillLists + 3;
 
  public:
   AttentionWorkspace() = default;
@@ -36,8 +36,10 @@ class AttentionWorkspace {
     PrefillTile* tiles[kPrefillLists];
     ScratchSpan* spans;
     int32_t* prefill_counts;                 // num_tiles[kPrefillLists], num_spans
-    int32_t* prefill_sums[kNumPrefillSums];  // [max_seqs + 1] each
+    int32_t* prefill_sums[kNumPrefillSums];  // [max_seqs + 1] each: prefix sums, the last flags
     int32_t max_tiles;
+
+    int32_t* prefilled() const { return prefill_sums[kNumPrefillSums - 1]; }
   };
 
   struct Needs {
@@ -51,10 +53,10 @@ class AttentionWorkspace {
   // grow.
   View reserve(const Needs& needs, GpuStream stream);
 
-  // Sets how much memory prefill has to convert keys into (prefill_scratch_bytes), and allocates it: no call does
-  // later. What does not fit in is read from the pages by the slower kernel. Unset, calls allocate what they want, up
-  // to kDefaultScratchBytes.
-  void set_scratch(int64_t size_bytes);
+  // Gives prefill memory to convert keys into (prefill_scratch_bytes), 256 bytes aligned; it stays the caller's, and
+  // workspaces of one stream may share it. What does not fit in is read from the pages by slower kernels. Without this,
+  // calls allocate what they want, up to kDefaultScratchBytes.
+  void use_scratch(void* memory, int64_t size_bytes);
 
   // The scratch, of at least wanted bytes unless that is more than there may be.
   uint8_t* scratch(int64_t wanted_bytes);
@@ -65,10 +67,10 @@ class AttentionWorkspace {
   Block* block_ = nullptr;
   uint8_t* scratch_ = nullptr;
   int64_t scratch_bytes_ = 0;
-  bool scratch_is_set_ = false;
+  bool owns_scratch_ = true;
 };
 
-constexpr int64_t kDefaultScratchBytes = int64_t{256} << 20;
+constexpr int64_t kDefaultScratchBytes = int64_t{512} << 20;
 
 // Bytes of scratch with which sequences of num_keys keys in all (each rounded up to 16) are prefilled at full speed;
 // 0 where none is wanted.
@@ -80,10 +82,9 @@ struct AttentionLimits {
   int32_t num_q_heads;
   int32_t max_seqs;
   int32_t max_tokens;
-  int64_t scratch_bytes;  // 0: FP8 is prefilled by the slower kernel
 };
 
-// Allocates what paged_attention needs within the limits, so that no call does later.
+// Allocates what paged_attention needs within the limits, but the scratch, so that no call does later.
 void prepare_attention(const AttentionLimits& limits, AttentionWorkspace& workspace, GpuStream stream);
 
 struct PagedAttentionArgs {

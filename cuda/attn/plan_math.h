@@ -41,7 +41,7 @@ OCTAVO_HOST_DEVICE int find_last(const T* sums, int count, int64_t target) {
 
 OCTAVO_HOST_DEVICE inline int count_rows(const PlanParams& p, int seq) {
   const int query_len = p.query_len == nullptr ? 1 : p.query_len[seq];
-  return query_len > p.longest_query ? 0 : (query_len + p.tile_tokens - 1) / p.tile_tokens;
+  return p.prefilled != nullptr && p.prefilled[seq] != 0 ? 0 : (query_len + p.tile_tokens - 1) / p.tile_tokens;
 }
 
 OCTAVO_HOST_DEVICE inline PlanRow make_row(const PlanParams& p, int seq, int tile) {

@@ -51,8 +51,8 @@ struct PlanParams {
   const int32_t* seq_len;    // [num_seqs]
   int32_t num_seqs;
   int32_t num_tokens;
-  int32_t tile_tokens;    // query tokens of a row at most
-  int32_t longest_query;  // sequences with more query tokens have no rows: prefill serves them
+  int32_t tile_tokens;  // query tokens of a row at most
+  const int32_t* prefilled;  // [num_seqs] 1: prefill serves the sequence, it has no rows; nullptr: none is
   int32_t num_kv_heads;
   int32_t step_tokens;
   int32_t sliding_window;

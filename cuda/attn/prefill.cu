@@ -1,7 +1,6 @@
 #include "attn/prefill.h"
 
 #include "attn/prefill_launcher.h"
-#include "kv/format.h"
 
 namespace octavo {
 
@@ -18,14 +17,29 @@ PrefillLauncher find_general(int kv_dtype, int head_dim) {
     case OCTAVO_KV_BFLOAT16:
       return find_prefill_mma<StoredBf16>(head_dim);
     default:
-      fail(OCTAVO_UNSUPPORTED, "attention on the GPU reads float16, bfloat16, fp8_e4m3 or fp8_e5m2, kv_dtype is %d",
-           kv_dtype);
+      return {};  // formats with scales of their own
   }
 }
 
-// FP8 is exact in f16.
+// Whether the fast kernel gets a format as 16-bit granules, from the pages or from the scratch.
+bool comes_in_16_bits(int kv_dtype) {
+  switch (kv_dtype) {
+    case OCTAVO_KV_FLOAT16:
+    case OCTAVO_KV_BFLOAT16:
+    case OCTAVO_KV_FP8_E4M3:
+    case OCTAVO_KV_FP8_E5M2:
+    case OCTAVO_KV_FP8_PER_TOKEN_HEAD:
+    case OCTAVO_KV_INT8:
+    case OCTAVO_KV_INT8_PER_TOKEN_HEAD:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Every format but bfloat16 comes as f16.
 PrefillLauncher find_fast(int kv_dtype, int head_dim) {
-  if (gpu_device().compute_major != 9) return {};
+  if (gpu_device().compute_major != 9 || !comes_in_16_bits(kv_dtype)) return {};
   return kv_dtype == OCTAVO_KV_BFLOAT16 ? find_prefill_wgmma<true>(head_dim) : find_prefill_wgmma<false>(head_dim);
 }
 
@@ -36,17 +50,16 @@ int padded_dim(int head_dim) { return (head_dim + 63) / 64 * 64; }
 
 PrefillShape prefill_shape(int kv_dtype, int head_dim) {
   const PrefillLauncher general = find_general(kv_dtype, head_dim);
-  if (general.launch == nullptr) {
-    fail(OCTAVO_UNSUPPORTED, "attention on the GPU has head_dim 64, 80, 96, 112, 128, 192 and 256, found %d", head_dim);
-  }
   PrefillShape shape = {};
+  shape.has_general = general.launch != nullptr;
   const PrefillLauncher fast = find_fast(kv_dtype, padded_dim(head_dim));
   shape.has_fast = fast.launch != nullptr;
   shape.tile_rows[kFastList] = shape.has_fast ? fast.tile_rows : general.tile_rows;
-  shape.tile_rows[kGeneralList] = general.tile_rows;
+  shape.tile_rows[kGeneralList] = shape.has_general ? general.tile_rows : fast.tile_rows;
   shape.scratch_dim = padded_dim(head_dim);
   shape.scratch_granule_bytes = 2 * half_granule_bytes(row_bytes_of(shape.scratch_dim, 2));
-  shape.fast_reads_pages = shape.has_fast && kv_format(kv_dtype).key.code_bytes == 2 && shape.scratch_dim == head_dim;
+  const bool is_16_bit = kv_dtype == OCTAVO_KV_FLOAT16 || kv_dtype == OCTAVO_KV_BFLOAT16;
+  shape.fast_reads_pages = shape.has_fast && is_16_bit && shape.scratch_dim == head_dim;
   return shape;
 }
 

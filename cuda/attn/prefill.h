@@ -40,13 +40,13 @@ struct PrefillParams {
 // What serves a shape on the current device.
 struct PrefillShape {
   int32_t tile_rows[kPrefillLists];
+  bool has_general;        // there is a general kernel for the format
   bool has_fast;           // there is a fast kernel; without a scratch it may have nothing to do
   bool fast_reads_pages;   // it reads the cache's pages as they are
   int32_t scratch_dim;     // head_dim of the scratch's granules, filled up with zeros
   int32_t scratch_granule_bytes;
 };
 
-// Throws Error(OCTAVO_UNSUPPORTED) naming what has no kernel: format, head_dim.
 PrefillShape prefill_shape(int kv_dtype, int head_dim);
 
 // Enqueues the plan kernel: one block.
@@ -66,10 +66,12 @@ struct ScratchParams {
   uint8_t* scratch;
   int64_t head_bytes;   // of the scratch's part for one kv head
   int32_t row_bytes;    // of the scratch's granules
+  int32_t head_dim;
   int32_t kv_dtype;
 };
 
-// Enqueues the conversion of the plan's spans into the scratch: FP8 becomes f16, exactly; 16-bit formats stay.
+// Enqueues the conversion of the plan's spans into the scratch: FP8 becomes f16, exactly; 16-bit formats stay; formats
+// with scales of their own become f16 rounded from codes x scales, saturating, turned back where they are rotated.
 void fill_scratch(const ScratchParams& params, GpuStream stream, bool overlap);
 
 }  // namespace octavo

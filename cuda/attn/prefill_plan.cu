@@ -1,4 +1,5 @@
-// One block makes prefill's plan: which sequences, which of them through the scratch, their tiles, the longest first.
+// One block makes prefill's plan: which sequences it takes, which of them through the scratch, and their tiles, the longest
+// first.
 #include "arch/ptx.cuh"
 #include "attn/prefill.h"
 #include "attn/prefill_plan_math.h"
@@ -45,6 +46,9 @@ __global__ void __launch_bounds__(kPlanThreads) prefill_plan_kernel(const __grid
         else if (has_scratch(p, s))
           p.spans[sum] = make_span(p, s);
       });
+  for (int s = threadIdx.x; s < p.num_seqs; s += kPlanThreads) {
+    p.prefilled[s] = count_tiles(p, s, kFastList) + count_tiles(p, s, kGeneralList) > 0;
+  }
   for (int list = 0; list < kPrefillLists; ++list) {
     block_prefix_sum(
         p.num_seqs, [&](int s) { return count_tiles(p, s, list); },

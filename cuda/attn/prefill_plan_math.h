@@ -42,7 +42,7 @@ OCTAVO_HOST_DEVICE inline int find_list(const PrefillPlanParams& p, int seq) {
 }
 
 OCTAVO_HOST_DEVICE inline int count_tiles(const PrefillPlanParams& p, int seq, int list) {
-  if (find_list(p, seq) != list) return 0;
+  if (find_list(p, seq) != list || (list == kGeneralList && !p.has_general)) return 0;
   return static_cast<int>((static_cast<int64_t>(prefill_tokens(p, seq)) * p.group + p.tile_rows[list] - 1) /
                           p.tile_rows[list]);
 }

@@ -40,7 +40,7 @@ __device__ inline RowPair open_rows(const PrefillParams& p, const PrefillTile& t
 template <int kOctets>
 __device__ float cap_scores(const PrefillParams& p, float score_scale, float (&s)[kOctets][4]) {
   if (p.logit_softcap <= 0) return score_scale * kLog2OfE;
-  const float inner = 2 * kLog2OfE * score_scale / p.logit_softcap;
+  const float inner = __fdividef(2 * kLog2OfE * score_scale, p.logit_softcap);
   const float outer = p.logit_softcap * kLog2OfE;
 #pragma unroll
   for (int j = 0; j < kOctets; ++j) {
@@ -144,7 +144,7 @@ __device__ inline RowEnd close_row(const PrefillParams& p, const PrefillTile& ti
   if (p.lse != nullptr && (threadIdx.x & 3) == 0) {
     p.lse[index] = l == 0 ? kHidden : (m - kPrefillShift + log2f(l)) * kLnOf2;
   }
-  return {index * p.head_dim, l > 0 ? v_scale / l : (l == 0 ? 0.0f : l)};
+  return {index * p.head_dim, l > 0 ? __fdividef(v_scale, l) : (l == 0 ? 0.0f : l)};
 }
 
 // Two adjacent elements of the output.
@@ -156,40 +156,58 @@ __device__ inline void write_pair(const PrefillParams& p, int64_t index, float x
         p.q_dtype == OCTAVO_BF16 ? pack_bf16x2(x, y) : pack_f16x2(x, y);
 }
 
-// 16 consecutive elements of q as eight pairs of f16 or bf16. Beyond f16's range only poison is found; NaN stays NaN.
-template <bool kBf16>
-__device__ void read_query(const void* q, int dtype, int64_t index, uint32_t (&pairs)[8]) {
-  const auto pack = [](float x, float y) {
-    if constexpr (kBf16) return pack_bf16x2(x, y);
-    const auto clamp = [](float v) { return fabsf(v) > 65504.0f ? copysignf(65504.0f, v) : v; };
-    return pack_f16x2(clamp(x), clamp(y));
-  };
-  if (dtype == OCTAVO_F32) {
-    const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(q) + index);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float4 four = from[i];
-      pairs[2 * i] = pack(four.x, four.y);
-      pairs[2 * i + 1] = pack(four.z, four.w);
-    }
-    return;
-  }
+// 16 consecutive elements of a q of 16 bits.
+struct RawQuery {
+  uint4 chunk[2];
+};
+
+__device__ inline RawQuery load_query(const void* q, int64_t index) {
   const uint4* from = reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(q) + index);
+  return {from[0], from[1]};
+}
+
+// Beyond f16's range only poison is found; NaN stays NaN.
+template <bool kBf16>
+__device__ uint32_t pack_query(float x, float y) {
+  if constexpr (kBf16) return pack_bf16x2(x, y);
+  const auto clamp = [](float v) { return fabsf(v) > 65504.0f ? copysignf(65504.0f, v) : v; };
+  return pack_f16x2(clamp(x), clamp(y));
+}
+
+// As eight pairs of f16 or bf16.
+template <bool kBf16>
+__device__ void convert_query(const RawQuery& raw, int dtype, uint32_t (&pairs)[8]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const uint4 eight = from[i];
-    pairs[4 * i] = eight.x, pairs[4 * i + 1] = eight.y, pairs[4 * i + 2] = eight.z, pairs[4 * i + 3] = eight.w;
+    pairs[4 * i] = raw.chunk[i].x, pairs[4 * i + 1] = raw.chunk[i].y;
+    pairs[4 * i + 2] = raw.chunk[i].z, pairs[4 * i + 3] = raw.chunk[i].w;
   }
   if (dtype == (kBf16 ? OCTAVO_BF16 : OCTAVO_F16)) return;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     if (dtype == OCTAVO_BF16) {
-      pairs[i] = pack(__uint_as_float(pairs[i] << 16), __uint_as_float(pairs[i] & 0xFFFF0000u));
+      pairs[i] = pack_query<kBf16>(__uint_as_float(pairs[i] << 16), __uint_as_float(pairs[i] & 0xFFFF0000u));
     } else {
       const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&pairs[i]));
-      pairs[i] = pack(two.x, two.y);
+      pairs[i] = pack_query<kBf16>(two.x, two.y);
     }
   }
+}
+
+// 16 consecutive elements of q of any type as eight pairs of f16 or bf16.
+template <bool kBf16>
+__device__ void read_query(const void* q, int dtype, int64_t index, uint32_t (&pairs)[8]) {
+  if (dtype == OCTAVO_F32) {
+    const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(q) + index);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float4 four = from[i];
+      pairs[2 * i] = pack_query<kBf16>(four.x, four.y);
+      pairs[2 * i + 1] = pack_query<kBf16>(four.z, four.w);
+    }
+    return;
+  }
+  convert_query<kBf16>(load_query(q, index), dtype, pairs);
 }
 
 // Index of a row's first element in q. row: of the sequence.

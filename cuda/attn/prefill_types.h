@@ -34,7 +34,8 @@ struct ScratchSpan {
   int32_t granule_end;
 };
 
-// Two lists of tiles: those that run on the fast kernel (0) and those on the general one (1).
+// Two lists of tiles: those that run on the fast kernel (0) and those on the general one (1). A sequence that neither
+// can take is left to decode's kernel.
 constexpr int kPrefillLists = 2;
 constexpr int kFastList = 0;
 constexpr int kGeneralList = 1;
@@ -45,17 +46,19 @@ struct PrefillPlanParams {
   int32_t num_seqs;
   int32_t num_tokens;
   int32_t group;
-  int32_t longest_decode;  // sequences with at most so many new tokens are left to decode
+  int32_t longest_decode;  // sequences with at most so many new tokens are left to decode's kernel too
   int32_t sliding_window;
   int32_t max_kv;  // lengths are cut to what the page table can name
   int32_t tile_rows[kPrefillLists];
   bool fast_reads_pages;     // the fast kernel needs no scratch
+  bool has_general;          // the general kernel reads the format
   int32_t scratch_granules;  // room in the scratch, of one kv head
   int32_t shortest_scratch;  // new tokens from which converting a sequence's keys pays
   int32_t max_tiles;         // of both lists together
   int32_t* seq_token;        // [num_seqs + 1] prefix sums of query tokens
   int32_t* seq_scratch;      // [num_seqs + 1] prefix sums of granules wanted in the scratch
   int32_t* seq_tile[kPrefillLists];  // [num_seqs + 1] prefix sums of tiles
+  int32_t* prefilled;                // [num_seqs] 1: the sequence has tiles
   ScratchSpan* spans;                // [num_seqs]
   int32_t* num_spans;
   PrefillTile* tiles[kPrefillLists];  // most keys first

@@ -4,8 +4,8 @@
 //   S[64 rows x keys] = Q K^T     Q and K from shared memory    a granule's column block is two of the tensor core's
 //   O[64 rows x dims] += P V      P from registers, V from it   swizzled 8 x 128-byte blocks: copies need no reordering
 //
-// Blocks stay and take (tile, kv head) items in turn. Warpgroup 0 produces: warp 0 brings K and V, warps 1 to 3 the next
-// item's Q. Warpgroups 1 and 2 keep 64 rows each; while one computes its softmax the other's products run (named
+// Blocks stay and take (tile, kv head) items in turn. Warpgroup 0 produces: warp 0 brings K, warp 1 V, warps 2 and 3 the
+// next item and its Q. Warpgroups 1 and 2 keep 64 rows each; while one computes its softmax the other's products run (named
 // barriers), and a warpgroup's next scores run beside its previous weights' product.
 #pragma once
 
@@ -29,23 +29,29 @@ struct RingPosition {
 
 template <class Tile>
 class PrefillWgmmaBlock {
-  using Position = RingPosition<Tile::kStages>;
-
  public:
   __device__ PrefillWgmmaBlock(const PrefillParams& p, uint8_t* smem)
       : p_(p), smem_(smem), base_(smem_address(smem)) {}
 
   __device__ void run() {
     if (threadIdx.x == 0) {
-      for (int stage = 0; stage < Tile::kStages; ++stage) {
+      for (int stage = 0; stage < Tile::kKeyStages; ++stage) {
         barrier_init(keys_full(stage), 1);
-        barrier_init(values_full(stage), 1);
-        barrier_init(keys_empty(stage), 4 * Tile::kConsumers);
-        barrier_init(values_empty(stage), 4 * Tile::kConsumers);
+        barrier_init(empty(keys_full(stage)), 4 * Tile::kConsumers);
       }
-      for (int w = 0; w < Tile::kConsumers; ++w) {
-        barrier_init(query_full(w), Tile::kLoaderThreads);
-        barrier_init(query_empty(w), 4);
+      for (int stage = 0; stage < Tile::kValueStages; ++stage) {
+        barrier_init(values_full(stage), 1);
+        barrier_init(empty(values_full(stage)), 4 * Tile::kConsumers);
+      }
+      for (int buffer = 0; buffer < Tile::kQueryBuffers; ++buffer) {
+        for (int w = 0; w < Tile::kConsumers; ++w) {
+          barrier_init(query_full(buffer, w), Tile::kLoaderThreads);
+          barrier_init(empty(query_full(buffer, w)), 4);
+        }
+      }
+      for (int slot = 0; slot < Tile::kItemSlots; ++slot) {
+        barrier_init(item_full(slot), 1);
+        barrier_init(empty(item_full(slot)), 4 * Tile::kConsumers);
       }
       barrier_init(tail_barrier(), 1);
       barrier_init_fence();
@@ -55,8 +61,10 @@ class PrefillWgmmaBlock {
       lower_registers<Tile::kProducerRegisters>();
       if (threadIdx.x < 32)
         produce_keys();
+      else if (threadIdx.x < 64)
+        produce_values();
       else
-        produce_queries(threadIdx.x - 32);
+        produce_items(threadIdx.x - 64);
     } else {
       raise_registers<Tile::kConsumerRegisters>();
       consume(static_cast<int>(threadIdx.x >> 7) - 1);
@@ -64,10 +72,17 @@ class PrefillWgmmaBlock {
   }
 
  private:
+  // What a warpgroup knows of the item it works on.
+  struct Item {
+    PrefillTile tile;  // of no rows: there is no item any more
+    int32_t head;
+  };
+
   // Loaded when asked for: registers are few.
   __device__ int num_items() const { return *p_.num_tiles * p_.kv.num_kv_heads; }
 
-  // Items go to blocks there and back, so that all get about the same share of the long ones, which come first.
+  // Items go to blocks there and back, so that all get about the same share of the long ones, which come first. A round
+  // without an item is the last.
   __device__ int item_of(int round) const {
     const int blocks = static_cast<int>(gridDim.x);
     const int b = static_cast<int>(blockIdx.x);
@@ -82,20 +97,30 @@ class PrefillWgmmaBlock {
     return tile;
   }
 
+  // Of keys; rows that see none take one step of hidden keys.
   __device__ static int count_steps(const PrefillTile& tile) {
-    return max(tile.kv_end - first_key(tile) + Tile::kKeys - 1, 0) / Tile::kKeys;
+    return max((tile.kv_end - first_key(tile) + Tile::kKeys - 1) / Tile::kKeys, 1);
   }
 
   __device__ uint32_t barrier(int index) const { return base_ + Tile::kBarrierAt + index * 8; }
   __device__ uint32_t keys_full(int stage) const { return barrier(stage); }
-  __device__ uint32_t keys_empty(int stage) const { return barrier(Tile::kStages + stage); }
-  __device__ uint32_t values_full(int stage) const { return barrier(2 * Tile::kStages + stage); }
-  __device__ uint32_t values_empty(int stage) const { return barrier(3 * Tile::kStages + stage); }
-  __device__ uint32_t query_full(int w) const { return barrier(4 * Tile::kStages + w); }
-  __device__ uint32_t query_empty(int w) const { return barrier(4 * Tile::kStages + Tile::kConsumers + w); }
-  __device__ uint32_t tail_barrier() const { return barrier(4 * Tile::kStages + 2 * Tile::kConsumers); }
+  __device__ uint32_t values_full(int stage) const { return barrier(Tile::kKeyStages + stage); }
+  __device__ uint32_t query_full(int buffer, int w) const {
+    return barrier(Tile::kKeyStages + Tile::kValueStages + buffer * Tile::kConsumers + w);
+  }
+  __device__ uint32_t item_full(int slot) const {
+    return barrier(Tile::kKeyStages + Tile::kValueStages + Tile::kQueryBuffers * Tile::kConsumers + slot);
+  }
+  // The barrier that says that what the other one announces has been used.
+  __device__ static uint32_t empty(uint32_t full) { return full + Tile::kNumFull * 8; }
+  __device__ uint32_t tail_barrier() const { return barrier(2 * Tile::kNumFull); }
   __device__ uint32_t keys_at(int stage) const { return base_ + Tile::kKeysAt + stage * Tile::kStageBytes; }
   __device__ uint32_t values_at(int stage) const { return base_ + Tile::kValuesAt + stage * Tile::kStageBytes; }
+  __device__ Item& item_slot(int slot) const {
+    static_assert(sizeof(Item) <= Tile::kItemBytes, "an item fits in its slot");
+    return *reinterpret_cast<Item*>(smem_ + Tile::kItemsAt + slot * Tile::kItemBytes);
+  }
+  __device__ static int query_at(int buffer, int w) { return (buffer * Tile::kConsumers + w) * Tile::kQueryBytes; }
 
   // --- Producer: keys and values --------------------------------------------------------------------------------
 
@@ -108,15 +133,12 @@ class PrefillWgmmaBlock {
     return p_.pages + p_.kv.granule_offset(find_page(p_, tile.seq, key), head, key & ((1 << p_.kv.page_shift) - 1));
   }
 
-  // Lane i < kGranules knows where granule i of the step lies.
-  __device__ void produce_keys() {
-    const int lane = static_cast<int>(threadIdx.x);
-    const uint64_t policy = evict_normal_policy();
-    Position keys, values;
-    uint32_t tail_parity = 0;
-    for (int round = 0; round * static_cast<int>(gridDim.x) < num_items(); ++round) {
+  // Calls copy(tile, first key, granules, where granule `lane` lies) for all steps of all items; a warp for K, one for V.
+  template <class Copy>
+  __device__ void walk_steps(Copy copy) const {
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    for (int round = 0; item_of(round) < num_items(); ++round) {
       const int item = item_of(round);
-      if (item >= num_items()) continue;
       const PrefillTile tile = load_tile(item);
       const int head = item % p_.kv.num_kv_heads;
       const int begin = first_key(tile);
@@ -127,21 +149,9 @@ class PrefillWgmmaBlock {
       };
       const uint8_t* source = source_of(0);
       for (int step = 0; step < steps; ++step) {
+        const uint8_t* next = source_of(step + 1);  // looked up before it is needed
         const int key = begin + step * Tile::kKeys;
-        const uint8_t* next = source_of(step + 1);
-        const int granules = min((tile.kv_end - key + kGranuleTokens - 1) / kGranuleTokens, Tile::kGranules);
-        copy_keys(keys.stage, keys.parity, granules, source, policy);
-        const bool whole = key >= tile.kv_begin && key + Tile::kKeys <= tile.kv_end;
-        copy_values(values.stage, values.parity, granules, source, policy,
-                    whole ? values_full(values.stage) : tail_barrier());
-        if (!whole) {
-          barrier_wait(tail_barrier(), tail_parity);
-          tail_parity ^= 1;
-          clear_values(values.stage, key, tile);
-          if (lane == 0) barrier_arrive(values_full(values.stage));
-        }
-        keys.advance();
-        values.advance();
+        copy(tile, key, min(max(tile.kv_end - key + kGranuleTokens - 1, 0) / kGranuleTokens, Tile::kGranules), source);
         source = next;
       }
     }
@@ -149,40 +159,62 @@ class PrefillWgmmaBlock {
 
   //   piece:    granule 0, block 0 | granule 0, block 1 | granule 1, block 0 | ..     one a lane
   //   goes to:  block 0: granule 0, 1, ..  | block 1: granule 0, 1, ..
-  __device__ void copy_keys(int stage, uint32_t parity, int granules, const uint8_t* source, uint64_t policy) const {
-    const int lane = static_cast<int>(threadIdx.x);
+  __device__ void produce_keys() const {
+    const uint64_t policy = evict_normal_policy();
+    const int lane = static_cast<int>(threadIdx.x & 31);
     const int granule = lane / Tile::kBlocks;
     const int block = lane - granule * Tile::kBlocks;
     static_assert(Tile::kGranules * Tile::kBlocks <= 32, "a lane copies one piece");
-    const auto from = reinterpret_cast<const uint8_t*>(
-        __shfl_sync(~0u, reinterpret_cast<unsigned long long>(source), granule));
-    barrier_wait(keys_empty(stage), parity ^ 1);
-    if (lane == 0) barrier_arrive_expect(keys_full(stage), granules * Tile::kHalfBytes);
-    __syncwarp();
-    if (granule < granules) {
-      bulk_copy(keys_at(stage) + Tile::key_piece(granule, block),
-                from + block * Tile::kPieceBytes, Tile::kPieceBytes, keys_full(stage), policy);
-    }
-    __syncwarp();
+    RingPosition<Tile::kKeyStages> keys;
+    walk_steps([&](const PrefillTile&, int, int granules, const uint8_t* source) {
+      const auto from = reinterpret_cast<const uint8_t*>(
+          __shfl_sync(~0u, reinterpret_cast<unsigned long long>(source), granule));
+      const uint32_t full = keys_full(keys.stage);
+      barrier_wait(empty(full), keys.parity ^ 1);
+      if (lane == 0) barrier_arrive_expect(full, granules * Tile::kHalfBytes);
+      __syncwarp();
+      if (granule < granules) {
+        bulk_copy(keys_at(keys.stage) + Tile::key_piece(granule, block), from + block * Tile::kPieceBytes,
+                  Tile::kPieceBytes, full, policy);
+      }
+      __syncwarp();
+      keys.advance();
+    });
   }
 
-  __device__ void copy_values(int stage, uint32_t parity, int granules, const uint8_t* source, uint64_t policy,
-                              uint32_t full) const {
-    const int lane = static_cast<int>(threadIdx.x);
-    barrier_wait(values_empty(stage), parity ^ 1);
-    if (lane == 0) barrier_arrive_expect(full, granules * Tile::kHalfBytes);
-    __syncwarp();
-    if (lane < granules) {
-      bulk_copy(values_at(stage) + lane * Tile::kHalfBytes, source + Tile::kHalfBytes, Tile::kHalfBytes, full, policy);
-    }
-    __syncwarp();
+  __device__ void produce_values() const {
+    const uint64_t policy = evict_normal_policy();
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    RingPosition<Tile::kValueStages> values;
+    uint32_t tail_parity = 0;
+    walk_steps([&](const PrefillTile& tile, int key, int granules, const uint8_t* source) {
+      const bool whole = key >= tile.kv_begin && key + Tile::kKeys <= tile.kv_end;
+      const uint32_t full = values_full(values.stage);
+      const uint32_t copied = whole ? full : tail_barrier();
+      barrier_wait(empty(full), values.parity ^ 1);
+      if (lane == 0) barrier_arrive_expect(copied, granules * Tile::kHalfBytes);
+      __syncwarp();
+      if (lane < granules) {
+        bulk_copy(values_at(values.stage) + lane * Tile::kHalfBytes, source + Tile::kHalfBytes, Tile::kHalfBytes, copied,
+                  policy);
+      }
+      __syncwarp();
+      if (!whole) {
+        barrier_wait(copied, tail_parity);
+        tail_parity ^= 1;
+        clear_values(values.stage, key, tile);
+        if (lane == 0) barrier_arrive(full);
+      }
+      values.advance();
+    });
   }
 
   // Zeroes V of keys that no row of the tile sees: such slots may hold anything, and 0 x NaN is NaN. One warp.
   __device__ void clear_values(int stage, int key, const PrefillTile& tile) const {
     uint8_t* base = smem_ + Tile::kValuesAt + stage * Tile::kStageBytes;
     constexpr int kChunks = Tile::kHeadDim / 8;
-    for (int i = threadIdx.x; i < Tile::kKeys * kChunks; i += 32) {
+#pragma unroll 1  // registers are few
+    for (int i = threadIdx.x & 31; i < Tile::kKeys * kChunks; i += 32) {
       const int token = i / kChunks;
       if (key + token >= tile.kv_begin && key + token < tile.kv_end) continue;
       *reinterpret_cast<uint4*>(base + token / kGranuleTokens * Tile::kHalfBytes +
@@ -193,122 +225,181 @@ class PrefillWgmmaBlock {
     __syncwarp();
   }
 
-  // --- Producer: queries ----------------------------------------------------------------------------------------
+  // --- Producer: items and queries ------------------------------------------------------------------------------
 
-  __device__ void produce_queries(int thread) {
-    uint32_t parity = 0;
-    for (int round = 0; round * static_cast<int>(gridDim.x) < num_items(); ++round) {
-      const int item = item_of(round);
-      if (item >= num_items()) continue;
-      const PrefillTile tile = load_tile(item);
-      for (int w = 0; w < Tile::kConsumers; ++w) {
-        barrier_wait(query_empty(w), parity ^ 1);
-        store_queries(tile, item % p_.kv.num_kv_heads, w, thread);
-        fence_before_copy();
-        barrier_arrive(query_full(w));
+  __device__ void produce_items(int thread) const {
+    RingPosition<Tile::kQueryBuffers> queries;
+    RingPosition<Tile::kItemSlots> items;
+    for (int round = 0;; ++round) {
+      const int index = item_of(round);
+      const bool more = index < num_items();
+      const Item item = more ? Item{load_tile(index), index % p_.kv.num_kv_heads} : Item{};
+      if (thread == 0) {
+        barrier_wait(empty(item_full(items.stage)), items.parity ^ 1);
+        item_slot(items.stage) = item;
+        barrier_arrive(item_full(items.stage));
       }
-      parity ^= 1;
+      items.advance();
+      if (!more) return;
+      for (int w = 0; w < Tile::kConsumers; ++w) {
+        const uint32_t full = query_full(queries.stage, w);
+        barrier_wait(empty(full), queries.parity ^ 1);
+        store_queries(item, w, smem_ + query_at(queries.stage, w), thread);
+        fence_before_copy();
+        barrier_arrive(full);
+      }
+      queries.advance();
     }
   }
 
-  __device__ void store_queries(const PrefillTile& tile, int head, int w, int thread) const {
-    uint8_t* base = smem_ + w * Tile::kQueryBytes;
-    for (int i = thread; i < 64 * Tile::kHeadDim / 16; i += Tile::kLoaderThreads) {
-      const int row = i / (Tile::kHeadDim / 16);
-      const int dim_step = i - row * (Tile::kHeadDim / 16);
-      uint32_t pairs[8] = {};
-      const int dim = dim_step * 16;
-      if (w * 64 + row < tile.num_rows && dim < p_.head_dim) {
-        read_query<Tile::kBf16>(p_.q, p_.q_dtype, query_index(p_, tile, head, tile.row_begin + w * 64 + row) + dim, pairs);
+  // A unit is 16 dims of a row. A thread has kBatch of them under way.
+  __device__ void store_queries(const Item& item, int w, uint8_t* base, int thread) const {
+    constexpr int kSteps = Tile::kHeadDim / 16;
+    constexpr int kBatch = Tile::kHeadDim == 256 ? 1 : 2;
+    for (int first = thread; first < 64 * kSteps; first += kBatch * Tile::kLoaderThreads) {
+      const auto row_of = [&](int u) { return (first + u * Tile::kLoaderThreads) / kSteps; };
+      const auto dim_of = [&](int u) { return (first + u * Tile::kLoaderThreads) % kSteps * 16; };
+      const auto is_there = [&](int u) { return w * 64 + row_of(u) < item.tile.num_rows && dim_of(u) < p_.head_dim; };
+      const auto index_of = [&](int u) {
+        return query_index(p_, item.tile, item.head, item.tile.row_begin + w * 64 + row_of(u)) + dim_of(u);
+      };
+      RawQuery raw[kBatch] = {};
+      if (p_.q_dtype != OCTAVO_F32) {
+#pragma unroll
+        for (int u = 0; u < kBatch; ++u) {
+          if (is_there(u)) raw[u] = load_query(p_.q, index_of(u));
+        }
       }
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        *reinterpret_cast<uint4*>(base + Tile::query_chunk(row, dim / 8 + half)) =
-            make_uint4(pairs[4 * half], pairs[4 * half + 1], pairs[4 * half + 2], pairs[4 * half + 3]);
+      for (int u = 0; u < kBatch; ++u) {
+        uint32_t pairs[8] = {};
+        if (p_.q_dtype != OCTAVO_F32)
+          convert_query<Tile::kBf16>(raw[u], p_.q_dtype, pairs);
+        else if (is_there(u))
+          read_query<Tile::kBf16>(p_.q, p_.q_dtype, index_of(u), pairs);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          *reinterpret_cast<uint4*>(base + Tile::query_chunk(row_of(u), dim_of(u) / 8 + half)) =
+              make_uint4(pairs[4 * half], pairs[4 * half + 1], pairs[4 * half + 2], pairs[4 * half + 3]);
+        }
       }
     }
   }
 
   // --- Consumers ------------------------------------------------------------------------------------------------
 
+  //   tensor core:  QK 0 | QK 1, PV 0 | QK 2, PV 1 | .. | PV n, QK 0 of the next item |
+  //   softmax:           0            1            2                                  0, and the output of this one
   __device__ void consume(int w) {
     const int lane = static_cast<int>(threadIdx.x & 31);
-    const int warp = static_cast<int>(threadIdx.x >> 5) & 3;
-    Position keys, values;
-    uint32_t query_parity = 0;
+    RingPosition<Tile::kKeyStages> keys;
+    RingPosition<Tile::kValueStages> values;
+    RingPosition<Tile::kQueryBuffers> queries;
     if (w == 1) named_barrier_arrive(kTurn, 256);  // the first turn is warpgroup 0's
-    for (int round = 0; round * static_cast<int>(gridDim.x) < num_items(); ++round) {
-      const int item = item_of(round);
-      if (item >= num_items()) continue;
-      const PrefillTile tile = load_tile(item);
-      const int head = item % p_.kv.num_kv_heads;
-      const int steps = count_steps(tile);
-      const int begin = first_key(tile);
-      const int first_row = tile.row_begin + w * 64;
-      const int row = first_row + warp * 16 + (lane >> 2);
-      const int lowest = tile.first_position + min(first_row, tile.row_begin + tile.num_rows - 1) / p_.group;
-      RowPair rows = open_rows(p_, tile, row);
-      float score_scale = p_.softmax_scale;
-      if (p_.scales != nullptr) score_scale *= p_.scales[head];
-      float o[Tile::kHeadDim / 8][4] = {};
-      float s[Tile::kOctets][4];
-      uint32_t weights[Tile::kGranules][4];
-      float factor[2];
+    float o[Tile::kHeadDim / 8][4];
+    float s[Tile::kOctets][4];
+    uint32_t weights[Tile::kGranules][4];
 
+    const auto start_scores = [&] {
+      barrier_wait(query_full(queries.stage, w), queries.parity);
+      barrier_wait(keys_full(keys.stage), keys.parity);
+      multiply_keys(base_ + query_at(queries.stage, w), keys.stage, s);
+    };
+    const auto release_query = [&] {
+      release(empty(query_full(queries.stage, w)), lane);
+      queries.advance();
+    };
+
+    RingPosition<Tile::kItemSlots> items;  // the current item's slot; it is read again where it is needed
+    const auto is_item = [&](const RingPosition<Tile::kItemSlots>& at) {
+      barrier_wait(item_full(at.stage), at.parity);
+      return item_slot(at.stage).tile.num_rows > 0;
+    };
+    if (!is_item(items)) return;
+    if constexpr (Tile::kQueryBuffers > 1) start_scores();
+    while (true) {
+      if constexpr (Tile::kQueryBuffers == 1) start_scores();
+      wgmma_wait<0>();
+      pin(s);
+      const Item item = item_slot(items.stage);
+      const int begin = first_key(item.tile);
+      const int steps = count_steps(item.tile);
+      const int first_row = item.tile.row_begin + w * 64;
+      const int lowest =
+          item.tile.first_position + min(first_row, item.tile.row_begin + item.tile.num_rows - 1) / p_.group;
+      RowPair rows = open_rows(p_, item.tile, item.tile.row_begin + row_in_tile(w));
+      float score_scale = p_.softmax_scale;
+      if (p_.scales != nullptr) score_scale *= p_.scales[item.head];
+      float factor[2];
       const auto softmax = [&](int step) {
         const int key = begin + step * Tile::kKeys;
         const float to_log2 = cap_scores(p_, score_scale, s);
-        if (!all_visible(p_, tile, lowest, key, Tile::kKeys)) hide_keys(p_, rows, key, s);
+        if (!all_visible(p_, item.tile, lowest, key, Tile::kKeys)) hide_keys(p_, rows, key, s);
         return weigh(to_log2, rows, s, factor);
       };
 
-      barrier_wait(query_full(w), query_parity);
-      query_parity ^= 1;
-      if (steps > 0) {
-        barrier_wait(keys_full(keys.stage), keys.parity);
-        multiply_keys(w, keys.stage, s);
-        wgmma_wait<0>();
-        pin(s);
-        release(keys_empty(keys.stage), lane);
-        keys.advance();
-        if (steps == 1) release(query_empty(w), lane);
-        softmax(0);
-        pack_weights(s, weights);
-      } else {
-        release(query_empty(w), lane);
-      }
+      release(empty(keys_full(keys.stage)), lane);
+      keys.advance();
+      if (steps == 1) release_query();
+      softmax(0);
+      pack_weights(s, weights);
+#pragma unroll
+      for (int j = 0; j < Tile::kHeadDim / 8; ++j) o[j][0] = o[j][1] = o[j][2] = o[j][3] = 0.0f;
       for (int step = 1; step < steps; ++step) {
         barrier_wait(keys_full(keys.stage), keys.parity);
         named_barrier_wait(kTurn + w, 256);
-        multiply_keys(w, keys.stage, s);
+        multiply_keys(base_ + query_at(queries.stage, w), keys.stage, s);
         barrier_wait(values_full(values.stage), values.parity);
         multiply_values(values.stage, weights, o);
         named_barrier_arrive(kTurn + (w ^ 1), 256);
         wgmma_wait<1>();
         pin(s);
-        if (step == steps - 1) release(query_empty(w), lane);
-        const bool rises = softmax(step);
-        // The weights are to be computed while the product of the previous ones runs. The assembler would move that behind
-        // the wait, but for a barrier whose address seems to need them (sums are never negative).
-        release(keys_empty(keys.stage) + (rows.l[0] + rows.l[1] < 0.0f ? 8 : 0), lane);
+        release(empty(keys_full(keys.stage)), lane);
         keys.advance();
+        if (step == steps - 1) release_query();
+        const bool rises = softmax(step);
         wgmma_wait<0>();
         pin(o);
-        release(values_empty(values.stage), lane);
+        release(empty(values_full(values.stage)), lane);
         values.advance();
         if (rises) rescale_output(factor, o);
         pack_weights(s, weights);
       }
-      if (steps > 0) {
-        barrier_wait(values_full(values.stage), values.parity);
+
+      const auto finish = [&] {
+        pin(o);
+        release(empty(values_full(values.stage)), lane);
+        values.advance();
+        write_rows(item_slot(items.stage), w, rows, o);
+        release(empty(item_full(items.stage)), lane);
+        items.advance();
+      };
+      barrier_wait(values_full(values.stage), values.parity);
+      if constexpr (Tile::kQueryBuffers == 1) {
         multiply_values(values.stage, weights, o);
         wgmma_wait<0>();
-        pin(o);
-        release(values_empty(values.stage), lane);
-        values.advance();
+        finish();
+        if (!is_item(items)) return;
+      } else {  // the next item's first scores run while this one's output is written
+        RingPosition<Tile::kItemSlots> next = items;
+        next.advance();
+        if (!is_item(next)) {
+          multiply_values(values.stage, weights, o);
+          wgmma_wait<0>();
+          finish();
+          return;
+        }
+        multiply_values(values.stage, weights, o);
+        start_scores();
+        wgmma_wait<1>();
+        finish();
       }
-      write_rows(tile, head, row, rows, o);
     }
+  }
+
+  // The lane's first row, of warpgroup w.
+  __device__ static int row_in_tile(int w) {
+    return w * 64 + static_cast<int>((threadIdx.x >> 5) & 3) * 16 + static_cast<int>((threadIdx.x & 31) >> 2);
   }
 
   // A warp is done with what the barrier guards.
@@ -317,8 +408,8 @@ class PrefillWgmmaBlock {
     if (lane == 0) barrier_arrive(barrier);
   }
 
-  __device__ void multiply_keys(int w, int stage, float (&s)[Tile::kOctets][4]) const {
-    const uint64_t query = Tile::query_descriptor(base_ + w * Tile::kQueryBytes);
+  __device__ void multiply_keys(uint32_t query_at, int stage, float (&s)[Tile::kOctets][4]) const {
+    const uint64_t query = Tile::query_descriptor(query_at);
     const uint64_t key = Tile::key_descriptor(keys_at(stage));
     pin(s);
     wgmma_fence();
@@ -355,19 +446,51 @@ class PrefillWgmmaBlock {
     }
   }
 
-  __device__ void write_rows(const PrefillTile& tile, int head, int row, const RowPair& rows,
+  __device__ void write_rows(const Item& item, int w, const RowPair& rows,
                              const float (&o)[Tile::kHeadDim / 8][4]) const {
     const int t = static_cast<int>(threadIdx.x & 3);
+    const int row = item.tile.row_begin + row_in_tile(w);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const RowEnd end = close_row(p_, tile, head, row + 8 * r, rows.m[r], rows.l[r]);
-      if (end.index < 0) continue;
+      const RowEnd end = close_row(p_, item.tile, item.head, row + 8 * r, rows.m[r], rows.l[r]);
+      if (p_.q_dtype == OCTAVO_F32) {
 #pragma unroll
-      for (int j = 0; j < Tile::kHeadDim / 8; ++j) {
-        if (8 * j >= p_.head_dim) break;
-        write_pair(p_, end.index + 8 * j + 2 * t, o[j][2 * r] * end.factor, o[j][2 * r + 1] * end.factor);
+        for (int j = 0; j < Tile::kHeadDim / 8; ++j) {
+          if (end.index < 0 || 8 * j >= p_.head_dim) break;
+          write_pair(p_, end.index + 8 * j + 2 * t, o[j][2 * r] * end.factor, o[j][2 * r + 1] * end.factor);
+        }
+        continue;
+      }
+#pragma unroll
+      for (int j = 0; j < Tile::kHeadDim / 8; j += 4) {
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float x = o[j + i][2 * r] * end.factor, y = o[j + i][2 * r + 1] * end.factor;
+          words[i] = p_.q_dtype == OCTAVO_BF16 ? pack_bf16x2(x, y) : pack_f16x2(x, y);
+        }
+        const uint4 octet = gather_octet(words, t);
+        if (end.index < 0 || 8 * (j + t) >= p_.head_dim) continue;
+        *reinterpret_cast<uint4*>(static_cast<uint16_t*>(p_.out) + end.index + 8 * (j + t)) = octet;
       }
     }
+  }
+
+  // Four octets of a row, two elements of each in each of four lanes: lane t receives the whole of octet t.
+  //
+  //   words of lane:  0    1    2    3           first step          second step
+  //   octet 0:        a    b    c    d           lane 0: a b         lane 0: a b c d
+  //   octet 1:        e    f    g    h           lane 1: e f         lane 1: e f g h
+  __device__ static uint4 gather_octet(const uint32_t (&words)[4], int t) {
+    const bool odd = (t & 1) != 0;
+    const uint32_t first = __shfl_xor_sync(~0u, odd ? words[0] : words[1], 1);
+    const uint32_t second = __shfl_xor_sync(~0u, odd ? words[2] : words[3], 1);
+    const uint2 lower = odd ? make_uint2(first, words[1]) : make_uint2(words[0], first);
+    const uint2 upper = odd ? make_uint2(second, words[3]) : make_uint2(words[2], second);
+    const bool high = (t & 2) != 0;
+    const uint32_t x = __shfl_xor_sync(~0u, high ? lower.x : upper.x, 2);
+    const uint32_t y = __shfl_xor_sync(~0u, high ? lower.y : upper.y, 2);
+    return high ? make_uint4(x, y, upper.x, upper.y) : make_uint4(lower.x, lower.y, x, y);
   }
 
   static constexpr int kTurn = 1;  // named barriers 1 and 2: whose products may start

@@ -1,7 +1,7 @@
 // Sizes of the fast prefill kernel's tiles, and where things lie in its shared memory (tests/cuda follows the maps):
 //
-//   Q: [warpgroup][column block][64 rows x 128 B] | K stages: [column block][keys x 128 B]
-//   | V stages: [granule][column block][16 keys x 128 B] | barriers
+//   Q: [buffer][warpgroup][column block][64 rows x 128 B] | K stages: [column block][keys x 128 B]
+//   | V stages: [granule][column block][16 keys x 128 B] | items | barriers
 #pragma once
 
 #include "arch/wgmma_descriptor.h"
@@ -26,17 +26,24 @@ struct PrefillWgmmaTile {
   static constexpr int kQueryBlockBytes = 64 * kBlockBytes;
   static constexpr int kQueryBytes = kBlocks * kQueryBlockBytes;  // of a warpgroup
   static constexpr int kStageBytes = kGranules * kHalfBytes;      // of K or of V
-  static constexpr int kStages = kHeadDim <= 128 ? 3 : 2;
-  static constexpr int kKeysAt = kConsumers * kQueryBytes;
-  static constexpr int kValuesAt = kKeysAt + kStages * kStageBytes;
-  static constexpr int kBarrierAt = kValuesAt + kStages * kStageBytes;
-  // Barriers: for K and V a full and an empty one a stage; for Q one of each a warpgroup; one for a row's tail.
-  static constexpr int kNumBarriers = 4 * kStages + 2 * kConsumers + 1;
+  static constexpr int kQueryBuffers = kHeadDim <= 192 ? 2 : 1;  // 2: the next item's Q waits in its place
+  static constexpr int kKeyStages = kHeadDim <= 64 ? 4 : 3;
+  static constexpr int kValueStages = kHeadDim <= 64 ? 4 : 2;
+  static constexpr int kKeysAt = kQueryBuffers * kConsumers * kQueryBytes;
+  static constexpr int kValuesAt = kKeysAt + kKeyStages * kStageBytes;
+  static constexpr int kItemSlots = 2;
+  static constexpr int kItemBytes = 48;
+  static constexpr int kItemsAt = kValuesAt + kValueStages * kStageBytes;
+  static constexpr int kBarrierAt = kItemsAt + kItemSlots * kItemBytes;
+  // Barriers: for each stage of K and V, each buffer of a warpgroup's Q and each item's slot a full and an empty one; one
+  // for the tail of an item's keys.
+  static constexpr int kNumFull = kKeyStages + kValueStages + kQueryBuffers * kConsumers + kItemSlots;
+  static constexpr int kNumBarriers = 2 * kNumFull + 1;
   static constexpr int kSmemBytes = kBarrierAt + kNumBarriers * 8;
-  static constexpr int kLoaderThreads = 96;
+  static constexpr int kLoaderThreads = 64;
   // 504 registers a lane of the three warpgroups in all.
   static constexpr int kConsumerRegisters = 224;
-  static constexpr int kProducerRegisters = 56;
+  static constexpr int kProducerRegisters = 504 - 2 * kConsumerRegisters;
 
   // Where a 16-byte chunk of a row of Q goes.
   OCTAVO_HOST_DEVICE static constexpr int query_chunk(int row, int chunk) {

@@ -210,11 +210,13 @@ Plan make_plan(std::vector<int> query_len, std::vector<int> seq_len, int tile_to
   p.seq_len = seq_len.data();
   p.num_seqs = num_seqs;
   p.tile_tokens = tile_tokens;
-  p.longest_query = num_seqs % 3 == 0 ? 50 : INT32_MAX;
+  std::vector<int32_t> prefilled;
+  for (int length : query_len) prefilled.push_back(length > 50);
+  p.prefilled = num_seqs % 3 == 0 ? prefilled.data() : nullptr;
   for (int s = 0; s < num_seqs; ++s) {
     seq_token.push_back(seq_token.back() + query_len[s]);
     seq_row.push_back(seq_row.back() + octavo::count_rows(p, s));
-    REQUIRE(seq_row.back() > seq_row[s] || query_len[s] > p.longest_query, "sequence %d has no rows", s);
+    REQUIRE((seq_row.back() > seq_row[s]) == (p.prefilled == nullptr || p.prefilled[s] == 0), "sequence %d has no rows", s);
   }
   p.num_tokens = seq_token.back();
   p.num_kv_heads = heads;

@@ -129,8 +129,8 @@ def test_pages_before_the_window_may_be_gone(kv_dtype, chunk):
 
 
 def test_what_does_not_fit_the_scratch_is_right_too():
-    """Two sequences of 40000 tokens want more than the scratch that calls without an engine get."""
-    case = Case([40000, 40000], query_lengths=[130, 129], q_heads=64, kv_heads=8)
+    """Two sequences of 20000 tokens want more than the scratch that calls without an engine get: 32768 of 32 heads."""
+    case = Case([20000, 20000], query_lengths=[520, 515], q_heads=32, kv_heads=32)
     assert_close(case, *case.run())
 
 
