@@ -32,12 +32,16 @@ const SHARED = [
   "gemm/format.cpp",
   "kv/checks.cpp",
   "kv/shape.cpp",
+  "model/engine_api.cpp",
+  "model/kv_cache_config.cpp",
   "model/mapped_file.cpp",
   "model/model_api.cpp",
   "model/model_base.cpp",
   "model/model_config.cpp",
   "model/roles.cpp",
+  "model/step_check.cpp",
   "model/step_layout.cpp",
+  "model/step_queue.cpp",
   "ops/sampling_params.cpp",
 ];
 

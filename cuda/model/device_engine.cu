@@ -1,0 +1,241 @@
+#include "model/device_engine.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "model/pack_step.h"
+#include "model/step_buffer.h"
+
+namespace octavo {
+namespace {
+
+const octavo_engine_config& check_config(const DeviceModel& model, const octavo_engine_config& config) {
+  check_engine_config(config);
+  // Refuses what no attention kernel takes before anything large is allocated.
+  decode_shape(config.kv_dtype, model.config().head_dim, model.config().num_q_heads / model.config().num_kv_heads, 1);
+  return config;
+}
+
+bool samples(const StepView& step) {
+  return std::any_of(step.sample, step.sample + step.num_seqs(), [](int32_t sample) { return sample != 0; });
+}
+
+bool has_logprobs(const StepView& step) {
+  for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    if (step.sample[s] != 0 && step.num_logprobs[s] > 0) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+// Up to 8 by doubling, then in steps of 8, 32, 64 and 256: a bucket is at most a third larger than the step, and by much
+// less where steps are bound by arithmetic.
+std::vector<int32_t> list_buckets(int32_t largest) {
+  std::vector<int32_t> buckets;
+  for (int32_t bucket = 1; bucket < largest;) {
+    buckets.push_back(bucket);
+    bucket += bucket < 8 ? bucket : bucket < 64 ? 8 : bucket < 256 ? 32 : bucket < 1024 ? 64 : 256;
+  }
+  buckets.push_back(largest);
+  return buckets;
+}
+
+DeviceEngine::DeviceEngine(std::shared_ptr<const DeviceModel> model, const octavo_engine_config& config,
+                           const float* kv_scales)
+    : model_(std::move(model)),
+      config_(check_config(*model_, config)),
+      layout_(make_step_layout(config)),
+      scratch_(*model_, config, layout_),
+      kv_(model_->config(), model_->layers(), config, kv_scales),
+      forward_(*model_, config, scratch_, kv_),
+      sampler_({config.max_num_seqs, model_->config().vocab_size, config.max_logprobs}),
+      page_writer_(static_cast<size_t>(config.num_pages), -1) {
+  for (Slot& slot : slots_) {
+    slot.packed = PinnedMemory(static_cast<size_t>(max_packed_bytes(config, layout_)));
+    slot.outputs = PinnedMemory(static_cast<size_t>(layout_.total_bytes) - static_cast<size_t>(layout_.sampled));
+  }
+  warm_up();
+  capture_graphs();
+  kv_.clear(stream_.get());
+  stream_.wait();
+}
+
+DeviceEngine::~DeviceEngine() { cudaStreamSynchronize(stream_.get()); }
+
+// Runs body, which speaks to the device. A device that has failed once is not asked again.
+template <class Body>
+void DeviceEngine::on_device(Body&& body) {
+  if (!failure_.empty()) fail(OCTAVO_DEVICE, "the device failed before: %s", failure_.c_str());
+  try {
+    body();
+  } catch (const Error& error) {
+    if (error.status() != OCTAVO_INVALID_ARGUMENT) failure_ = error.what();
+    throw;
+  }
+}
+
+void DeviceEngine::submit(uint8_t* step_buffer, double size_bytes) {
+  check_step_buffer(layout_, step_buffer, size_bytes);
+  queue_.check_submit(step_buffer);
+  const StepView step = view_step_buffer(layout_, step_buffer);
+  check_step(step, {config_, model_->config().vocab_size, model_->config().max_model_len, queue_.last_sample()},
+             page_writer_);
+  on_device([&] { enqueue(step, slots_[next_slot_]); });
+  next_slot_ = (next_slot_ + 1) % StepQueue::kMaxSteps;
+  queue_.submit(step_buffer, step);
+}
+
+void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
+  const GpuStream stream = stream_.get();
+  slot.num_seqs = step.num_seqs();
+  slot.samples = samples(step);
+  slot.has_logprobs = slot.samples && has_logprobs(step);
+  const int64_t packed_bytes = pack_step(step, config_, layout_, slot.packed.as<uint8_t>());
+  OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slot.packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
+                                   cudaMemcpyHostToDevice, stream));
+  const bool is_decode = step.num_tokens() == step.num_seqs();
+  if (is_decode && !kv_.calculates_scales()) {
+    const auto found = std::find_if(graphs_.begin(), graphs_.end(),
+                                    [&](const BucketGraph& one) { return one.num_seqs >= step.num_seqs(); });
+    found->graph.launch(stream);
+  } else {
+    const int32_t longest = *std::max_element(step.query_len, step.query_len + step.num_seqs());
+    enqueue_kernels({step.num_seqs(), step.num_tokens(), longest, slot.samples, kv_.calculates_scales()});
+    kv_.freeze_scales();
+  }
+  if (slot.samples) {
+    const int32_t end = slot.has_logprobs ? static_cast<int32_t>(layout_.total_bytes) : layout_.top_token;
+    OCTAVO_GPU_CHECK(cudaMemcpyAsync(slot.outputs.as<uint8_t>(), scratch_.step_buffer + layout_.sampled,
+                                     static_cast<size_t>(end - layout_.sampled), cudaMemcpyDeviceToHost, stream));
+  }
+  slot.done.record(stream);
+}
+
+void DeviceEngine::enqueue_kernels(const DeviceStep& step) {
+  forward_.run(step, stream_.get());
+  if (!step.samples) return;
+  sampler_.sample({scratch_.logits, scratch_.logits_stride, step.num_seqs, &layout_, scratch_.step_buffer},
+                  stream_.get(), true);
+}
+
+void DeviceEngine::finish(uint8_t* step_buffer) {
+  queue_.check_finish(step_buffer);
+  const Slot& slot = slots_[oldest_slot_];
+  on_device([&] { slot.done.wait(); });
+  read_outputs(slot, step_buffer);
+  oldest_slot_ = (oldest_slot_ + 1) % StepQueue::kMaxSteps;
+  queue_.finish(step_buffer);
+}
+
+//   slot.outputs   | sampled | sampled_logprob | top_token | top_logprob |   as in the step buffer
+void DeviceEngine::read_outputs(const Slot& slot, uint8_t* step_buffer) const {
+  const StepView step = view_step_buffer(layout_, step_buffer);
+  const size_t num_seqs = static_cast<size_t>(slot.num_seqs);
+  const size_t num_top = num_seqs * static_cast<size_t>(config_.max_logprobs);
+  const auto output = [&](int32_t offset) { return slot.outputs.as<uint8_t>() + (offset - layout_.sampled); };
+  if (slot.samples) {
+    std::memcpy(step.sampled, output(layout_.sampled), num_seqs * 4);
+    std::memcpy(step.sampled_logprob, output(layout_.sampled_logprob), num_seqs * 4);
+  } else {
+    std::fill_n(step.sampled, num_seqs, -1);
+    std::fill_n(step.sampled_logprob, num_seqs, 0.0f);
+  }
+  if (slot.has_logprobs) {
+    std::memcpy(step.top_token, output(layout_.top_token), num_top * 4);
+    std::memcpy(step.top_logprob, output(layout_.top_logprob), num_top * 4);
+  } else {
+    std::fill_n(step.top_token, num_top, -1);
+    std::fill_n(step.top_logprob, num_top, 0.0f);
+  }
+}
+
+void DeviceEngine::copy_logits(int32_t seq_index, float* logits) {
+  const std::vector<int32_t>& sample = queue_.last_sample();
+  const bool is_there = seq_index >= 0 && seq_index < static_cast<int32_t>(sample.size());
+  if (!is_there || sample[static_cast<size_t>(seq_index)] == 0) {
+    fail(OCTAVO_INVALID_ARGUMENT, "sequence %d did not sample in the last step", seq_index);
+  }
+  on_device([&] {
+    OCTAVO_GPU_CHECK(cudaMemcpyAsync(logits, scratch_.logits + seq_index * scratch_.logits_stride,
+                                     sizeof(float) * static_cast<size_t>(model_->config().vocab_size),
+                                     cudaMemcpyDeviceToHost, stream_.get()));
+    stream_.wait();
+  });
+}
+
+void DeviceEngine::copy_kv_scales(float* scales) {
+  on_device([&] { kv_.copy_scales(scales, stream_.get()); });
+}
+
+// The largest steps, so that every workspace has its size: few long sequences, many, and many of two tokens, which cut the
+// attention's work into the most rows.
+void DeviceEngine::warm_up() {
+  const int32_t tokens = config_.max_num_batched_tokens;
+  const int64_t page_tokens = int64_t{config_.max_pages_per_seq} * config_.page_size;
+  const int32_t longest = static_cast<int32_t>(std::min<int64_t>(page_tokens, model_->config().max_model_len));
+  const int32_t most = std::min(config_.max_num_seqs, tokens);
+  const int32_t fewest = std::min((tokens - 1) / longest + 1, most);
+  warm_up(fewest, std::min<int64_t>(tokens, int64_t{fewest} * longest));
+  warm_up(most, std::min<int64_t>(tokens, int64_t{most} * longest));
+  warm_up(std::max(std::min(most, tokens / 2), 1), std::min(tokens, 2 * std::max(std::min(most, tokens / 2), 1)));
+}
+
+// One step of num_seqs sequences that share num_tokens; all of their pages are page 0, which is cleared afterwards.
+void DeviceEngine::warm_up(int32_t num_seqs, int32_t num_tokens) {
+  std::vector<uint64_t> memory(static_cast<size_t>(layout_.total_bytes) / 8 + 1);
+  uint8_t* buffer = reinterpret_cast<uint8_t*>(memory.data());
+  const auto ints = [&](int32_t offset) { return reinterpret_cast<int32_t*>(buffer + offset); };
+  const auto floats = [&](int32_t offset) { return reinterpret_cast<float*>(buffer + offset); };
+  ints(layout_.header)[0] = num_seqs;
+  ints(layout_.header)[1] = num_tokens;
+  for (int32_t s = 0; s < num_seqs; ++s) {
+    const int32_t length = num_tokens / num_seqs + (s < num_tokens % num_seqs ? 1 : 0);
+    ints(layout_.query_len)[s] = ints(layout_.seq_len)[s] = length;
+    ints(layout_.sample)[s] = 1;
+    ints(layout_.num_logprobs)[s] = config_.max_logprobs;
+    floats(layout_.temperature)[s] = 1;
+    floats(layout_.top_p)[s] = 0.9f;
+    floats(layout_.repetition_penalty)[s] = 1;
+  }
+  const StepView step = view_step_buffer(layout_, buffer);
+  const int64_t packed_bytes = pack_step(step, config_, layout_, slots_[0].packed.as<uint8_t>());
+  OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slots_[0].packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
+                                   cudaMemcpyHostToDevice, stream_.get()));
+  const int32_t longest = *std::max_element(step.query_len, step.query_len + num_seqs);
+  enqueue_kernels({num_seqs, num_tokens, longest, true, false});
+  stream_.wait();
+}
+
+// Every graph runs once, on a step without sequences.
+void DeviceEngine::capture_graphs() {
+  const GpuStream stream = stream_.get();
+  for (const int32_t bucket : list_buckets(std::min(config_.max_num_seqs, config_.max_num_batched_tokens))) {
+    graphs_.push_back({bucket, GpuGraph(stream, [&] { enqueue_kernels({bucket, bucket, 1, true, false}); })});
+  }
+  OCTAVO_GPU_CHECK(cudaMemsetAsync(scratch_.packed, 0, sizeof(PackedStep), stream));
+  for (const BucketGraph& one : graphs_) one.graph.launch(stream);
+  stream_.wait();
+}
+
+std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_engine_config& config,
+                                        const float* kv_scales) {
+  return std::make_unique<DeviceEngine>(finished_device_model(model), config, kv_scales);
+}
+
+// Measured: an engine with the fewest pages is opened, used and closed.
+double engine_scratch_bytes(const octavo_model& model, const octavo_engine_config& config) {
+  octavo_engine_config small = config;
+  small.num_pages = 1;
+  const auto free_memory = [] {
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    OCTAVO_GPU_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
+    return static_cast<double>(free_bytes);
+  };
+  const double before = free_memory();
+  const DeviceEngine engine(finished_device_model(model), small, nullptr);
+  return before - free_memory();
+}
+
+}  // namespace octavo

@@ -1,0 +1,312 @@
+#include "model/device_forward.h"
+
+#include <algorithm>
+
+#include "kv/append.h"
+#include "model/kv_cache_config.h"
+
+namespace octavo {
+namespace {
+
+MatmulEpilogue gate_epilogue(const octavo_model_config& config) {
+  return config.activation == OCTAVO_SILU ? MatmulEpilogue::kSiluGate : MatmulEpilogue::kGeluGate;
+}
+
+MatmulEpilogue residual_epilogue(const float* post_norm) {
+  return post_norm == nullptr ? MatmulEpilogue::kAdd : MatmulEpilogue::kStore;
+}
+
+// Every product that a step may ask for.
+std::vector<MatmulShape> list_products(const DeviceModel& model, const octavo_engine_config& config) {
+  std::vector<MatmulShape> shapes;
+  const int32_t max_tokens = config.max_num_batched_tokens;
+  const auto add = [&](const DeviceMatrix& w, int32_t y_dtype, MatmulEpilogue epilogue, int32_t max_m) {
+    for (const MatmulShape& one : shapes) {
+      if (one.rows == w.rows && one.cols == w.cols && one.dtype == w.dtype && one.y_dtype == y_dtype &&
+          one.epilogue == epilogue && one.max_m == max_m) {
+        return;
+      }
+    }
+    shapes.push_back({w.rows, w.cols, w.dtype, y_dtype, epilogue, max_m});
+  };
+  for (int32_t i = 0; i < model.config().num_layers; ++i) {
+    const DeviceLayerWeights& layer = model.layer(i);
+    add(layer.qkv, OCTAVO_F32, MatmulEpilogue::kStore, max_tokens);
+    add(layer.attn_out, OCTAVO_F32, residual_epilogue(layer.attn_post_norm), max_tokens);
+    add(layer.gate_up, model.compute_dtype(), gate_epilogue(model.config()), max_tokens);
+    add(layer.down, OCTAVO_F32, residual_epilogue(layer.ffn_post_norm), max_tokens);
+  }
+  add(model.lm_head(), OCTAVO_F32, MatmulEpilogue::kStore, config.max_num_seqs);
+  return shapes;
+}
+
+// A row of scratch.qkv: | q heads | k heads | v heads |, head_dim each.
+struct QkvOffsets {
+  explicit QkvOffsets(const octavo_model_config& config)
+      : k(int64_t{config.num_q_heads} * config.head_dim),
+        v(k + int64_t{config.num_kv_heads} * config.head_dim),
+        width(v + int64_t{config.num_kv_heads} * config.head_dim) {}
+  int64_t k;
+  int64_t v;
+  int64_t width;
+};
+
+}  // namespace
+
+DeviceForward::DeviceForward(const DeviceModel& model, const octavo_engine_config& config,
+                             const DeviceScratch& scratch, const DeviceKvCache& kv)
+    : model_(model),
+      config_(config),
+      scratch_(scratch),
+      kv_(kv),
+      matmul_(model.compute_dtype(), list_products(model, config)) {
+  for (int32_t layer = 0; layer < model.config().num_layers; ++layer) {
+    const auto [found, is_new] = attention_.try_emplace(plan_key(layer));
+    if (!is_new) continue;
+    const octavo_kv_shape& shape = kv.layer_shape(layer);
+    const int64_t wanted = prefill_scratch_bytes(shape, int64_t{shape.num_pages} * shape.page_size);
+    prepare_attention({shape, model.config().num_q_heads, config.max_num_seqs, config.max_num_batched_tokens,
+                       std::min(wanted, kDefaultScratchBytes)},
+                      found->second, nullptr);
+  }
+}
+
+std::pair<int32_t, int32_t> DeviceForward::plan_key(int32_t index) const {
+  return {model_.layers()[static_cast<size_t>(index)].sliding_window, kv_.layer_shape(index).kv_dtype};
+}
+
+void DeviceForward::run(const DeviceStep& step, GpuStream stream) {
+  prepare(step, stream);
+  for (int32_t layer = 0; layer < model_.config().num_layers; ++layer) run_layer(step, layer, stream);
+  if (step.samples) compute_logits(step, stream);
+}
+
+// Tables, embeddings with the first norm, RoPE's cosines and sines. The packed step comes by a copy, not a kernel, so that
+// nothing may start before it.
+void DeviceForward::prepare(const DeviceStep& step, GpuStream stream) {
+  const octavo_model_config& config = model_.config();
+  UnpackParams unpack = {};
+  unpack.packed = reinterpret_cast<const PackedStep*>(scratch_.packed);
+  unpack.step_buffer = reinterpret_cast<int32_t*>(scratch_.step_buffer);
+  unpack.sampled = scratch_.sampled;
+  unpack.tables = scratch_.tables;
+  unpack.num_tokens = step.num_tokens;
+  unpack.num_seqs = step.num_seqs;
+  unpack.max_pages = config_.max_pages_per_seq;
+  unpack.page_size = config_.page_size;
+  unpack_step(unpack, stream, false);
+  EmbedParams embed = {};
+  embed.embedding = model_.token_embedding().data;
+  embed.tokens = scratch_.tables.tokens;
+  embed.positions = scratch_.tables.positions;
+  embed.hidden = scratch_.hidden;
+  embed.norm = model_.layer(0).attn_norm;
+  embed.normed = scratch_.normed;
+  embed.inv_freq = scratch_.inv_freq;
+  for (int32_t table = 0; table < 2; ++table) {
+    embed.cosines[table] = scratch_.cosines[table];
+    embed.sines[table] = scratch_.sines[table];
+    embed.rope_factor[table] = config.rope_attn_factor[table];
+  }
+  embed.scale = config.embedding_scale;
+  embed.eps = config.rms_norm_eps;
+  embed.num_tokens = step.num_tokens;
+  embed.columns = config.hidden_size;
+  embed.half = config.head_dim / 2;
+  embed.compute_dtype = model_.compute_dtype();
+  embed_tokens(embed, stream, true);
+}
+
+// Inputs of FP8 products of many tokens are rounded to E4M3 first.
+void DeviceForward::multiply(MatmulArgs args, GpuStream stream) {
+  if (matmul_.takes_e4m3(*args.w, args.m)) {
+    quantize_rows({args.x, scratch_.e4m3, scratch_.e4m3_scales, args.m, args.w->cols, model_.compute_dtype()}, stream,
+                  true);
+    args.x = scratch_.e4m3;
+    args.x_scales = scratch_.e4m3_scales;
+  }
+  args.x_stride = args.w->cols;
+  matmul_.multiply(args, stream, true);
+}
+
+void DeviceForward::add_to_hidden(const DeviceMatrix& w, const void* x, const float* bias, bool has_post_norm,
+                                  int32_t m, GpuStream stream) {
+  MatmulArgs args = {};
+  args.w = &w;
+  args.x = x;
+  args.m = m;
+  args.y = has_post_norm ? scratch_.projected : scratch_.hidden;
+  args.y_stride = w.rows;
+  args.y_dtype = OCTAVO_F32;
+  args.bias = bias;
+  args.epilogue = has_post_norm ? MatmulEpilogue::kStore : MatmulEpilogue::kAdd;
+  multiply(args, stream);
+}
+
+void DeviceForward::norm(const DeviceStep& step, const float* post_norm, const float* weight, GpuStream stream) {
+  NormParams params = {};
+  params.hidden = scratch_.hidden;
+  params.projected = post_norm == nullptr ? nullptr : scratch_.projected;
+  params.post_norm = post_norm;
+  params.norm = weight;
+  params.normed = scratch_.normed;
+  params.eps = model_.config().rms_norm_eps;
+  params.num_rows = step.num_tokens;
+  params.columns = model_.config().hidden_size;
+  params.compute_dtype = model_.compute_dtype();
+  norm_rows(params, stream, true);
+}
+
+void DeviceForward::run_layer(const DeviceStep& step, int32_t index, GpuStream stream) {
+  const octavo_model_config& config = model_.config();
+  const DeviceLayerWeights& layer = model_.layer(index);
+  const bool is_last = index + 1 == config.num_layers;
+  MatmulArgs qkv = {};
+  qkv.w = &layer.qkv;
+  qkv.x = scratch_.normed;
+  qkv.m = step.num_tokens;
+  qkv.y = scratch_.qkv;
+  qkv.y_stride = layer.qkv.rows;
+  qkv.y_dtype = OCTAVO_F32;
+  qkv.bias = layer.qkv_bias;
+  multiply(qkv, stream);
+  if (step.calculates_scales && takes_calculated_scales(kv_.layer_shape(index).kv_dtype)) {
+    calculate_scales(step, index, stream);
+  }
+  append(step, index, stream);
+  attend(step, index, stream);
+  add_to_hidden(layer.attn_out, scratch_.attn, layer.o_bias, layer.attn_post_norm != nullptr, step.num_tokens, stream);
+  norm(step, layer.attn_post_norm, layer.ffn_norm, stream);
+  MatmulArgs gate_up = {};
+  gate_up.w = &layer.gate_up;
+  gate_up.x = scratch_.normed;
+  gate_up.m = step.num_tokens;
+  gate_up.y = scratch_.activation;
+  gate_up.y_stride = config.intermediate_size;
+  gate_up.y_dtype = model_.compute_dtype();
+  gate_up.epilogue = gate_epilogue(config);
+  multiply(gate_up, stream);
+  add_to_hidden(layer.down, scratch_.activation, nullptr, layer.ffn_post_norm != nullptr, step.num_tokens, stream);
+  if (!is_last) {
+    norm(step, layer.ffn_post_norm, model_.layer(index + 1).attn_norm, stream);
+  } else if (layer.ffn_post_norm != nullptr) {
+    norm(step, layer.ffn_post_norm, nullptr, stream);
+  }
+}
+
+AppendParams DeviceForward::append_params(const DeviceStep& step, int32_t index) const {
+  const octavo_model_config& config = model_.config();
+  const QkvOffsets offset(config);
+  const int32_t table = model_.layers()[static_cast<size_t>(index)].rope_table;
+  AppendParams params = {};
+  params.kv = kv_geometry(kv_.layer_shape(index));
+  params.k = scratch_.qkv + offset.k;
+  params.v = scratch_.qkv + offset.v;
+  params.q_stride = params.k_stride = params.v_stride = offset.width;
+  params.k_norm = model_.layer(index).k_norm;
+  params.cosines = scratch_.cosines[table];
+  params.sines = scratch_.sines[table];
+  params.slot_mapping = scratch_.tables.slot_mapping;
+  params.num_tokens = step.num_tokens;
+  params.head_dim = config.head_dim;
+  params.kv_dtype = kv_.layer_shape(index).kv_dtype;
+  params.in_dtype = OCTAVO_F32;
+  params.norm_eps = config.rms_norm_eps;
+  return params;
+}
+
+void DeviceForward::append(const DeviceStep& step, int32_t index, GpuStream stream) {
+  AppendParams params = append_params(step, index);
+  params.pages = kv_.layer_pages(index);
+  params.scales = kv_.layer_scales(index);
+  params.num_slots = int64_t{config_.num_pages} * config_.page_size;
+  params.q = scratch_.qkv;
+  params.q_out = scratch_.q;
+  params.q_norm = model_.layer(index).q_norm;
+  params.num_q_heads = model_.config().num_q_heads;
+  params.q_out_dtype = model_.compute_dtype();
+  append_gpu(params, stream, true);
+}
+
+// The scales come from K after its norm and RoPE: an append that has no slots and takes K for Q leaves it in scratch.keys.
+void DeviceForward::calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream) {
+  const octavo_model_config& config = model_.config();
+  const int64_t width = int64_t{config.num_kv_heads} * config.head_dim;
+  AppendParams params = append_params(step, index);
+  params.q = params.k;
+  params.q_out = scratch_.keys;
+  params.q_norm = params.k_norm;
+  params.num_q_heads = config.num_kv_heads;
+  params.q_out_dtype = OCTAVO_F32;
+  append_gpu(params, stream, true);
+  KvScalesParams scales = {};
+  scales.values[0] = scratch_.keys;
+  scales.values[1] = scratch_.qkv + QkvOffsets(config).v;
+  scales.stride[0] = width;
+  scales.stride[1] = QkvOffsets(config).width;
+  scales.width = static_cast<int32_t>(width);
+  scales.num_tokens = step.num_tokens;
+  scales.num_kv_heads = config.num_kv_heads;
+  scales.divisor[0] = kKeyDivisor;
+  scales.divisor[1] = kValueDivisor;
+  scales.scales = kv_.layer_scales(index);
+  calculate_kv_scales(scales, stream, true);
+}
+
+void DeviceForward::attend(const DeviceStep& step, int32_t index, GpuStream stream) {
+  const octavo_model_config& config = model_.config();
+  const int32_t window = model_.layers()[static_cast<size_t>(index)].sliding_window;
+  bool has_plan = false;
+  for (int32_t before = 0; before < index && !has_plan; ++before) {
+    has_plan = plan_key(before) == plan_key(index);
+  }
+  PagedAttentionArgs args = {};
+  args.shape = kv_.layer_shape(index);
+  args.config.num_seqs = step.num_seqs;
+  args.config.num_tokens = step.num_tokens;
+  args.config.num_q_heads = config.num_q_heads;
+  args.config.max_pages_per_seq = config_.max_pages_per_seq;
+  args.config.sliding_window = window;
+  args.config.softmax_scale = config.attn_softmax_scale;
+  args.config.logit_softcap = config.attn_logit_softcap;
+  args.config.q_dtype = model_.compute_dtype();
+  args.config.max_query_len = step.max_query_len;
+  args.config.reuse_plan = has_plan ? 1 : 0;
+  args.pages = kv_.layer_pages(index);
+  args.q = scratch_.q;
+  args.query_len = step.max_query_len == 1 ? nullptr : scratch_.tables.query_len;
+  args.seq_len = scratch_.tables.seq_len;
+  args.page_table = scratch_.tables.page_table;
+  args.scales = kv_.layer_scales(index);
+  args.sinks = model_.layer(index).attn_sinks;
+  args.out = scratch_.attn;
+  args.max_query_len = step.max_query_len;
+  args.early = true;  // the append is the kernel just before
+  paged_attention(args, attention_.at(plan_key(index)), stream, true);
+}
+
+// The output norm and head, only for the last token of each sequence.
+void DeviceForward::compute_logits(const DeviceStep& step, GpuStream stream) {
+  NormParams norm = {};
+  norm.hidden = scratch_.hidden;
+  norm.norm = model_.output_norm();
+  norm.normed = scratch_.head_input;
+  norm.rows = scratch_.tables.last_token;
+  norm.eps = model_.config().rms_norm_eps;
+  norm.num_rows = step.num_seqs;
+  norm.columns = model_.config().hidden_size;
+  norm.compute_dtype = model_.compute_dtype();
+  norm_rows(norm, stream, true);
+  MatmulArgs head = {};
+  head.w = &model_.lm_head();
+  head.x = scratch_.head_input;
+  head.m = step.num_seqs;
+  head.y = scratch_.logits;
+  head.y_stride = scratch_.logits_stride;
+  head.y_dtype = OCTAVO_F32;
+  multiply(head, stream);
+  const float cap = model_.config().final_logit_softcap;
+  if (cap > 0) softcap_logits({scratch_.logits, step.num_seqs * scratch_.logits_stride, cap}, stream, true);
+}
+
+}  // namespace octavo

@@ -1,0 +1,66 @@
+// The decoder's forward pass on a GPU: the kernels of one step, enqueued in order, from the packed step to the logits.
+// The design is that of model/forward.h; which pieces a model has is read from its config and weights.
+//
+//   unpack -> embed + norm -> [ qkv -> norm, rope, append -> attention -> o_proj + residual -> norm
+//                             -> gate, up + activation -> down + residual -> norm ] x layers -> head -> soft-cap
+//
+// The residual stream is f32 and products add to it in place; with a post norm (Gemma) the product is stored and the
+// norm's kernel adds. Every kernel may start while its predecessor ends (programmatic dependent launch).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "attn/paged_attention.h"
+#include "gemm/device_matmul.h"
+#include "kv/append.h"
+#include "model/device_kv_cache.h"
+#include "model/device_scratch.h"
+
+namespace octavo {
+
+// A step as the host knows it. In a graph the counts are those it was captured for.
+struct DeviceStep {
+  int32_t num_seqs;
+  int32_t num_tokens;
+  int32_t max_query_len;
+  bool samples;            // whether any sequence samples: otherwise there are no logits
+  bool calculates_scales;  // set the KV scales from this step's values
+};
+
+class DeviceForward {
+ public:
+  // All arguments outlive it. Allocates everything that steps need. Throws Error: OCTAVO_UNSUPPORTED for what no kernel
+  // takes (kv_dtype float32, head_dim, widths), OCTAVO_OUT_OF_MEMORY.
+  DeviceForward(const DeviceModel& model, const octavo_engine_config& config, const DeviceScratch& scratch,
+                const DeviceKvCache& kv);
+
+  // Enqueues a step whose packed form lies in scratch.packed; row s of scratch.logits is sequence s's.
+  void run(const DeviceStep& step, GpuStream stream);
+
+ private:
+  void prepare(const DeviceStep& step, GpuStream stream);
+  void run_layer(const DeviceStep& step, int32_t index, GpuStream stream);
+  void append(const DeviceStep& step, int32_t index, GpuStream stream);
+  void calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream);
+  void attend(const DeviceStep& step, int32_t index, GpuStream stream);
+  void compute_logits(const DeviceStep& step, GpuStream stream);
+  void add_to_hidden(const DeviceMatrix& w, const void* x, const float* bias, bool has_post_norm, int32_t m,
+                     GpuStream stream);
+  void multiply(MatmulArgs args, GpuStream stream);
+  void norm(const DeviceStep& step, const float* post_norm, const float* weight, GpuStream stream);
+  std::pair<int32_t, int32_t> plan_key(int32_t index) const;
+  AppendParams append_params(const DeviceStep& step, int32_t index) const;
+
+  const DeviceModel& model_;
+  const octavo_engine_config config_;
+  const DeviceScratch& scratch_;
+  const DeviceKvCache& kv_;
+  DeviceMatmul matmul_;
+  // By sliding window and kv_dtype: a plan serves all layers that have both.
+  std::map<std::pair<int32_t, int32_t>, AttentionWorkspace> attention_;
+};
+
+}  // namespace octavo

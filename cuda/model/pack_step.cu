@@ -1,0 +1,116 @@
+#include "model/pack_step.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace octavo {
+namespace {
+
+constexpr int32_t kHeaderWords = sizeof(PackedStep) / sizeof(int32_t);
+
+//   | PackedStep | tokens | query_begin | seq_len | page table | header | sample | temperature | ... | edit_bias |
+class Packer {
+ public:
+  explicit Packer(void* target) : step_(static_cast<PackedStep*>(target)), words_(static_cast<int32_t*>(target)) {
+    step_->num_runs = 0;
+  }
+
+  PackedStep& step() { return *step_; }
+  int64_t size_bytes() const { return int64_t{end_} * 4; }
+
+  // Room for count words; returns their place.
+  int32_t take(int32_t count) {
+    const int32_t place = end_;
+    end_ += count;
+    return place;
+  }
+
+  int32_t* at(int32_t place) { return words_ + place; }
+
+  int32_t copy(const void* source, int32_t count) {
+    const int32_t place = take(count);
+    std::memcpy(words_ + place, source, size_t{4} * static_cast<size_t>(count));
+    return place;
+  }
+
+  // A table that goes to the byte offset of the device's step buffer as it is.
+  void add_run(const void* source, int32_t count, int32_t offset_bytes) {
+    if (count == 0) return;
+    step_->runs[step_->num_runs++] = {copy(source, count), offset_bytes / 4, count};
+  }
+
+ private:
+  PackedStep* step_;
+  int32_t* words_;
+  int32_t end_ = kHeaderWords;
+};
+
+// The pages of the longest sequence.
+int32_t count_page_columns(const StepView& step, int32_t page_size) {
+  const int32_t longest = *std::max_element(step.seq_len, step.seq_len + step.num_seqs());
+  return (longest - 1) / page_size + 1;
+}
+
+void pack_lengths(const StepView& step, Packer& packer) {
+  packer.step().query_begin = packer.take(step.num_seqs() + 1);
+  int32_t* query_begin = packer.at(packer.step().query_begin);
+  query_begin[0] = 0;
+  for (int32_t s = 0; s < step.num_seqs(); ++s) query_begin[s + 1] = query_begin[s] + step.query_len[s];
+  packer.step().seq_len = packer.copy(step.seq_len, step.num_seqs());
+}
+
+void pack_page_table(const StepView& step, const octavo_engine_config& config, Packer& packer) {
+  const int32_t columns = count_page_columns(step, config.page_size);
+  packer.step().page_columns = columns;
+  packer.step().page_table = packer.take(step.num_seqs() * columns);
+  int32_t* target = packer.at(packer.step().page_table);
+  for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    const int32_t* row = step.page_table + int64_t{s} * config.max_pages_per_seq;
+    // What lies behind a sequence's own pages may be anything.
+    const int32_t own = (step.seq_len[s] - 1) / config.page_size + 1;
+    std::copy_n(row, own, target);
+    std::fill(target + own, target + columns, 0);
+    target += columns;
+  }
+}
+
+void pack_sampling(const StepView& step, const octavo_step_layout& layout, Packer& packer) {
+  const int32_t num_seqs = step.num_seqs();
+  packer.add_run(step.header, 16, layout.header);
+  packer.add_run(step.sample, num_seqs, layout.sample);
+  packer.add_run(step.temperature, num_seqs, layout.temperature);
+  packer.add_run(step.top_k, num_seqs, layout.top_k);
+  packer.add_run(step.top_p, num_seqs, layout.top_p);
+  packer.add_run(step.min_p, num_seqs, layout.min_p);
+  packer.add_run(step.repetition_penalty, num_seqs, layout.repetition_penalty);
+  packer.add_run(step.presence_penalty, num_seqs, layout.presence_penalty);
+  packer.add_run(step.frequency_penalty, num_seqs, layout.frequency_penalty);
+  packer.add_run(step.seed, 2 * num_seqs, layout.seed);
+  packer.add_run(step.sample_index, num_seqs, layout.sample_index);
+  packer.add_run(step.num_logprobs, num_seqs, layout.num_logprobs);
+  packer.add_run(step.edit_begin, num_seqs + 1, layout.edit_begin);
+  packer.add_run(step.edit_token, step.num_logit_edits(), layout.edit_token);
+  packer.add_run(step.edit_count, step.num_logit_edits(), layout.edit_count);
+  packer.add_run(step.edit_flags, step.num_logit_edits(), layout.edit_flags);
+  packer.add_run(step.edit_bias, step.num_logit_edits(), layout.edit_bias);
+}
+
+}  // namespace
+
+int64_t max_packed_bytes(const octavo_engine_config& config, const octavo_step_layout& layout) {
+  return int64_t{sizeof(PackedStep)} + layout.sampled + 4 * (int64_t{config.max_num_seqs} + 1);
+}
+
+int64_t pack_step(const StepView& step, const octavo_engine_config& config, const octavo_step_layout& layout,
+                  void* target) {
+  Packer packer(target);
+  packer.step().num_seqs = step.num_seqs();
+  packer.step().num_tokens = step.num_tokens();
+  packer.step().tokens = packer.copy(step.tokens, step.num_tokens());
+  pack_lengths(step, packer);
+  pack_page_table(step, config, packer);
+  pack_sampling(step, layout, packer);
+  return packer.size_bytes();
+}
+
+}  // namespace octavo

@@ -1,0 +1,244 @@
+"""Whole models on the GPU against the CPU build, on the same step buffers.
+
+The CPU build computes in f32 (tests/native holds it to an f64 reference); the GPU rounds activations to compute_dtype and
+sums in another order, so logits agree within LIMITS, not bit for bit.
+"""
+
+import subprocess
+import sys
+
+import numpy
+import pytest
+
+import model as models
+from model import Engine, Model, Recipe, make_model
+
+# Largest difference of a logit as a part of the logits' standard deviation. bf16 has 8 bits of mantissa, f16 has 11.
+LIMITS = {models.BF16: 0.08, models.F16: 0.012}
+GPU = models.open_library("cuda")
+CPU = models.open_library("cpu")
+
+
+def random_tokens(count, seed, vocab_size=520):
+    return [int(token) for token in numpy.random.default_rng(seed).integers(0, vocab_size, count)]
+
+
+def difference(actual, expected):
+    """The largest difference in units of the expected logits' standard deviation."""
+    assert numpy.isfinite(actual).all()
+    return float(numpy.abs(actual - expected).max() / expected.std())
+
+
+def both(file, compute_dtype=models.BF16, **settings):
+    """Engines of both builds on the same model."""
+    return [Engine(Model(library, file, compute_dtype=compute_dtype), **settings) for library in (GPU, CPU)]
+
+
+def rows_of(lengths, seed=3, **common):
+    return [{"tokens": random_tokens(length, seed + s), "pages": range(8 * s, 8 * s + 8), **common}
+            for s, length in enumerate(lengths)]
+
+
+@pytest.mark.parametrize("compute_dtype", [models.BF16, models.F16], ids=["bf16", "f16"])
+@pytest.mark.parametrize("recipe", models.RECIPES, ids=lambda recipe: recipe.name)
+def test_step_gives_the_cpu_builds_logits(recipe, compute_dtype, tmp_path):
+    kv_dtype = "bfloat16" if compute_dtype == models.BF16 else "float16"
+    gpu, cpu = both(make_model(recipe, tmp_path), compute_dtype, kv_dtype=kv_dtype)
+    rows = rows_of([5, 1, 70, 33])
+    worst = 0
+    for step in range(4):
+        if step == 1:  # decode, by a graph that is one sequence larger
+            rows = rows[:3]
+        if step == 2:  # decode and prefill together
+            rows = rows + rows_of([1, 1, 1, 1, 40], seed=90)[4:]
+        for engine in (gpu, cpu):
+            engine.step(rows)
+        for s in range(len(rows)):
+            worst = max(worst, difference(gpu.logits(s), cpu.logits(s)))
+        for s, row in enumerate(rows):
+            row["cached"] = row.get("cached", 0) + len(row["tokens"])
+            row["tokens"] = [int(cpu.buffers[0].sampled[s])]
+    print(f"{recipe.name}: {worst:.4f}")
+    assert worst < LIMITS[compute_dtype]
+
+
+@pytest.mark.parametrize("kv_dtype", ["fp8_e4m3", "fp8_e5m2", "float16", "bfloat16"])
+def test_step_reads_and_writes_every_kv_dtype(kv_dtype, tmp_path):
+    file = make_model(models.RECIPES[0], tmp_path)
+    scales = numpy.exp2(numpy.random.default_rng(7).uniform(-3, 1, (2, 2, 2))) if kv_dtype.startswith("fp8") else None
+    gpu, cpu = both(file, models.F16, kv_dtype=kv_dtype, kv_scales=scales)
+    rows = rows_of([40, 17])
+    for engine in (gpu, cpu):
+        engine.step(rows)
+    later = [{**row, "cached": len(row["tokens"]), "tokens": [3 + s]} for s, row in enumerate(rows)]
+    for engine in (gpu, cpu):
+        engine.step(later)
+    # A value beside a rounding edge may fall to either side: one step of FP8 is 2^-4 or 2^-3 of it.
+    limit = {"fp8_e4m3": 0.1, "fp8_e5m2": 0.2}.get(kv_dtype, LIMITS[models.BF16])
+    for s in range(2):
+        assert difference(gpu.logits(s), cpu.logits(s)) < limit
+
+
+def test_step_gives_the_same_bits_again(tmp_path):
+    engine = Engine(Model(GPU, make_model(models.RECIPES[0], tmp_path)))
+    rows = rows_of([33, 5, 70])
+    later = [{**row, "cached": len(row["tokens"]), "tokens": [9]} for row in rows]
+    results = []
+    for _ in range(3):
+        engine.step(rows)
+        prefill = [engine.logits(s) for s in range(3)]
+        engine.step(later)
+        results.append(prefill + [engine.logits(s) for s in range(3)])
+    for again in results[1:]:
+        for one, other in zip(results[0], again):
+            numpy.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("recipe", [models.RECIPES[0], models.RECIPES[6]], ids=lambda recipe: recipe.name)
+def test_step_does_not_depend_on_chunks_and_batch_mates(recipe, tmp_path):
+    engine = Engine(Model(GPU, make_model(recipe, tmp_path), compute_dtype=models.F16), kv_dtype="float16")
+    prompt = random_tokens(90, 5)
+    pages = [40, 3, 99, 12, 60, 61, 7, 8]
+    engine.step([{"tokens": prompt, "pages": pages}])
+    whole = engine.logits(0)
+    for chunk in (1, 7, 31, 64):
+        for begin in range(0, len(prompt), chunk):
+            mates = rows_of([1, 3, 20][:begin % 4], seed=begin)
+            engine.step([{"tokens": prompt[begin:begin + chunk], "cached": begin, "pages": pages}]
+                        + [{**mate, "pages": range(100 + 8 * s, 108 + 8 * s)} for s, mate in enumerate(mates)])
+        assert difference(engine.logits(0), whole) < LIMITS[models.F16], chunk
+
+
+def test_submit_feeds_sampled_tokens_on_the_device(tmp_path):
+    model = Model(GPU, make_model(models.RECIPES[0], tmp_path))
+    rows = rows_of([9, 30, 4], temperature=0.8)
+    one_by_one = Engine(model)
+    texts = [[] for _ in rows]
+    now = [dict(row) for row in rows]
+    for step in range(12):
+        buffer = one_by_one.step([{**row, "seed": s + 1, "sample_index": step} for s, row in enumerate(now)])
+        for s, text in enumerate(texts):
+            text.append(int(buffer.sampled[s]))
+            now[s] = {**now[s], "cached": now[s].get("cached", 0) + len(now[s]["tokens"]), "tokens": [text[-1]]}
+    ahead = Engine(model)
+    found = [[] for _ in rows]
+    now = [dict(row) for row in rows]
+    for step in range(13):
+        if step < 12:
+            buffer = ahead.buffers[step % 2]
+            buffer.fill([{**row, "seed": s + 1, "sample_index": step} for s, row in enumerate(now)])
+            ahead.submit(buffer)
+            now = [{**row, "cached": row.get("cached", 0) + len(row["tokens"]), "tokens": [-(s + 1)]}
+                   for s, row in enumerate(now)]
+        if step > 0:
+            buffer = ahead.buffers[(step - 1) % 2]
+            ahead.finish(buffer)
+            for s, text in enumerate(found):
+                text.append(int(buffer.sampled[s]))
+    assert found == texts
+
+
+def test_step_samples_only_where_asked(tmp_path):
+    gpu, cpu = both(make_model(models.RECIPES[0], tmp_path), models.F16, kv_dtype="float16")
+    rows = rows_of([20, 6, 11], num_logprobs=3)
+    rows[1]["sample"] = 0
+    for engine in (gpu, cpu):
+        engine.buffers[0].sampled[:] = 77
+        engine.step(rows)
+    mine, theirs = gpu.buffers[0], cpu.buffers[0]
+    assert mine.sampled[1] == -1 and mine.sampled_logprob[1] == 0
+    assert mine.sampled[:3].tolist() == theirs.sampled[:3].tolist()
+    numpy.testing.assert_allclose(mine.sampled_logprob[:3], theirs.sampled_logprob[:3], atol=0.02)
+    assert mine.top_token[:12].reshape(3, 4)[:, 0].tolist() == theirs.top_token[:12].reshape(3, 4)[:, 0].tolist()
+    assert mine.top_token[:12].reshape(3, 4)[:, 3].tolist() == [-1] * 3
+    with pytest.raises(models.OctavoError, match="sequence 1 did not sample in the last step"):
+        gpu.logits(1)
+    gpu.step([{**row, "sample": 0} for row in rows])
+    assert mine.sampled[:3].tolist() == [-1] * 3 and mine.top_token[:12].tolist() == [-1] * 12
+    with pytest.raises(models.OctavoError, match="row 0 did not sample in the step before"):
+        gpu.step([{"tokens": [-1], "cached": 20, "pages": [0, 1]}])
+
+
+def test_step_gives_minus_1_where_logits_hold_no_number(tmp_path):
+    file = make_model(Recipe("broken", untied=True), tmp_path, broken_token=7)
+    engine = Engine(Model(GPU, file))
+    rows = [{"tokens": tokens, "pages": [s], "num_logprobs": 2} for s, tokens in enumerate([[1, 2, 3], [6, 7], [4, 5]])]
+    alone = Engine(Model(GPU, file))
+    expected = []
+    for row in (rows[0], rows[2]):
+        expected.append(int(alone.step([row]).sampled[0]))
+    for temperature in (0, 1):
+        buffer = engine.step([{**row, "temperature": temperature} for row in rows])
+        assert buffer.sampled[1] == -1 and buffer.top_token[4:8].tolist() == [-1] * 4
+        assert min(buffer.sampled[0], buffer.sampled[2]) >= 0
+        if temperature == 0:
+            assert [int(buffer.sampled[0]), int(buffer.sampled[2])] == expected
+    # A row without a token feeds token 0; its pages serve the next sequence.
+    engine.step([{"tokens": [-2], "cached": 2, "pages": [1]}])
+    assert engine.step([{**rows[0], "pages": [1]}]).sampled[0] == expected[0]
+
+
+def test_calculate_kv_scales_sets_the_cpu_builds_scales(tmp_path):
+    for recipe in (models.RECIPES[0], models.RECIPES[4]):
+        gpu, cpu = both(make_model(recipe, tmp_path), models.F16, kv_dtype="fp8_e4m3", calculate_kv_scales=1)
+        assert (gpu.kv_scales() == 1).all()
+        rows = rows_of([30, 1])
+        for engine in (gpu, cpu):
+            engine.step(rows)
+        scales = gpu.kv_scales()
+        numpy.testing.assert_allclose(scales, cpu.kv_scales(), rtol=5e-3)
+        for engine in (gpu, cpu):
+            engine.step([{**row, "cached": len(row["tokens"]), "tokens": [500]} for row in rows])
+        numpy.testing.assert_array_equal(gpu.kv_scales(), scales)
+        assert difference(gpu.logits(0), cpu.logits(0)) < 0.1
+
+
+def test_step_fills_every_bucket(tmp_path):
+    gpu, cpu = both(make_model(models.RECIPES[0], tmp_path), models.F16, kv_dtype="float16", max_num_seqs=21)
+    for num_seqs in (1, 2, 3, 7, 9, 16, 17, 21):
+        rows = [{"tokens": [10 * s + 1], "pages": [s]} for s in range(num_seqs)]
+        for engine in (gpu, cpu):
+            engine.step(rows)
+        for s in range(num_seqs):
+            assert difference(gpu.logits(s), cpu.logits(s)) < LIMITS[models.F16], (num_seqs, s)
+
+
+def test_engine_refuses_what_no_kernel_takes(tmp_path):
+    model = Model(GPU, make_model(models.RECIPES[0], tmp_path))
+    with pytest.raises(models.OctavoError, match="kv_dtype"):
+        Engine(model, kv_dtype="float32")
+    with pytest.raises(models.OctavoError, match="a KV cache of 134000000 pages needs"):
+        Engine(model, num_pages=134000000)
+    with pytest.raises(models.OctavoError, match="K scale of layer 0, kv head 0 must be finite and above 0"):
+        Engine(model, kv_dtype="fp8_e4m3", kv_scales=numpy.zeros((2, 2, 2)))
+    engine = Engine(model)
+    with pytest.raises(models.OctavoError, match="page 0 of sequence 0 must be 0 to 127, found 128"):
+        engine.step([{"tokens": [1], "pages": [128]}])
+    assert engine.step([{"tokens": [1], "pages": [127]}]).sampled[0] >= 0
+
+
+_FAILURE = """
+import sys, torch, model as models
+from model import Engine, Model, make_model
+engine = Engine(Model(models.open_library("cuda"), make_model(models.RECIPES[0], sys.argv[1])))
+rows = [{"tokens": [1, 2], "pages": [0]}]
+engine.step(rows)
+source = 'extern "C" __global__ void fault() { *(volatile int*)16 = 1; }'
+torch.cuda._compile_kernel(source, "fault")((1, 1, 1), (1, 1, 1))
+for call in (lambda: engine.step(rows), lambda: engine.step(rows), lambda: engine.logits(0)):
+    try:
+        call()
+        print("no error")
+    except models.OctavoError as error:
+        print(error)
+engine.close()
+"""
+
+
+def test_a_failed_device_is_an_error_of_every_call_and_not_the_end(tmp_path):
+    result = subprocess.run([sys.executable, "-c", _FAILURE, str(tmp_path)], capture_output=True, text=True,
+                            cwd=str(models.ROOT / "tests/gpu"))
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0 and len(lines) == 3, result.stdout + result.stderr
+    assert all(line.startswith("status 5: ") and "cuda" in line.lower() for line in lines), lines
+    assert "the device failed before" in lines[1]
