@@ -6,7 +6,15 @@ for (const name of ["host_tests", "prefill_tests", "sampler_tests"]) {
     const folder = await Deno.makeTempDir({ prefix: "octavo-" });
     try {
       const root = new URL("../../", import.meta.url).pathname;
-      const flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fsanitize=undefined"];
+      const flags = [
+        "-std=c++20",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+        "-fsanitize=undefined",
+      ];
       const include = ["-I", `${root}cuda`, "-I", `${root}cuda/include`];
       const compiler = new Deno.Command("g++", {
         args: [...flags, ...include, `${root}tests/cuda/${name}.cpp`, "-o", `${folder}/${name}`],

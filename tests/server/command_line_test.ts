@@ -73,7 +73,10 @@ Deno.test("octavo serve reports, answers its own curl line, and finishes a strea
   const stderr = server.stderr.pipeThrough(new TextDecoderStream()).getReader();
   let report = "";
   while (!report.includes('stream": true')) report += (await stderr.read()).value ?? "";
-  assertStringIncludes(report, "fp8_e4m3 (given by --kv-cache-dtype): 8,192 tokens in 3.0 MiB (bfloat16 would hold 4,096), 16 ");
+  assertStringIncludes(
+    report,
+    "fp8_e4m3 (given by --kv-cache-dtype): 8,192 tokens in 3.0 MiB (bfloat16 would hold 4,096), 16 ",
+  );
   const url = report.match(/at (http:\/\/127\.0\.0\.1:\d+)/)![1]!;
 
   const curl = report.slice(report.indexOf("curl")).trim();
