@@ -60,15 +60,21 @@ DeviceForward::DeviceForward(const DeviceModel& model, const octavo_engine_confi
       scratch_(scratch),
       kv_(kv),
       matmul_(model.compute_dtype(), list_products(model, config)) {
+  // Room for the keys of the longest sequence, or of as many whole prompts as a step takes. It does not depend on the
+  // number of pages, which is chosen from what is left.
+  const int64_t tokens = std::max(int64_t{config.max_pages_per_seq} * config.page_size,
+                                  int64_t{config.max_num_batched_tokens} + int64_t{16} * config.max_num_seqs);
+  int64_t scratch_bytes = 0;
   for (int32_t layer = 0; layer < model.config().num_layers; ++layer) {
+    const octavo_kv_shape& shape = kv.layer_shape(layer);
+    scratch_bytes = std::max(scratch_bytes, std::min(prefill_scratch_bytes(shape, tokens), kDefaultScratchBytes));
     const auto [found, is_new] = attention_.try_emplace(plan_key(layer));
     if (!is_new) continue;
-    const octavo_kv_shape& shape = kv.layer_shape(layer);
-    const int64_t wanted = prefill_scratch_bytes(shape, int64_t{shape.num_pages} * shape.page_size);
-    prepare_attention({shape, model.config().num_q_heads, config.max_num_seqs, config.max_num_batched_tokens,
-                       std::min(wanted, kDefaultScratchBytes)},
+    prepare_attention({shape, model.config().num_q_heads, config.max_num_seqs, config.max_num_batched_tokens},
                       found->second, nullptr);
   }
+  prefill_scratch_ = GpuMemory(static_cast<size_t>(scratch_bytes));
+  for (auto& [key, workspace] : attention_) workspace.use_scratch(prefill_scratch_.as<uint8_t>(), scratch_bytes);
 }
 
 std::pair<int32_t, int32_t> DeviceForward::plan_key(int32_t index) const {

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "arch/gpu_memory.h"
 #include "attn/paged_attention.h"
 #include "gemm/device_matmul.h"
 #include "kv/append.h"
@@ -61,6 +62,7 @@ class DeviceForward {
   DeviceMatmul matmul_;
   // By sliding window and kv_dtype: a plan serves all layers that have both.
   std::map<std::pair<int32_t, int32_t>, AttentionWorkspace> attention_;
+  GpuMemory prefill_scratch_;  // of all of them: the layers run one after another
 };
 
 }  // namespace octavo
