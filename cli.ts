@@ -1,9 +1,10 @@
 /**
- * The command line: `octavo serve [MODEL] [options]`.
+ * The command line: `octavo serve [MODEL] [options]` and `octavo calibrate [MODEL] --data FILE`.
  *
  * @module
  */
 
+import { calibrate, CALIBRATE_HELP, parseCalibrate } from "./calibrate.ts";
 import { progressPrinter } from "./models/progress.ts";
 import { describeOptions, OptionError, parseCommandLine } from "./options.ts";
 import { serve, type Server } from "./serve.ts";
@@ -15,6 +16,8 @@ Usage: octavo serve [MODEL] [options]    (in a clone: deno task serve [MODEL] [o
 
 MODEL is a .gguf file, a folder in Hugging Face's layout, or org/name[:quantization][@revision] on the Hugging Face
 hub. Without MODEL the demo model (SmolLM2-135M-Instruct) is served.
+
+octavo calibrate [MODEL] --data FILE makes scales for an FP8 KV cache; octavo calibrate --help says how.
 
 Options (a flag wins over its environment variable):
 ${describeOptions()}
@@ -31,6 +34,7 @@ ${describeOptions()}
  */
 export async function main(args: readonly string[]): Promise<number> {
   try {
+    if (args[0] === "calibrate") return await runCalibrate(args.slice(1));
     const { options, positionals, help, version } = parseCommandLine(args, (name) => Deno.env.get(name));
     if (version) {
       console.log(VERSION);
@@ -41,7 +45,7 @@ export async function main(args: readonly string[]): Promise<number> {
       return help ? 0 : 2;
     }
     const [command, model, ...rest] = positionals;
-    if (command !== "serve") throw new OptionError(`Unknown command "${command}"; there is: serve`);
+    if (command !== "serve") throw new OptionError(`Unknown command "${command}"; there are: serve, calibrate`);
     if (rest.length > 0) throw new OptionError(`Expected one MODEL, received also "${rest[0]}"`);
     let report = "";
     const log = (text: string) => report = text;
@@ -55,6 +59,15 @@ export async function main(args: readonly string[]): Promise<number> {
     console.error(`octavo: ${(error as Error).message}`);
     return error instanceof OptionError ? 2 : 1;
   }
+}
+
+async function runCalibrate(args: readonly string[]): Promise<number> {
+  if (args.includes("--help") || args.includes("-h")) {
+    console.log(CALIBRATE_HELP);
+    return 0;
+  }
+  await calibrate(parseCalibrate(args), { log: (text) => console.log(text), onProgress: progressPrinter() });
+  return 0;
 }
 
 /** The first SIGINT or SIGTERM lets running requests finish; the second ends the process at once. */

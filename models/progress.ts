@@ -7,10 +7,12 @@
 export interface Progress {
   /** What is being fetched. */
   readonly label: string;
-  /** Bytes that are there. */
+  /** Bytes that are there; where there is a unit, so many of it. */
   readonly doneBytes: number;
   /** Bytes in all. */
   readonly totalBytes: number;
+  /** What is counted instead of bytes, in the plural. */
+  readonly unit?: string;
 }
 
 /** Called often; must be quick. */
@@ -86,5 +88,8 @@ function fraction({ doneBytes, totalBytes }: Progress): number {
 function amount(progress: Progress): string {
   const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
   const percent = Math.floor(fraction(progress) * 100);
+  if (progress.unit !== undefined) {
+    return `${percent} % (${progress.doneBytes} of ${progress.totalBytes} ${progress.unit})`;
+  }
   return `${percent} % (${megabytes(progress.doneBytes)} of ${megabytes(progress.totalBytes)} MB)`;
 }

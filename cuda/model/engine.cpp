@@ -52,7 +52,7 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
     if (step.sample[s] != 0) row_seq_.push_back(s);
   }
   const int32_t num_rows = run_forward(
-      {*model_, step, config_.max_pages_per_seq, kv_, scratch_, attention_scratch_, threads_});
+      {*model_, step, config_.max_pages_per_seq, kv_, kv_stats_.get(), scratch_, attention_scratch_, threads_});
   sample(step, num_rows);
   sampled_.assign(step.sampled, step.sampled + step.num_seqs());
   queue_.submit(step_buffer, step);
@@ -95,6 +95,11 @@ void Engine::sample_row(const StepView& step, int32_t row, Sampler& sampler) con
     sampler.top_log_probabilities(step.num_logprobs[s], log_sum_exp, step.top_token + first,
                                   step.top_logprob + first);
   }
+}
+
+void Engine::collect_kv_stats() {
+  const octavo_model_config& config = model_->config();
+  kv_stats_ = std::make_unique<KvStats>(config.num_layers, config.num_kv_heads, config.head_dim);
 }
 
 void Engine::copy_logits(int32_t seq_index, float* logits) {

@@ -10,6 +10,7 @@
 #include "attn/attention.h"
 #include "model/engine_base.h"
 #include "model/kv_cache.h"
+#include "model/kv_stats.h"
 #include "model/model.h"
 #include "model/scratch.h"
 #include "model/step_buffer.h"
@@ -28,6 +29,11 @@ class Engine final : public EngineBase {
   void copy_logits(int32_t seq_index, float* logits) override;
   void copy_kv_scales(float* scales) override { kv_.copy_scales(scales); }
 
+  // Starts counting K and V, from nothing.
+  void collect_kv_stats();
+  // nullptr where nothing is counted.
+  const KvStats* kv_stats() const { return kv_stats_.get(); }
+
  private:
   void resolve_tokens(StepView& step);
   void sample(const StepView& step, int32_t num_rows);
@@ -37,6 +43,7 @@ class Engine final : public EngineBase {
   octavo_engine_config config_;
   octavo_step_layout layout_;
   KvCache kv_;
+  std::unique_ptr<KvStats> kv_stats_;
   Scratch scratch_;
   AttentionScratch attention_scratch_;
   ThreadPool threads_;

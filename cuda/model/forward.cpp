@@ -107,6 +107,9 @@ void run_attention(const ForwardContext& context, int32_t layer) {
   Rows& qkv = context.scratch.qkv;
   const int32_t num_tokens = context.step.num_tokens();
   const octavo_kv_shape& shape = context.kv.layer_shape(layer);
+  if (context.kv_stats != nullptr) {
+    context.kv_stats->add(layer, qkv.data() + offset.k, qkv.data() + offset.v, qkv.width(), num_tokens);
+  }
   if (context.kv.calculates_scales(layer)) {
     context.kv.calculate_layer_scales(layer, qkv.data() + offset.k, qkv.data() + offset.v, qkv.width(), num_tokens);
   }

@@ -6,6 +6,7 @@
 #include "arch/thread_pool.h"
 #include "attn/attention.h"
 #include "model/kv_cache.h"
+#include "model/kv_stats.h"
 #include "model/model.h"
 #include "model/scratch.h"
 #include "model/step_buffer.h"
@@ -18,6 +19,7 @@ struct ForwardContext {
   const StepView& step;  // checked
   int32_t max_pages_per_seq;
   KvCache& kv;
+  KvStats* kv_stats;  // nullptr: nothing is counted
   Scratch& scratch;
   AttentionScratch& attention_scratch;
   ThreadPool& threads;
