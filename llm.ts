@@ -48,6 +48,8 @@ export interface LLMOptions {
   readonly kvScales?: string;
   /** Missing or unusable scales of an FP8 KV cache are an error, not a warning. */
   readonly strictKvScales?: boolean;
+  /** Keep the KV pages of prompts, so that equal beginnings are computed once. Default true. */
+  readonly enablePrefixCaching?: boolean;
   /** Longest sequence, prompt and output together. Default: the model's own limit. */
   readonly maxModelLen?: number;
   /** Sequences that run at the same time. */
@@ -115,6 +117,7 @@ export class LLM implements AsyncDisposable {
       calculateKvScales: options.calculateKvScales ?? false,
       kvScales: options.kvScales ?? null,
       strictKvScales: options.strictKvScales ?? false,
+      enablePrefixCaching: options.enablePrefixCaching ?? true,
       maxModelLen: options.maxModelLen ?? null,
       gpuMemoryUtilization: options.gpuMemoryUtilization ?? OPTIONS.gpuMemoryUtilization.default,
       quantization: options.quantization ?? OPTIONS.quantization.default,

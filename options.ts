@@ -123,6 +123,11 @@ export const OPTIONS = {
     if (!/^(16|32|64)$/.test(value)) throw new RangeError("expected 16, 32 or 64");
     return Number(value);
   }),
+  enablePrefixCaching: toggle(
+    "enable-prefix-caching",
+    "Keep the KV pages of prompts, so that equal beginnings are computed once",
+    true,
+  ),
   threads: integer("threads", "N", 0, 0, 1024, "Threads for computing; 0 = one for each physical core"),
 } as const;
 
@@ -249,8 +254,8 @@ function list(flag: string, value: string, defaultText: string, help: string) {
   return spec<readonly string[] | null>(flag, value, null, defaultText, help, (text) => text.split(",").map(nonEmpty));
 }
 
-function toggle(flag: string, help: string) {
-  return spec(flag, "[true|false]", false, "false", help, (text) => {
+function toggle(flag: string, help: string, defaultValue = false) {
+  return spec(flag, "[true|false]", defaultValue, `${defaultValue}`, help, (text) => {
     if (!/^(true|false|)$/.test(text)) throw new RangeError("expected true or false");
     return text !== "false";
   });

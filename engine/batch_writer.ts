@@ -83,7 +83,7 @@ export class BatchWriter {
     buffer.frequencyPenalty[s] = sampling.frequencyPenalty;
     buffer.seed[2 * s] = sequence.seedLow;
     buffer.seed[2 * s + 1] = sequence.seedHigh;
-    buffer.sampleIndex[s] = sequence.output.length;
+    buffer.sampleIndex[s] = sequence.output.length + sequence.numUnread;
     buffer.numLogprobs[s] = sampling.logprobs ?? -1;
   }
 }

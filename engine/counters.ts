@@ -12,6 +12,8 @@ const NAMES = [
   "promptTokensTotal",
   "generationTokensTotal",
   "preemptionsTotal",
+  "prefixCacheQueriesTotal",
+  "prefixCacheHitsTotal",
   "stepsTotal",
   "finishedStop",
   "finishedLength",

@@ -58,6 +58,8 @@ export class EngineClient implements Engine {
       promptTokensTotal: counters.get("promptTokensTotal"),
       generationTokensTotal: counters.get("generationTokensTotal"),
       preemptionsTotal: counters.get("preemptionsTotal"),
+      prefixCacheQueriesTotal: counters.get("prefixCacheQueriesTotal"),
+      prefixCacheHitsTotal: counters.get("prefixCacheHitsTotal"),
       stepsTotal: counters.get("stepsTotal"),
       requestsFinishedTotal: counters.finishedTotal(),
       lastStepAgeMs: lastStepTimeMs === 0 ? null : Math.max(0, Date.now() - lastStepTimeMs),
@@ -79,9 +81,10 @@ export class EngineClient implements Engine {
     if (numRequestsWaiting >= maxQueuedRequests) {
       throw new OverloadedError(`Too many requests wait: ${numRequestsWaiting}, the limit is ${maxQueuedRequests}`);
     }
-    const { id, promptTokenIds, sampling } = request;
+    const { id, promptTokenIds, sampling, priority = 0, cacheSalt = "" } = request;
     const key = this.#nextKey++;
-    mailbox.post({ type: "submit", key, id, prompt: Int32Array.from(promptTokenIds), sampling });
+    const prompt = Int32Array.from(promptTokenIds);
+    mailbox.post({ type: "submit", key, id, prompt, sampling, priority, cacheSalt });
     this.#ids.add(id);
     this.#live.set(key, { id, sink });
     let isAborted = false;

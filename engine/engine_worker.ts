@@ -62,10 +62,19 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     tokenTable: model.tokenTable,
     eosTokenIds: model.eosTokenIds,
     counters: new Counters(counters),
+    // All pages of a process have one model, dtype and page size: the name says so, should they ever be kept longer.
+    kvFingerprint: settings.enablePrefixCaching ? kvFingerprint(model, settings) : null,
+    looksAhead: backend !== "cpu",
     warn: (message) => post({ type: "warning", message }),
   });
   post(readyMessage({ device, nativeModel, model, settings, sizes, numPages }));
   runWorkerLoop(loop, mailbox, post);
+}
+
+/** What beside the tokens decides a page's contents. */
+function kvFingerprint({ paths }: WorkerModel, settings: EngineSettings): string {
+  const { kvCacheDtype, layerKvDtypes, pageSize, kvScales, calculateKvScales, quantization } = settings;
+  return JSON.stringify([paths, kvCacheDtype, layerKvDtypes, pageSize, kvScales, calculateKvScales, quantization]);
 }
 
 /** Opens the engine with as many pages as the memory holds. */

@@ -63,10 +63,16 @@ export class LogitEdits {
     this.#wordBans = new Set(sampling.badWords.filter(({ length }) => length === 1).map(([token]) => token!));
     this.#words = sampling.badWords.filter(({ length }) => length > 1);
     this.#maxTail = Math.max(0, ...this.#words.map(({ length }) => length - 1));
-    for (const [token, bias] of sampling.logitBias) this.#bias[this.#find(token)] = bias;
+    // The entry first: finding it may replace the columns by larger ones.
+    for (const [token, bias] of sampling.logitBias) {
+      const entry = this.#find(token);
+      this.#bias[entry] = bias;
+    }
     this.#updateBans(new Set([...this.#stopBans, ...this.#wordBans]));
-    if (sampling.repetitionPenalty !== 1) {
-      for (const token of prompt) this.#flags[this.#find(token)]! |= EDIT_FLAG.SEEN;
+    if (sampling.repetitionPenalty === 1) return;
+    for (const token of prompt) {
+      const entry = this.#find(token);
+      this.#flags[entry]! |= EDIT_FLAG.SEEN;
     }
   }
 
@@ -75,6 +81,11 @@ export class LogitEdits {
     const { logitBias, minTokens, badWords } = sampling;
     const needed = logitBias.size > 0 || minTokens > 0 || badWords.length > 0 || countsOutput(sampling);
     return needed ? new LogitEdits(sampling, prompt, stopIds) : null;
+  }
+
+  /** Whether a token sampled changes the edits of the next: then its id must be read first. */
+  get dependsOnOutput(): boolean {
+    return this.#countsOutput || this.#stopBans.size > 0 || this.#words.length > 0;
   }
 
   /** Takes note of a sampled token. */

@@ -42,6 +42,8 @@ export interface EngineSettings {
   readonly maxNumSeqs: number | null;
   readonly maxNumBatchedTokens: number | null;
   readonly pageSize: number;
+  /** Share the pages of equal beginnings. */
+  readonly enablePrefixCaching: boolean;
   readonly maxLogprobs: number;
   /** 0 = physical cores. */
   readonly numThreads: number;
@@ -64,6 +66,8 @@ export type EngineMessage =
     readonly id: string;
     readonly prompt: Int32Array;
     readonly sampling: SamplingParams;
+    readonly priority: number;
+    readonly cacheSalt: string;
   }
   | { readonly type: "abort"; readonly key: number }
   | { readonly type: "close" };

@@ -1,14 +1,16 @@
 /**
  * The scheduler: which sequences take how many tokens in the next step.
  *
- * One token budget a step: first every decode, then prefill chunks, both in order of arrival. A newcomer is admitted
- * when its tokens so far and one more fit in free pages. When a decode finds no free page, the youngest sequence is
- * preempted: the oldest always advances, so every sequence ends.
+ * One token budget a step: first every decode, then prefill chunks, both by priority (lower first), then in order of
+ * arrival. A newcomer is admitted when its tokens so far and one more fit in free pages, beside those that it finds in
+ * the prefix cache. When a decode finds no free page, the youngest sequence of the lowest priority is preempted: the
+ * first in order always advances, so every sequence ends.
  *
  * @module
  */
 
 import type { PagePool } from "./page_pool.ts";
+import type { PrefixCache } from "./prefix_cache.ts";
 import type { Sequence } from "./sequence.ts";
 
 export interface SchedulerLimits {
@@ -22,21 +24,31 @@ export interface SchedulerLimits {
 }
 
 export class Scheduler {
-  /** Sequences with pages, in order of arrival. */
+  /** Sequences with pages, in order of priority and arrival. */
   readonly running: Sequence[] = [];
-  /** Sequences without, in order of arrival; all of them arrived after those running. */
+  /** Sequences without, in the same order. */
   readonly waiting: Sequence[] = [];
   numRequestsRunning = 0;
   numPreemptions = 0;
   readonly #pool: PagePool;
   readonly #limits: SchedulerLimits;
   readonly #editsNeeded: (sequence: Sequence) => number;
+  readonly #cache: PrefixCache | null;
   readonly #batch: Sequence[] = [];
   #budget = 0;
   #numEditsReserved = 0;
 
-  /** @param editsNeeded Most logit edits that a sequence may ever need; reserved while it runs. */
-  constructor(pool: PagePool, limits: SchedulerLimits, editsNeeded: (sequence: Sequence) => number) {
+  /**
+   * @param editsNeeded Most logit edits that a sequence may ever need; reserved while it runs.
+   * @param cache Null: no prefix is shared.
+   */
+  constructor(
+    pool: PagePool,
+    limits: SchedulerLimits,
+    editsNeeded: (sequence: Sequence) => number,
+    cache: PrefixCache | null = null,
+  ) {
+    this.#cache = cache;
     this.#pool = pool;
     this.#limits = limits;
     this.#editsNeeded = editsNeeded;
@@ -48,7 +60,12 @@ export class Scheduler {
 
   /** Queues a new sequence. */
   add(sequence: Sequence): void {
-    this.waiting.push(sequence);
+    insert(this.waiting, sequence);
+  }
+
+  /** Whether the next step can be scheduled without taking pages from anyone, whatever it needs. */
+  get hasRoomToGrow(): boolean {
+    return this.#pool.numFree >= this.running.length;
   }
 
   /** Chooses the next step: sequences with `queryLen` set. The array is reused by the next call. */
@@ -58,7 +75,7 @@ export class Scheduler {
     // Preempting shortens `running` at its end, which may be the sequence that asked.
     for (let i = 0; i < this.running.length; i++) {
       const sequence = this.running[i]!;
-      if (sequence.numPending === 1 && this.#makeRoom(sequence)) this.#take(sequence);
+      if (sequence.numPending === 1 && !sequence.isFull && this.#makeRoom(sequence)) this.#take(sequence);
     }
     for (const sequence of this.running) {
       if (sequence.numPending > 1 && this.#budget > 0) this.#take(sequence);
@@ -91,18 +108,36 @@ export class Scheduler {
       const sequence = waiting[0]!;
       const numPages = this.#pagesToAdmit(sequence);
       const numEdits = this.#editsNeeded(sequence);
-      if (numPages + this.#numGrowing() > this.#pool.numFree) return;
+      const hits = this.#cache?.find(sequence) ?? [];
+      // A hit that somebody owns costs nothing.
+      const numTaken = numPages - hits.reduce((n, page) => n + (this.#pool.isIdle(page) ? 0 : 1), 0);
+      if (numTaken + this.#numGrowing() > this.#pool.numFree) return;
       if (numEdits + this.#numEditsReserved > this.#limits.maxLogitEdits) return;
       waiting.shift();
-      running.push(sequence);
+      insert(running, sequence);
       sequence.state = "running";
       sequence.numAdmissions++;
       if (sequence.pages.length === 0) sequence.pages = new Int32Array(this.#numPages(sequence.maxKvTokens));
+      this.#takeHits(sequence, hits);
       while (sequence.numPages < numPages) sequence.pages[sequence.numPages++] = this.#pool.allocate();
       this.#numEditsReserved += numEdits;
       if (sequence.request.numRunning++ === 0) this.numRequestsRunning++;
       this.#take(sequence);
     }
+  }
+
+  /** Begins a sequence with pages that others have computed. Before any is allocated: that could void their names. */
+  #takeHits(sequence: Sequence, hits: readonly number[]): void {
+    for (const page of hits) {
+      this.#pool.acquire(page);
+      sequence.pages[sequence.numPages++] = page;
+    }
+    sequence.numComputed = hits.length * this.#limits.pageSize;
+    const { request } = sequence;
+    if (this.#cache === null || request.numCachedTokens !== null) return;
+    request.numCachedTokens = sequence.numComputed;
+    this.#cache.numQueried += request.prompt.length;
+    this.#cache.numHit += sequence.numComputed;
   }
 
   /** Pages for all its tokens and the next, so that prefill never waits for a page halfway. */
@@ -127,13 +162,13 @@ export class Scheduler {
     return true;
   }
 
-  /** The youngest running goes back to the head of the queue; its tokens are computed again later. */
+  /** The youngest running goes back to the queue; what the prefix cache loses of it is computed again later. */
   #preempt(youngest: Sequence): void {
     this.running.pop();
     this.#release(youngest);
     youngest.state = "waiting";
     youngest.numComputed = 0;
-    this.waiting.unshift(youngest);
+    insert(this.waiting, youngest);
     this.numPreemptions++;
   }
 
@@ -146,4 +181,23 @@ export class Scheduler {
   #numPages(numTokens: number): number {
     return Math.ceil(numTokens / this.#limits.pageSize);
   }
+}
+
+/** Puts a sequence in its place by priority, then key, then index. */
+function insert(sequences: Sequence[], sequence: Sequence): void {
+  let low = 0;
+  let high = sequences.length;
+  // Mostly it belongs at the end.
+  if (high > 0 && comesBefore(sequences[high - 1]!, sequence)) low = high;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (comesBefore(sequences[middle]!, sequence)) low = middle + 1;
+    else high = middle;
+  }
+  sequences.splice(low, 0, sequence);
+}
+
+function comesBefore(a: Sequence, b: Sequence): boolean {
+  const order = a.request.priority - b.request.priority || a.request.key - b.request.key || a.index - b.index;
+  return order < 0;
 }

@@ -14,6 +14,7 @@
  */
 
 import type { LogitEdits } from "./logit_edits.ts";
+import type { PageName } from "./prefix_hash.ts";
 import type { Delta, SamplingParams } from "./types.ts";
 import type { SequenceOutput } from "./sequence_output.ts";
 
@@ -27,18 +28,24 @@ export class LiveRequest {
   /** Sequences that hold pages. */
   numRunning = 0;
   numCompletionTokens = 0;
+  /** Prompt tokens found in the prefix cache when its first sequence was admitted; null before. */
+  numCachedTokens: number | null = null;
   /** What this step added, until the step's outcomes are taken. */
   deltas: Delta[] = [];
 
   /**
    * @param key Names the request in messages; never used twice.
    * @param id The client's name for it, for the log.
+   * @param priority Lower goes first.
+   * @param cacheSalt Requests of different salts share no page.
    */
   constructor(
     readonly key: number,
     readonly id: string,
     readonly prompt: Int32Array,
     readonly sampling: SamplingParams,
+    readonly priority = 0,
+    readonly cacheSalt = "",
   ) {
     this.sequences = Array.from({ length: sampling.n }, (_, index) => new Sequence(this, index));
     this.numUnfinished = sampling.n;
@@ -54,9 +61,16 @@ export class Sequence {
   /** Page ids in order, of which the first `numPages` are valid. Allocated when first admitted. */
   pages: Int32Array = NO_PAGES;
   numPages = 0;
+  /** Tokens whose K and V are in the pages, or will be by the steps submitted. */
   numComputed = 0;
-  /** Tokens of the step being run. */
+  /** Tokens sampled by steps submitted whose ids have not been read: 0 or 1. */
+  numUnread = 0;
+  /** Its row in the step submitted last, which names an unread token. */
+  row = 0;
+  /** Tokens of the step being scheduled. */
   queryLen = 0;
+  /** Names of its full pages, as far as they were needed. */
+  readonly pageNames: PageName[] = [];
   /** Times it was admitted: a page table seen in an earlier admission is void. */
   numAdmissions = 0;
   /** Null when the sampling params need none; undefined before the first admission. */
@@ -72,8 +86,14 @@ export class Sequence {
     this.seedHigh = Number(seed >> 32n);
   }
 
+  /** Tokens, incl. those sampled but not read. */
   get numTokens(): number {
-    return this.request.prompt.length + this.output.length;
+    return this.request.prompt.length + this.output.length + this.numUnread;
+  }
+
+  /** Whether an unread token is its last by length: no step is needed any more. */
+  get isFull(): boolean {
+    return this.output.length + this.numUnread === this.request.sampling.maxTokens;
   }
 
   /** Tokens still to compute before the next one can be sampled; >= 1 while unfinished. */
@@ -86,12 +106,14 @@ export class Sequence {
     return this.request.prompt.length + this.request.sampling.maxTokens - 1;
   }
 
-  /** Copies tokens `begin .. begin + count - 1` to `target[at ..]`. */
+  /** Copies tokens `begin .. begin + count - 1` to `target[at ..]`; an unread one as `-(row + 1)`. */
   copyTokens(target: Int32Array, at: number, begin: number, count: number): void {
     const { prompt } = this.request;
     const end = begin + count;
     if (begin < prompt.length) target.set(prompt.subarray(begin, Math.min(end, prompt.length)), at);
-    for (let i = Math.max(begin, prompt.length); i < end; i++) target[at + i - begin] = this.output[i - prompt.length]!;
+    for (let i = Math.max(begin, prompt.length); i < end; i++) {
+      target[at + i - begin] = this.output[i - prompt.length] ?? -(this.row + 1);
+    }
   }
 }
 

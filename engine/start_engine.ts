@@ -49,6 +49,8 @@ export interface StartEngineOptions {
   readonly maxNumBatchedTokens?: number | null;
   /** 16, 32 or 64. */
   readonly pageSize: number;
+  /** Compute equal beginnings of prompts once. Default true. */
+  readonly enablePrefixCaching?: boolean;
   /** 0 = physical cores. */
   readonly numThreads: number;
   /** Requests that may wait. */
@@ -154,6 +156,7 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
     maxNumSeqs,
     maxNumBatchedTokens,
     pageSize,
+    enablePrefixCaching: options.enablePrefixCaching ?? true,
     maxLogprobs: Math.min(MAX_LOGPROBS, config.vocabSize),
     numThreads,
   };

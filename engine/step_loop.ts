@@ -4,6 +4,13 @@
  * A token's way: `schedule()` picks its sequence, {@linkcode BatchWriter} writes it, the runner computes and samples
  * the next one, {@linkcode SequenceOutput} turns that into text, `takeOutcomes()` hands it out.
  *
+ * With look-ahead the next step is submitted before the one under way is read, so that a GPU never waits for this thread:
+ * ```
+ *   submit n+1 (tokens of step n by row) │ finish n: read, detokenize, hand out │ submit n+2 │ finish n+1 ...
+ * ```
+ * A sequence that turns out to have ended with step n has a wasted row in step n+1: its result is dropped, and its pages
+ * are held back until that step has finished.
+ *
  * Every submitted request gets exactly one last outcome: it ends, is aborted, or fails.
  *
  * @module
@@ -15,13 +22,14 @@ import { BatchWriter, samples } from "./batch_writer.ts";
 import type { Counters } from "./counters.ts";
 import { EngineError } from "./errors.ts";
 import { LogitEdits, maxLogitEdits, stopIds } from "./logit_edits.ts";
-import type { Outcome } from "./messages.ts";
-import type { StepRunner } from "./native.ts";
+import type { EngineMessage, Outcome } from "./messages.ts";
+import type { StepBufferViews, StepRunner } from "./native.ts";
 import { PagePool } from "./page_pool.ts";
+import { PrefixCache } from "./prefix_cache.ts";
 import { Scheduler } from "./scheduler.ts";
 import { LiveRequest, type Sequence } from "./sequence.ts";
 import { SequenceOutput } from "./sequence_output.ts";
-import type { FinishReason, SamplingParams, TokenLogprob } from "./types.ts";
+import type { FinishReason, TokenLogprob } from "./types.ts";
 
 export interface StepLoopOptions {
   readonly pageSize: number;
@@ -30,8 +38,21 @@ export interface StepLoopOptions {
   readonly tokenTable: TokenTable;
   readonly eosTokenIds: readonly number[];
   readonly counters: Counters;
+  /** What beside the tokens decides a page's contents; null = no prefix caching. */
+  readonly kvFingerprint: string | null;
+  /** Submit a step before the last one's tokens are read: for devices that run on by themselves. */
+  readonly looksAhead: boolean;
   /** Told of faults that cost no request. */
   readonly warn: (message: string) => void;
+}
+
+/** A request as it comes from the HTTP thread. */
+export type Submitted = Omit<Extract<EngineMessage, { type: "submit" }>, "type">;
+
+/** A step under way. */
+interface Flight {
+  readonly buffer: StepBufferViews;
+  readonly rows: readonly { readonly sequence: Sequence; readonly samples: boolean; readonly before: number }[];
 }
 
 export class StepLoop {
@@ -39,14 +60,19 @@ export class StepLoop {
   readonly #options: StepLoopOptions;
   readonly #pool: PagePool;
   readonly #scheduler: Scheduler;
-  readonly #writer: BatchWriter;
+  readonly #cache: PrefixCache | null;
+  readonly #writers: readonly [BatchWriter, BatchWriter];
+  /** Oldest first: none between steps, or one with look-ahead. */
+  readonly #flights: Flight[] = [];
+  /** Of the buffer that the next step is written to. */
+  #turn: 0 | 1 = 0;
   readonly #live = new Map<number, LiveRequest>();
   /** Requests with deltas not yet taken. */
   readonly #touched = new Set<LiveRequest>();
   #outcomes: Outcome[] = [];
 
   constructor(runner: StepRunner, options: StepLoopOptions) {
-    const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits } = runner.buffer;
+    const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits } = runner.buffers[0];
     if (maxNumBatchedTokens < maxNumSeqs) {
       throw new RangeError(
         `Cannot schedule: the token budget must be at least max_num_seqs = ${maxNumSeqs}, received ` +
@@ -55,20 +81,23 @@ export class StepLoop {
     }
     this.#runner = runner;
     this.#options = options;
-    this.#pool = new PagePool(options.numPages);
-    const limits = { pageSize: options.pageSize, maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits };
-    this.#scheduler = new Scheduler(this.#pool, limits, ({ request: { sampling, prompt } }) =>
+    const { pageSize, kvFingerprint: fingerprint } = options;
+    this.#pool = new PagePool(options.numPages, pageSize);
+    this.#cache = fingerprint === null ? null : new PrefixCache(this.#pool, { pageSize, fingerprint });
+    const limits = { pageSize, maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits };
+    const editsNeeded = ({ request: { sampling, prompt } }: Sequence) =>
       maxLogitEdits(sampling, {
         promptTokens: prompt.length,
         numEosTokenIds: options.eosTokenIds.length,
         vocabSize: options.vocabSize,
-      }));
-    this.#writer = new BatchWriter(runner.buffer);
+      });
+    this.#scheduler = new Scheduler(this.#pool, limits, editsNeeded, this.#cache);
+    this.#writers = [new BatchWriter(runner.buffers[0]), new BatchWriter(runner.buffers[1])];
   }
 
-  /** Whether no request is left. */
+  /** Whether no request is left, and no step under way. */
   get isIdle(): boolean {
-    return this.#live.size === 0;
+    return this.#live.size === 0 && this.#flights.length === 0;
   }
 
   get numFreePages(): number {
@@ -76,13 +105,13 @@ export class StepLoop {
   }
 
   /** Takes a request that `checkRequest()` has let pass. */
-  submit(submitted: { key: number; id: string; prompt: Int32Array; sampling: SamplingParams }): void {
-    const request = new LiveRequest(submitted.key, submitted.id, submitted.prompt, submitted.sampling);
+  submit({ key, id, prompt, sampling, priority, cacheSalt }: Submitted): void {
+    const request = new LiveRequest(key, id, prompt, sampling, priority, cacheSalt);
     this.#live.set(request.key, request);
     for (const sequence of request.sequences) this.#scheduler.add(sequence);
   }
 
-  /** Ends a request now; its pages are free at once. Without effect when it has ended. */
+  /** Ends a request now; its pages are free as soon as no step under way reads them. Without effect when it has ended. */
   abort(key: number): void {
     const request = this.#live.get(key);
     if (request === undefined) return;
@@ -111,14 +140,44 @@ export class StepLoop {
   }
 
   /**
-   * Schedules and runs one step, if there is anything to run.
+   * Schedules and submits one step, if there is anything to run, and takes over the oldest one's results. With look-ahead
+   * a step stays under way, unless no request is left.
    *
    * @throws The runner's error; then nothing can be run any more, and `fail()` is due.
    */
   step(): void {
+    if (this.#flights.length > 0 && !this.#mayLookAhead()) {
+      this.#finishFlight();
+    } else {
+      const isSubmitted = this.#submitStep();
+      if (!isSubmitted || !this.#options.looksAhead || this.#flights.length > 1) this.#finishFlight();
+    }
+    if (this.#live.size === 0) this.#rest();
+    this.#updateGauges();
+  }
+
+  /** Whether a step can be written while one is under way: nothing of it depends on the tokens of that one. */
+  #mayLookAhead(): boolean {
+    const { running, waiting, hasRoomToGrow } = this.#scheduler;
+    if (!hasRoomToGrow) return false;
+    const isFree = (sequence: Sequence) => !sequence.edits?.dependsOnOutput;
+    return running.every(isFree) && (waiting.length > 0 || running.some((sequence) => !sequence.isFull));
+  }
+
+  /** No request is left: what is under way is of no use to anyone, and every page must be back. */
+  #rest(): void {
+    while (this.#flights.length > 0) this.#finishFlight();
+    const lost = this.#pool.reclaim();
+    if (lost > 0) {
+      this.#options.warn(`${lost} pages were not given back by requests that had ended; they are free again`);
+    }
+  }
+
+  /** False: there is nothing to run now. */
+  #submitStep(): boolean {
     const batch = this.#scheduler.schedule();
     if (batch.length === 0) {
-      if (this.isIdle) return;
+      if (this.#live.size === 0 || this.#flights.length > 0) return false;
       throw new EngineError(
         `No sequence can be scheduled: ${this.#live.size} requests wait and ${this.#pool.numFree} of ` +
           `${this.#pool.numPages} pages are free`,
@@ -127,13 +186,34 @@ export class StepLoop {
     for (const sequence of batch) {
       if (sequence.edits === undefined) sequence.edits = this.#makeEdits(sequence.request);
     }
-    this.#writer.write(batch);
-    this.#runner.step();
-    for (let row = 0; row < batch.length; row++) this.#apply(batch[row]!, row);
+    const buffer = this.#runner.buffers[this.#turn];
+    this.#writers[this.#turn].write(batch);
+    this.#runner.submit(buffer);
+    this.#turn = this.#turn === 0 ? 1 : 0;
+    this.#pool.beginStep();
+    this.#flights.push({ buffer, rows: batch.map((sequence, row) => this.#advance(sequence, row)) });
+    return true;
+  }
+
+  /** A sequence whose step was submitted: its tokens count as computed, one more as sampled. */
+  #advance(sequence: Sequence, row: number): Flight["rows"][number] {
+    const hasSampled = samples(sequence);
+    const before = sequence.numComputed;
+    sequence.numComputed += sequence.queryLen;
+    sequence.row = row;
+    if (hasSampled) sequence.numUnread++;
+    return { sequence, samples: hasSampled, before };
+  }
+
+  #finishFlight(): void {
+    const flight = this.#flights.shift();
+    if (flight === undefined) return;
+    this.#runner.finish(flight.buffer);
+    this.#pool.endStep();
+    for (let row = 0; row < flight.rows.length; row++) this.#apply(flight, row);
     const { counters } = this.#options;
     counters.add("stepsTotal", 1);
     counters.set("lastStepTimeMs", Date.now());
-    this.#updateGauges();
   }
 
   /** What happened since the last call, one outcome a request. */
@@ -151,25 +231,27 @@ export class StepLoop {
   }
 
   /** Takes over what the step did for the sequence in a row of the buffer. */
-  #apply(sequence: Sequence, row: number): void {
-    // Finished within this step: a sister's failure has ended the request.
+  #apply({ buffer, rows }: Flight, row: number): void {
+    const { sequence, samples: hasSampled, before } = rows[row]!;
+    // Ended while the step was under way, or a sister's failure has ended the request.
     if (sequence.state === "finished") return;
-    const hasSampled = samples(sequence);
-    sequence.numComputed += sequence.queryLen;
+    this.#cache?.share(sequence, before);
     if (!hasSampled) return;
+    sequence.numUnread--;
     const { request } = sequence;
-    const token = this.#runner.buffer.sampled[row]!;
+    const token = buffer.sampled[row]!;
     if (token < 0 || token >= this.#options.vocabSize) {
+      for (const page of sequence.pages.subarray(0, sequence.numPages)) this.#pool.forget(page);
       this.#failRequest(
         request,
         `The model gave no valid token for request ${request.id}, received ${token}: its logits hold no number`,
       );
       return;
     }
-    this.#accept(sequence, token, row);
+    this.#accept(sequence, token, { buffer, row });
   }
 
-  #accept(sequence: Sequence, token: number, row: number): void {
+  #accept(sequence: Sequence, token: number, at: { buffer: StepBufferViews; row: number }): void {
     const { request } = sequence;
     const { sampling } = request;
     const { counters } = this.#options;
@@ -185,7 +267,7 @@ export class StepLoop {
       index: sequence.index,
       text: piece.text,
       tokenIds: [token],
-      logprobs: sampling.logprobs === null ? null : [this.#logprob(token, row, sampling.logprobs)],
+      logprobs: sampling.logprobs === null ? null : [logprob(token, sampling.logprobs, at)],
       finishReason: piece.finishReason,
       stopReason: piece.stopReason,
     });
@@ -198,15 +280,6 @@ export class StepLoop {
     return new SequenceOutput({ table, sampling, eosTokenIds, isTextStart });
   }
 
-  #logprob(tokenId: number, row: number, numTop: number): TokenLogprob {
-    const { maxLogprobs, sampledLogprob, topToken, topLogprob } = this.#runner.buffer;
-    const top: { tokenId: number; logprob: number }[] = [];
-    for (let i = row * maxLogprobs; i < row * maxLogprobs + numTop && topToken[i]! >= 0; i++) {
-      top.push({ tokenId: topToken[i]!, logprob: topLogprob[i]! });
-    }
-    return { tokenId, logprob: sampledLogprob[row]!, top };
-  }
-
   /** Ends a sequence, and its request with the last one. */
   #finish(sequence: Sequence, reason: FinishReason): void {
     const { request } = sequence;
@@ -217,7 +290,7 @@ export class StepLoop {
       usage: {
         promptTokens: request.prompt.length,
         completionTokens: request.numCompletionTokens,
-        cachedTokens: 0,
+        cachedTokens: request.numCachedTokens ?? 0,
       },
       error: null,
     });
@@ -233,11 +306,6 @@ export class StepLoop {
     this.#outcomes.push({ key: request.key, deltas: request.deltas, ...last });
     this.#touched.delete(request);
     this.#live.delete(request.key);
-    if (!this.isIdle) return;
-    const lost = this.#pool.reclaim();
-    if (lost > 0) {
-      this.#options.warn(`${lost} pages were not given back by requests that had ended; they are free again`);
-    }
   }
 
   #updateGauges(): void {
@@ -245,5 +313,21 @@ export class StepLoop {
     counters.set("numRequestsRunning", this.#scheduler.numRequestsRunning);
     counters.set("numPagesOwned", this.#pool.numOwned);
     counters.set("preemptionsTotal", this.#scheduler.numPreemptions);
+    counters.set("prefixCacheQueriesTotal", this.#cache?.numQueried ?? 0);
+    counters.set("prefixCacheHitsTotal", this.#cache?.numHit ?? 0);
   }
+}
+
+/** What the step's row says of the token that it sampled. */
+function logprob(
+  tokenId: number,
+  numTop: number,
+  { buffer, row }: { buffer: StepBufferViews; row: number },
+): TokenLogprob {
+  const { maxLogprobs, sampledLogprob, topToken, topLogprob } = buffer;
+  const top: { tokenId: number; logprob: number }[] = [];
+  for (let i = row * maxLogprobs; i < row * maxLogprobs + numTop && topToken[i]! >= 0; i++) {
+    top.push({ tokenId: topToken[i]!, logprob: topLogprob[i]! });
+  }
+  return { tokenId, logprob: sampledLogprob[row]!, top };
 }

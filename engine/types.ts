@@ -125,6 +125,10 @@ export interface GenerationRequest {
   readonly promptTokenIds: readonly number[];
   /** How tokens are chosen and when to end. */
   readonly sampling: SamplingParams;
+  /** Lower goes first; 0 if left out. */
+  readonly priority?: number;
+  /** Requests of different salts share no cached prefix; "" if left out. */
+  readonly cacheSalt?: string;
 }
 
 /** Fixed facts, known once the engine is ready. */
@@ -183,6 +187,10 @@ export interface EngineStats {
   readonly generationTokensTotal: number;
   /** Times a sequence gave up its pages to an older one. */
   readonly preemptionsTotal: number;
+  /** Prompt tokens looked up in the prefix cache so far. */
+  readonly prefixCacheQueriesTotal: number;
+  /** Of these, how many it held. */
+  readonly prefixCacheHitsTotal: number;
   /** Steps run so far. */
   readonly stepsTotal: number;
   /** Requests that have ended, by how. */

@@ -5,11 +5,18 @@
  */
 
 import { samplingParams } from "../engine/sampling_params.ts";
-import type { SamplingParams } from "../engine/types.ts";
+import type { GenerationRequest, SamplingParams } from "../engine/types.ts";
 import { badRequest } from "./errors.ts";
 import type { Server } from "./_server.ts";
 import type { ChatCompletionBody } from "./schemas/chat_completion.ts";
 import type { CompletionBody } from "./schemas/completion.ts";
+
+/** How a request is queued and which cached prefixes it may use. */
+export function requestOrder(
+  body: ChatCompletionBody | CompletionBody,
+): Pick<GenerationRequest, "priority" | "cacheSalt"> {
+  return { priority: body.priority ?? 0, cacheSalt: body.cache_salt ?? "" };
+}
 
 /** What differs between chat and plain completions. */
 export interface SamplingExtras {

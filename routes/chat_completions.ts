@@ -12,7 +12,7 @@ import { type Endpoint, generationHandler, type Plan, type ResponseHead, respons
 import { chatLogprobs, type TokenTexts } from "./_logprobs.ts";
 import { checkNumChars, maxTokens, tokenizePrompts } from "./_prompt.ts";
 import { type Choice, type ResponseFormat, usageJson } from "./_respond.ts";
-import { requestSampling } from "./_sampling.ts";
+import { requestOrder, requestSampling } from "./_sampling.ts";
 import type { Server } from "./_server.ts";
 import { badRequest } from "./errors.ts";
 import { servedName } from "./models.ts";
@@ -49,7 +49,7 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
   });
   const head = responseHead(server, { prefix: "chatcmpl-", requestId: body.request_id, model });
   return {
-    requests: [{ id: crypto.randomUUID(), promptTokenIds, sampling }],
+    requests: [{ id: crypto.randomUUID(), promptTokenIds, sampling, ...requestOrder(body) }],
     format: new ChatFormat(server.tokenTexts, head, body, promptTokenIds),
     isStream: body.stream === true,
   };

@@ -11,7 +11,7 @@ import { type Endpoint, generationHandler, type Plan, type ResponseHead, respons
 import { CompletionLogprobs, type TokenTexts } from "./_logprobs.ts";
 import { maxTokens, tokenizePrompts } from "./_prompt.ts";
 import { type Choice, type ResponseFormat, usageJson } from "./_respond.ts";
-import { requestSampling } from "./_sampling.ts";
+import { requestOrder, requestSampling } from "./_sampling.ts";
 import type { Server } from "./_server.ts";
 import { badRequest } from "./errors.ts";
 import { servedName } from "./models.ts";
@@ -40,6 +40,7 @@ async function planCompletion(server: Server, body: CompletionBody): Promise<Pla
   });
   const requests = prompts.map((promptTokenIds) => ({
     id: crypto.randomUUID(),
+    ...requestOrder(body),
     promptTokenIds,
     sampling: promptSampling(server, body, promptTokenIds.length),
   }));

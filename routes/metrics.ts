@@ -19,6 +19,8 @@ const VLLM_NAMES: Readonly<Record<string, string>> = {
   octavo_prompt_tokens_total: "vllm:prompt_tokens_total",
   octavo_generation_tokens_total: "vllm:generation_tokens_total",
   octavo_preemptions_total: "vllm:num_preemptions_total",
+  octavo_prefix_cache_queries_total: "vllm:prefix_cache_queries_total",
+  octavo_prefix_cache_hits_total: "vllm:prefix_cache_hits_total",
   octavo_requests_finished_total: "vllm:request_success_total",
   octavo_time_to_first_token_seconds: "vllm:time_to_first_token_seconds",
   octavo_inter_token_latency_seconds: "vllm:inter_token_latency_seconds",
@@ -113,6 +115,16 @@ export class Metrics {
     this.#total("prompt_tokens_total", "Prompt tokens processed.", (stats) => stats.promptTokensTotal);
     this.#total("generation_tokens_total", "Tokens generated.", (stats) => stats.generationTokensTotal);
     this.#total("preemptions_total", "Sequences put back to wait for memory.", (stats) => stats.preemptionsTotal);
+    this.#total(
+      "prefix_cache_queries_total",
+      "Prompt tokens looked up in the prefix cache.",
+      (stats) => stats.prefixCacheQueriesTotal,
+    );
+    this.#total(
+      "prefix_cache_hits_total",
+      "Prompt tokens found in the prefix cache.",
+      (stats) => stats.prefixCacheHitsTotal,
+    );
     this.#total("steps_total", "Steps of the engine.", (stats) => stats.stepsTotal);
     this.#addFinished();
     this.#addCacheConfig();

@@ -32,6 +32,7 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     maxNumBatchedTokens: ["100", 100],
     maxQueuedRequests: ["5", 5],
     pageSize: ["64", 64],
+    enablePrefixCaching: ["false", false],
     threads: ["3", 3],
   };
   for (const [key, [text, value]] of Object.entries(samples) as [keyof typeof OPTIONS, [string, unknown]][]) {

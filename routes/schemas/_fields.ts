@@ -79,6 +79,14 @@ export const GENERATION_FIELDS = {
     }),
     "Only with stream.",
   ),
+  priority: field(
+    z.int().min(-(2 ** 31)).max(MAX_INT32),
+    "Requests of a lower priority number go first. Default 0.",
+  ),
+  cache_salt: field(
+    z.string().min(1).max(1024),
+    "Share cached prefixes only with requests of the same salt. Default: with all requests that give none.",
+  ),
   user: field(z.string().max(1024), "A label of the client's own; not used."),
   request_id: field(
     z.string().regex(/^[\w.:-]{1,128}$/, { error: "expected up to 128 letters, digits and _ . : -" }),

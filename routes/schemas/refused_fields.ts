@@ -17,7 +17,6 @@ const unless = (...allowed: unknown[]): RefusedField => ({ allowed });
 
 const SHARED: Readonly<Record<string, RefusedField>> = {
   allowed_token_ids: unless([]),
-  cache_salt: never,
   early_stopping: unless(false),
   guided_choice: never,
   guided_decoding_backend: never,
@@ -29,7 +28,6 @@ const SHARED: Readonly<Record<string, RefusedField>> = {
   kv_transfer_params: never,
   length_penalty: unless(1),
   logits_processors: unless([]),
-  priority: unless(0),
   prompt_logprobs: never,
   response_format: unless({ type: "text" }),
   return_tokens_as_token_ids: unless(false),

@@ -42,6 +42,8 @@ self.onmessage = ({ data: { mailbox: end, counters, config, fault, gate } }) => 
     tokenTable: TABLE,
     eosTokenIds: [EOS],
     counters: new Counters(counters),
+    kvFingerprint: "fake",
+    looksAhead: false,
     warn: (message: string) => self.postMessage({ type: "warning", message }),
   };
   runWorkerLoop(new StepLoop(runner, options), mailbox, post);

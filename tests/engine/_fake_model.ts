@@ -139,7 +139,9 @@ export interface FakeRunnerConfig {
 
 /** Runs {@linkcode expectedOutput}'s model on a step buffer, and checks the buffer as octavo.h asks. */
 export class FakeRunner implements StepRunner {
-  readonly buffer: StepBufferViews;
+  readonly buffers: readonly [StepBufferViews, StepBufferViews];
+  /** Of the step submitted last. */
+  buffer: StepBufferViews;
   numSteps = 0;
   /** Called before each step. */
   onStep: () => void = () => {};
@@ -147,46 +149,34 @@ export class FakeRunner implements StepRunner {
   queryLens: number[] = [];
   readonly #config: FakeRunnerConfig;
   readonly #kv: Int32Array;
+  /** Steps under way, oldest first, with what they sampled: the buffer shows it when they are finished. */
+  readonly #flights: { readonly buffer: StepBufferViews; readonly sampled: Int32Array }[] = [];
+  #lastSampled = new Int32Array(0);
 
   constructor(config: FakeRunnerConfig) {
-    const { maxNumSeqs: s, maxNumBatchedTokens: t, numPages: p, maxLogitEdits: e = 4096 } = config;
-    const l = 4;
-    const i32 = (length: number) => new Int32Array(length).fill(-7);
-    const f32 = (length: number) => new Float32Array(length).fill(NaN);
     this.#config = config;
-    this.#kv = new Int32Array(p * config.pageSize).fill(-1);
-    this.buffer = {
-      maxNumSeqs: s,
-      maxNumBatchedTokens: t,
-      maxPagesPerSeq: p,
-      maxLogprobs: l,
-      maxLogitEdits: e,
-      header: i32(16),
-      tokens: i32(t),
-      queryLen: i32(s),
-      seqLen: i32(s),
-      pageTable: i32(s * p),
-      sample: i32(s),
-      temperature: f32(s),
-      topK: i32(s),
-      topP: f32(s),
-      minP: f32(s),
-      repetitionPenalty: f32(s),
-      presencePenalty: f32(s),
-      frequencyPenalty: f32(s),
-      seed: new Uint32Array(2 * s),
-      sampleIndex: i32(s),
-      numLogprobs: i32(s),
-      editBegin: i32(s + 1),
-      editToken: i32(e),
-      editCount: i32(e),
-      editFlags: i32(e),
-      editBias: f32(e),
-      sampled: i32(s),
-      sampledLogprob: f32(s),
-      topToken: i32(s * l),
-      topLogprob: f32(s * l),
-    };
+    this.#kv = new Int32Array(config.numPages * config.pageSize).fill(-1);
+    this.buffers = [newBuffer(config), newBuffer(config)];
+    this.buffer = this.buffers[0];
+  }
+
+  submit(buffer: StepBufferViews): void {
+    assert(this.#flights.length < 2 && !this.#flights.some((flight) => flight.buffer === buffer), "buffers alternate");
+    this.buffer = buffer;
+    for (let i = 0; i < buffer.header[1]!; i++) {
+      const token = buffer.tokens[i]!;
+      if (token < 0) buffer.tokens[i] = this.#lastSampled[-token - 1]!;
+    }
+    this.step();
+    this.#lastSampled = buffer.sampled.slice();
+    this.#flights.push({ buffer, sampled: this.#lastSampled });
+    buffer.sampled.fill(-7);
+  }
+
+  finish(buffer: StepBufferViews): void {
+    const flight = this.#flights.shift();
+    assert(flight?.buffer === buffer, "steps finish in order");
+    buffer.sampled.set(flight.sampled);
   }
 
   step(): void {
@@ -200,26 +190,42 @@ export class FakeRunner implements StepRunner {
     this.queryLens = [...queryLen.subarray(0, numSeqs)];
     assertEquals(this.queryLens.reduce((a, b) => a + b), numTokens);
     assertEquals([editBegin[0], editBegin[numSeqs]], [0, numEdits]);
-    const owners = new Set<number>();
+    const slots = Array.from({ length: numSeqs }, (_, s) => this.#slots(s));
+    this.#checkOwners(slots);
     let begin = 0;
     for (let s = 0; s < numSeqs; s++) {
-      const slots = this.#slots(s, owners);
-      this.#write(s, begin, slots);
+      this.#write(s, begin, slots[s]!);
       begin += queryLen[s]!;
-      this.#sample(s, slots);
+      this.#sample(s, slots[s]!);
     }
   }
 
-  /** Slots of a sequence's positions; its pages may not belong to another of the step. */
-  #slots(s: number, owners: Set<number>): number[] {
+  /** Pages may be shared, but one that a sequence of the step writes to may not. */
+  #checkOwners(slots: readonly (readonly number[])[]): void {
+    const { pageSize } = this.#config;
+    const owners = new Map<number, Set<number>>();
+    slots.forEach((of, s) => {
+      for (const slot of of) {
+        const page = Math.floor(slot / pageSize);
+        owners.set(page, (owners.get(page) ?? new Set()).add(s));
+      }
+    });
+    slots.forEach((of, s) => {
+      for (const slot of of.slice(of.length - this.buffer.queryLen[s]!)) {
+        const page = Math.floor(slot / pageSize);
+        assertEquals(owners.get(page)!.size, 1, `page ${page} is written and has one owner`);
+      }
+    });
+  }
+
+  /** Slots of a sequence's positions. */
+  #slots(s: number): number[] {
     const { seqLen, pageTable, maxPagesPerSeq } = this.buffer;
     const { pageSize, numPages } = this.#config;
     const begin = s * maxPagesPerSeq;
     const pages = pageTable.subarray(begin, begin + Math.ceil(seqLen[s]! / pageSize));
     for (const page of pages) {
       assert(page >= 0 && page < numPages, `page ${page} exists`);
-      assert(!owners.has(page), `page ${page} has one owner`);
-      owners.add(page);
     }
     return Array.from({ length: seqLen[s]! }, (_, i) => pages[Math.floor(i / pageSize)]! * pageSize + i % pageSize);
   }
@@ -282,4 +288,43 @@ export class FakeRunner implements StepRunner {
     }
     return { edits: sum >>> 0, banned };
   }
+}
+
+function newBuffer(config: FakeRunnerConfig): StepBufferViews {
+  const { maxNumSeqs: s, maxNumBatchedTokens: t, numPages: p, maxLogitEdits: e = 4096 } = config;
+  const l = 4;
+  const i32 = (length: number) => new Int32Array(length).fill(-7);
+  const f32 = (length: number) => new Float32Array(length).fill(NaN);
+  return {
+    maxNumSeqs: s,
+    maxNumBatchedTokens: t,
+    maxPagesPerSeq: p,
+    maxLogprobs: l,
+    maxLogitEdits: e,
+    header: i32(16),
+    tokens: i32(t),
+    queryLen: i32(s),
+    seqLen: i32(s),
+    pageTable: i32(s * p),
+    sample: i32(s),
+    temperature: f32(s),
+    topK: i32(s),
+    topP: f32(s),
+    minP: f32(s),
+    repetitionPenalty: f32(s),
+    presencePenalty: f32(s),
+    frequencyPenalty: f32(s),
+    seed: new Uint32Array(2 * s),
+    sampleIndex: i32(s),
+    numLogprobs: i32(s),
+    editBegin: i32(s + 1),
+    editToken: i32(e),
+    editCount: i32(e),
+    editFlags: i32(e),
+    editBias: f32(e),
+    sampled: i32(s),
+    sampledLogprob: f32(s),
+    topToken: i32(s * l),
+    topLogprob: f32(s * l),
+  };
 }

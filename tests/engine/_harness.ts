@@ -47,7 +47,10 @@ export class Harness {
   readonly transcripts = new Map<number, Transcript>();
   readonly warnings: string[] = [];
 
-  constructor(readonly config: FakeRunnerConfig) {
+  constructor(
+    readonly config: FakeRunnerConfig,
+    { caches = true, looksAhead = false }: { caches?: boolean; looksAhead?: boolean } = {},
+  ) {
     this.runner = new FakeRunner(config);
     this.loop = new StepLoop(this.runner, {
       pageSize: config.pageSize,
@@ -56,14 +59,20 @@ export class Harness {
       tokenTable: TABLE,
       eosTokenIds: [EOS],
       counters: this.counters,
+      kvFingerprint: caches ? "fake" : null,
+      looksAhead,
       warn: (message) => this.warnings.push(message),
     });
   }
 
-  submit(prompt: readonly number[], sampling: SamplingParams = greedy()): number {
+  submit(
+    prompt: readonly number[],
+    sampling: SamplingParams = greedy(),
+    { priority = 0, cacheSalt = "" }: { priority?: number; cacheSalt?: string } = {},
+  ): number {
     const key = this.transcripts.size;
     this.transcripts.set(key, new Transcript(prompt, sampling));
-    this.loop.submit({ key, id: `request-${key}`, prompt: Int32Array.from(prompt), sampling });
+    this.loop.submit({ key, id: `request-${key}`, prompt: Int32Array.from(prompt), sampling, priority, cacheSalt });
     return key;
   }
 

@@ -3,7 +3,7 @@ import { BatchWriter } from "../../engine/batch_writer.ts";
 import { LiveRequest, type Sequence } from "../../engine/sequence.ts";
 import { FakeRunner, greedy } from "./_fake_model.ts";
 
-const { buffer } = new FakeRunner({ maxNumSeqs: 2, maxNumBatchedTokens: 8, pageSize: 4, numPages: 6 });
+const { buffers: [buffer] } = new FakeRunner({ maxNumSeqs: 2, maxNumBatchedTokens: 8, pageSize: 4, numPages: 6 });
 
 function sequence(prompt: number[], pages: number[]): Sequence {
   const sampling = greedy({ seed: 2n ** 63n + 5n, logprobs: 2, temperature: 0.5, logitBias: { 3: 1 } });

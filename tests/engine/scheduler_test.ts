@@ -13,7 +13,7 @@ class Bench {
   readonly #names = new Map<Sequence, string>();
 
   constructor(numPages: number, limits: Partial<SchedulerLimits> = {}, edits: Record<string, number> = {}) {
-    this.pool = new PagePool(numPages);
+    this.pool = new PagePool(numPages, 4);
     this.scheduler = new Scheduler(
       this.pool,
       { ...LIMITS, ...limits },

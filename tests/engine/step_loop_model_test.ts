@@ -9,7 +9,15 @@ import { expectedOutput, VOCAB_SIZE } from "./_fake_model.ts";
 import { Harness, type Transcript } from "./_harness.ts";
 
 const request = fc.record({
-  prompt: fc.array(fc.integer({ min: 0, max: VOCAB_SIZE - 1 }), { minLength: 1, maxLength: 14 }),
+  // Half of the prompts begin alike.
+  prompt: fc.tuple(
+    fc.constantFrom(
+      ...[0, 0, 1, 4, 7, 8, 12].map((length) => [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37].slice(0, length)),
+    ),
+    fc.array(fc.integer({ min: 0, max: VOCAB_SIZE - 1 }), { minLength: 1, maxLength: 14 }),
+  ).map(([beginning, rest]) => [...beginning, ...rest]),
+  priority: fc.constantFrom(0, 0, 0, -1, 2),
+  cacheSalt: fc.constantFrom("", "", "", "a"),
   maxTokens: fc.integer({ min: 1, max: 12 }),
   minTokens: fc.integer({ min: 0, max: 4 }),
   badWords: fc.array(fc.array(fc.integer({ min: 0, max: 4 }), { minLength: 1, maxLength: 2 }), { maxLength: 3 }),
@@ -31,41 +39,61 @@ const operation = fc.oneof(
 
 const engine = fc.record({
   pageSize: fc.integer({ min: 1, max: 4 }),
-  numPages: fc.integer({ min: 2, max: 16 }),
+  numPages: fc.integer({ min: 3, max: 20 }),
   maxNumSeqs: fc.integer({ min: 1, max: 5 }),
   extraTokens: fc.integer({ min: 0, max: 10 }),
   maxLogitEdits: fc.constantFrom(20, VOCAB_SIZE, 4096),
 });
 
-Deno.test("StepLoop gives every request its own tokens and one end when requests come, go and are preempted", () => {
-  let numPreemptions = 0;
-  let numRequests = 0;
-  const property = fc.property(engine, fc.array(operation, { maxLength: 120, size: "max" }), (config, operations) => {
-    const harness = new Harness({ ...config, maxNumBatchedTokens: config.maxNumSeqs + config.extraTokens });
-    const aborted = new Set<number>();
-    for (const op of operations) {
-      if (op.type === "step") harness.step();
-      else if (op.type === "submit") numRequests += submit(harness, op.request);
-      else if (harness.transcripts.has(op.key)) {
-        const free = harness.loop.numFreePages;
-        harness.abort(op.key);
-        aborted.add(op.key);
-        assertEquals(harness.loop.numFreePages >= free, true);
-        assertEquals(harness.transcripts.get(op.key)!.numTerminals, 1);
+/** Longer runs: OCTAVO_MODEL_RUNS=20000 is above 1e6 operations. */
+const NUM_RUNS = Number(Deno.env.get("OCTAVO_MODEL_RUNS") ?? 600);
+
+for (
+  const options of [{ caches: false, looksAhead: false }, { caches: true, looksAhead: false }, {
+    caches: true,
+    looksAhead: true,
+  }]
+) {
+  const name = `${options.caches ? "with" : "without"} prefix caching${options.looksAhead ? " and look-ahead" : ""}`;
+  Deno.test(`StepLoop gives every request its own tokens and one end at random ${name}`, () => {
+    let numPreemptions = 0;
+    let numRequests = 0;
+    let numHits = 0;
+    let numOperations = 0;
+    const property = fc.property(engine, fc.array(operation, { maxLength: 120, size: "max" }), (config, operations) => {
+      const harness = new Harness({ ...config, maxNumBatchedTokens: config.maxNumSeqs + config.extraTokens }, options);
+      numOperations += operations.length;
+      const aborted = new Set<number>();
+      for (const op of operations) {
+        if (op.type === "step") harness.step();
+        else if (op.type === "submit") numRequests += submit(harness, op.request);
+        else if (harness.transcripts.has(op.key)) {
+          const free = harness.loop.numFreePages;
+          harness.abort(op.key);
+          aborted.add(op.key);
+          assertEquals(harness.loop.numFreePages >= free, true, "an abort takes no page");
+          assertEquals(harness.transcripts.get(op.key)!.numTerminals, 1);
+        }
       }
-    }
-    harness.finish();
-    numPreemptions += harness.counters.get("preemptionsTotal");
-    for (const [key, transcript] of harness.transcripts) checkTranscript(transcript, aborted.has(key));
+      harness.finish();
+      numHits += harness.counters.get("prefixCacheHitsTotal");
+      numPreemptions += harness.counters.get("preemptionsTotal");
+      for (const [key, transcript] of harness.transcripts) checkTranscript(transcript, aborted.has(key));
+    });
+    fc.assert(property, { numRuns: NUM_RUNS, seed: 20260101 });
+    if (NUM_RUNS > 600) console.log({ name, numOperations, numRequests, numPreemptions, numHits });
+    // The cases are worth something only when they are crowded.
+    assertGreater(numPreemptions, 300);
+    assertGreater(numRequests, 4000);
+    assertEquals(numHits > 0, options.caches);
   });
-  fc.assert(property, { numRuns: 600, seed: 20260101 });
-  // The cases are worth something only when they are crowded.
-  assertGreater(numPreemptions, 500);
-  assertGreater(numRequests, 5000);
-});
+}
 
 /** Submits a request if it can ever run; returns how many were. */
-function submit(harness: Harness, { prompt, ...options }: typeof request extends fc.Arbitrary<infer T> ? T : never) {
+function submit(
+  harness: Harness,
+  { prompt, priority, cacheSalt, ...options }: typeof request extends fc.Arbitrary<infer T> ? T : never,
+) {
   const sampling = samplingParams({ ...options, minTokens: Math.min(options.minTokens, options.maxTokens) });
   const { pageSize, numPages, maxNumSeqs, maxLogitEdits = 0 } = harness.config;
   try {
@@ -83,7 +111,7 @@ function submit(harness: Harness, { prompt, ...options }: typeof request extends
     if (error instanceof RequestError) return 0;
     throw error;
   }
-  harness.submit(prompt, sampling);
+  harness.submit(prompt, sampling, { priority, cacheSalt });
   return 1;
 }
 
@@ -101,7 +129,7 @@ function checkTranscript({ prompt, sampling, sequences, deltas, usage, numTermin
   assertEquals(usage, {
     promptTokens: prompt.length,
     completionTokens: sequences.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0),
-    cachedTokens: 0,
+    cachedTokens: usage!.cachedTokens,
   });
   for (const { tokenIds, logprobs } of deltas) {
     if (sampling.logprobs === null) assertEquals(logprobs, null);

@@ -234,7 +234,14 @@ Deno.test("StepLoop serves many requests one after another and keeps nothing of 
   const sampling = greedy({ maxTokens: 1 });
   let numEnded = 0;
   for (let key = 0; key < 20_000; key++) {
-    loop.submit({ key, id: String(key), prompt: Int32Array.of(2 + key % 30), sampling });
+    loop.submit({
+      key,
+      id: String(key),
+      prompt: Int32Array.of(2 + key % 30),
+      sampling,
+      priority: 0,
+      cacheSalt: "",
+    });
     loop.step();
     numEnded += loop.takeOutcomes().filter((outcome) => outcome.usage !== null).length;
   }

@@ -138,6 +138,23 @@ Deno.test("Engine serves every KV dtype", async () => {
   }
 });
 
+// After omlx#2255 and vllm#50702: a cached prefix that gave other text than a cold one.
+Deno.test("Engine gives the same tokens cold, warm, chunked and batched, with every KV dtype", async () => {
+  const prompt = Array.from({ length: 50 }, (_, i) => PROMPT[i % PROMPT.length]! + (i >> 4));
+  const sampling = greedy({ maxTokens: 12, ignoreEos: true });
+  for (const kvCacheDtype of KV_CACHE_DTYPE_NAMES) {
+    await using cold = await start({ kvCacheDtype, enablePrefixCaching: false });
+    await using warm = await start({ kvCacheDtype, maxNumBatchedTokens: 16 });
+    const expected = await complete(cold, prompt, sampling);
+    assertEquals(await complete(cold, prompt, sampling), expected);
+    assertEquals(cold.stats().prefixCacheHitsTotal, 0);
+    assertEquals(await complete(warm, prompt, sampling), expected);
+    const again = await Promise.all([1, 2, 3].map(() => complete(warm, prompt, sampling)));
+    for (const outputs of again) assertEquals(outputs, expected, kvCacheDtype);
+    assertEquals(warm.stats().prefixCacheHitsTotal, 3 * 48);
+  }
+});
+
 Deno.test("Engine keeps skipped layers in the model's dtype and says so", async () => {
   const all = MODEL.config.layers.map((_, layer) => layer);
   await using plain = await start({ kvCacheDtype: "bfloat16" });

@@ -80,6 +80,8 @@ export class FakeEngine implements Engine {
     promptTokensTotal: 0,
     generationTokensTotal: 0,
     preemptionsTotal: 0,
+    prefixCacheQueriesTotal: 0,
+    prefixCacheHitsTotal: 0,
     stepsTotal: 0,
     requestsFinishedTotal: { stop: 0, length: 0, abort: 0, error: 0 },
     lastStepAgeMs: null,

@@ -1,0 +1,139 @@
+import { assertEquals, assertGreater } from "@std/assert";
+import { Counters } from "../../engine/counters.ts";
+import { StepLoop } from "../../engine/step_loop.ts";
+import { Library } from "../../ffi/library.ts";
+import { libraryPath } from "../native/_library.ts";
+import { loadModel, makeRandomModel, openEngine } from "../native/_random_model.ts";
+import { expectedOutput, greedy, tokenTable } from "./_fake_model.ts";
+import { Harness } from "./_harness.ts";
+
+const ROOMY = { maxNumSeqs: 8, maxNumBatchedTokens: 16, pageSize: 4, numPages: 64 };
+const LONG = greedy({ maxTokens: 12, ignoreEos: true });
+
+/** A harness that writes down each submit (s) and finish (f). */
+function traced(config = ROOMY): { harness: Harness; trace: string[] } {
+  const harness = new Harness(config, { looksAhead: true });
+  const trace: string[] = [];
+  const { runner } = harness;
+  const [submit, finish] = [runner.submit.bind(runner), runner.finish.bind(runner)];
+  runner.submit = (buffer) => (trace.push("s"), submit(buffer));
+  runner.finish = (buffer) => (trace.push("f"), finish(buffer));
+  return { harness, trace };
+}
+
+Deno.test("StepLoop with look-ahead submits each step before it reads the one before", () => {
+  const { harness, trace } = traced();
+  const key = harness.submit([5, 6, 7], LONG);
+  harness.finish();
+  assertEquals(harness.tokens(key)[0], expectedOutput([5, 6, 7], LONG));
+  // 12 tokens in 12 steps: the end by length is known beforehand, so no row is wasted.
+  assertEquals(trace.join(""), `s${"sf".repeat(11)}f`);
+});
+
+Deno.test("StepLoop with look-ahead drops the row that a stop makes useless and keeps its pages until it is done", () => {
+  const { harness, trace } = traced();
+  const [, , third = 0] = expectedOutput([5, 6, 7], LONG);
+  const key = harness.submit([5, 6, 7], { ...LONG, stopTokenIds: [third] });
+  harness.finish();
+  assertEquals(harness.tokens(key)[0]!.at(-1), third);
+  assertEquals(harness.transcripts.get(key)!.usage!.completionTokens, harness.tokens(key)[0]!.length);
+  assertEquals(trace.filter((event) => event === "s").length, harness.tokens(key)[0]!.length + 1);
+});
+
+Deno.test("StepLoop with look-ahead reads each token first when logit edits depend on it", () => {
+  for (const options of [{ presencePenalty: 1 }, { repetitionPenalty: 1.5 }, { minTokens: 12, stopTokenIds: [39] }]) {
+    const { harness, trace } = traced();
+    const sampling = { ...LONG, ...options };
+    const key = harness.submit([5, 6, 7], sampling);
+    harness.finish();
+    assertEquals(trace.join("").includes("ss"), false);
+    assertEquals(harness.tokens(key)[0], expectedOutput([5, 6, 7], sampling));
+  }
+});
+
+Deno.test("StepLoop.abort() with look-ahead frees pages after the step that reads them", () => {
+  const { harness } = traced();
+  const key = harness.submit([5, 6, 7], LONG);
+  for (let i = 0; i < 3; i++) harness.step();
+  harness.abort(key);
+  assertEquals(harness.transcripts.get(key)!.numTerminals, 1);
+  assertGreater(harness.config.numPages, harness.loop.numFreePages);
+  assertEquals(harness.loop.isIdle, false);
+  harness.step();
+  assertEquals([harness.loop.isIdle, harness.loop.numFreePages], [true, harness.config.numPages]);
+  assertEquals(harness.warnings, []);
+});
+
+Deno.test("StepLoop with look-ahead preempts only when no step is under way", () => {
+  const { harness } = traced({ ...ROOMY, numPages: 11 });
+  const prompts = [[4], [7, 7, 7, 7, 7, 7, 7], Array.from({ length: 30 }, (_, i) => 2 + i), [5, 6, 7]];
+  const keys = prompts.map((prompt) => harness.submit(prompt, LONG));
+  harness.finish();
+  assertGreater(harness.counters.get("preemptionsTotal"), 0);
+  keys.forEach((key, i) => assertEquals(harness.tokens(key)[0], expectedOutput(prompts[i]!, LONG)));
+});
+
+const library = new Library(libraryPath());
+const model = makeRandomModel({ roles: ["q_norm", "k_norm"] });
+const native = loadModel(library, model);
+
+/** All tokens of some requests, by key; requests come one a step. */
+function tokensOf(options: { looksAhead: boolean; kvFingerprint: string | null; numPages: number }): number[][] {
+  using engine = openEngine(native, {
+    numPages: options.numPages,
+    maxNumSeqs: 4,
+    maxNumBatchedTokens: 8,
+    maxLogitEdits: 200,
+  });
+  const { vocabSize } = model.config;
+  const loop = new StepLoop(engine, {
+    ...options,
+    pageSize: 16,
+    vocabSize,
+    tokenTable: tokenTable(Array.from({ length: vocabSize }, (_, id) => `${id} `)),
+    eosTokenIds: [],
+    counters: new Counters(),
+    warn: (message) => {
+      throw new Error(message);
+    },
+  });
+  const received: number[][] = [];
+  const collect = () => {
+    loop.step();
+    for (const { key, deltas, error } of loop.takeOutcomes()) {
+      assertEquals(error, null);
+      for (const delta of deltas) received[key]!.push(...delta.tokenIds);
+    }
+  };
+  for (let key = 0; key < 10; key++) {
+    received.push([]);
+    const prompt = Int32Array.from(
+      { length: 10 + 7 * (key % 5) },
+      (_, i) => (3 + 5 * i + (i > 20 ? key : 0)) % vocabSize,
+    );
+    const sampling = greedy({
+      maxTokens: 10 + key,
+      temperature: key % 3 === 0 ? 1 : 0,
+      seed: key,
+      presencePenalty: key === 7 ? 1 : 0,
+      stopTokenIds: [11],
+    });
+    loop.submit({ key, id: `${key}`, prompt, sampling, priority: 0, cacheSalt: "" });
+    collect();
+  }
+  while (!loop.isIdle) collect();
+  assertEquals(loop.numFreePages, options.numPages);
+  return received;
+}
+
+Deno.test("StepLoop gives the native library's tokens with and without look-ahead, prefix caching and preemption", () => {
+  const expected = tokensOf({ looksAhead: false, kvFingerprint: null, numPages: 64 });
+  assertGreater(expected.flat().length, 80);
+  for (const kvFingerprint of [null, "f"]) {
+    for (const looksAhead of [false, true]) {
+      for (const numPages of [64, 6]) {
+        assertEquals(tokensOf({ looksAhead, kvFingerprint, numPages }), expected);
+      }
+    }
+  }
+});
