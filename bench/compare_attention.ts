@@ -23,7 +23,9 @@ interface OctavoRun {
 function readOctavo(text: string): OctavoRun {
   const lines = text.trim().split("\n").map((line) => JSON.parse(line));
   const head = lines.find((line) => "card" in line);
-  const rows = lines.filter((line) => "us" in line).flatMap((line): AttentionRow[] => {
+  // Formats that no peer has are left out.
+  const compared = lines.filter((line) => "us" in line && ["fp8_e4m3", "bfloat16"].includes(line.kv));
+  const rows = compared.flatMap((line): AttentionRow[] => {
     const match = /^(\d+)x(\d+) (\d+)\/(\d+) d(\d+) p(\d+)$/.exec(line.cell);
     if (match === null) return [];
     const [batch, context, qHeads, kvHeads, headDim, pageSize] = match.slice(1).map(Number) as number[];

@@ -1,12 +1,13 @@
 // Paged attention's speed on the GPU at hand, as JSON lines.
 //
-//   gpu_attention [--cells B[*CHUNK]xCTX:HQ/HKV:D:PAGE:DTYPE,...] [--set anchors|quick|grid|prefill] [--item-cost N]
-//                 [--min-steps N] [--no-overlap] [--plan]
+//   gpu_attention [--cells B[*CHUNK]xCTX:HQ/HKV:D:PAGE:DTYPE,...] [--set anchors|quick|formats|grid|prefill]
+//                 [--item-cost N] [--min-steps N] [--no-overlap] [--no-early] [--plan]
 //
 // Protocol: every call of a CUDA graph reads another slice of a pool of at least 512 MB (L2 is cold) through a page
-// table in random order; time = graph / calls, median of the replays. Rates count the bytes of K and V alone and are
-// set against a linear read of 8 GB measured in the same process. The plan is made once before the graph, as for the
-// layers of a step; --plan makes it in every call. Without --no-overlap, calls use programmatic dependent launch.
+// table in random order; time = graph / calls, median of the replays. Rates count the bytes of K and V alone (and of the
+// scales that a format keeps with them) and are set against a linear read of 8 GB measured in the same process. The plan
+// is made once before the graph, as for the layers of a step; --plan makes it in every call. Without --no-overlap, calls
+// use programmatic dependent launch.
 //
 // Cells with a chunk are prefill: CHUNK new tokens, the last of CTX, in each sequence. They are timed as 8 calls, one after
 // the other, as the layers of a step; what converts FP8 keys is part of a call. TFLOPS count the products that the causal
@@ -16,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <numeric>
 #include <random>
 #include <string>
@@ -65,8 +67,11 @@ __global__ void read_kernel(const uint4* data, int64_t n, uint32_t* sink) {
   if (sum.x == 0x12345678u) *sink = sum.x;
 }
 
-// Random elements of about unit size, never NaN: kind 1 = one byte (either fp8), 2 = bf16 or f16 bit patterns.
-__global__ void fill_kernel(uint32_t* data, int64_t words, int kind) {
+// What the pool is filled with: random elements of about unit size, never NaN. As bytes they are either fp8; positive
+// bytes are also int8 and, four of them, a positive f32 scale.
+enum Fill { kNothing, kBytes, kHalves, kPositiveBytes };
+
+__global__ void fill_kernel(uint32_t* data, int64_t words, Fill fill) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words; i += stride) {
     uint64_t x = static_cast<uint64_t>(i) * 0x9E3779B97F4A7C15ull + 0x1234567;
@@ -74,7 +79,9 @@ __global__ void fill_kernel(uint32_t* data, int64_t words, int kind) {
     x *= 0xBF58476D1CE4E5B9ull;
     x ^= x >> 29;
     const uint32_t r = static_cast<uint32_t>(x >> 16);
-    data[i] = kind == 1 ? ((r & 0x9F9F9F9Fu) | 0x20202020u) : ((r & 0x80FF80FFu) | 0x3F003F00u);
+    data[i] = fill == kHalves  ? (r & 0x80FF80FFu) | 0x3F003F00u
+              : fill == kBytes ? (r & 0x9F9F9F9Fu) | 0x20202020u
+                               : (r & 0x1F1F1F1Fu) | 0x20202020u;
   }
 }
 
@@ -113,9 +120,18 @@ double measure_ceiling(const uint8_t* pool, int64_t bytes, uint32_t* sink, GpuSt
   return best;
 }
 
-const char* dtype_name(int kv_dtype) {
-  const char* names[] = {"float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"};
-  return names[kv_dtype];
+constexpr const char* kDtypeNames[] = {"float32",  "float16",            "bfloat16", "fp8_e4m3",
+                                       "fp8_e5m2", "fp8_per_token_head", "int8",     "int8_per_token_head"};
+
+Fill fill_of(int kv_dtype) {
+  if (octavo::has_own_scales(kv_dtype)) return kPositiveBytes;
+  return octavo::kv_format(kv_dtype).key.code_bytes == 1 ? kBytes : kHalves;
+}
+
+// Of K and V of a token and kv head.
+int stored_bytes(int kv_dtype, int head_dim) {
+  const octavo::KvFormat format = octavo::kv_format(kv_dtype);
+  return format.key.packed_bytes(head_dim) + format.value.packed_bytes(head_dim);
 }
 
 template <class T>
@@ -133,15 +149,14 @@ struct Bench {
   void* out;
   octavo::AttentionWorkspace workspace;
   GpuStream stream;
-  int filled = 0;
+  Fill filled = kNothing;
 
   void time_prefill(const Cell& cell, octavo::PagedAttentionArgs args, const Options& options);
 
   void run_cell(const Cell& cell, const Options& options) {
-    const int kind = octavo::kv_format(cell.kv_dtype).key.code_bytes;
-    if (filled != kind) {
-      fill_kernel<<<2048, 512, 0, stream>>>(reinterpret_cast<uint32_t*>(pool), pool_bytes / 4, kind);
-      filled = kind;
+    if (filled != fill_of(cell.kv_dtype)) {
+      filled = fill_of(cell.kv_dtype);
+      fill_kernel<<<2048, 512, 0, stream>>>(reinterpret_cast<uint32_t*>(pool), pool_bytes / 4, filled);
     }
     std::vector<int> lengths = cell.lengths;
     if (lengths.empty()) lengths.assign(static_cast<size_t>(cell.batch), cell.context);
@@ -185,7 +200,8 @@ struct Bench {
       return;
     }
     const int64_t set_bytes = num_pages * octavo::kv_geometry(args.shape).page_bytes;
-    const double kv_bytes = 2.0 * tokens * cell.kv_heads * cell.head_dim * kind;
+    const double kv_bytes =
+        static_cast<double>(tokens) * cell.kv_heads * stored_bytes(cell.kv_dtype, cell.head_dim);
     const int sets =
         static_cast<int>(std::min<int64_t>(256, std::max<int64_t>(2, ((512ll << 20) + set_bytes - 1) / set_bytes)));
     if (sets * set_bytes > pool_bytes) {
@@ -214,7 +230,7 @@ struct Bench {
     std::printf(
         "{\"cell\": \"%s\", \"kv\": \"%s\", \"us\": %.2f, \"mb\": %.2f, \"tb_s\": %.3f, \"share\": %.3f, "
         "\"overlap\": %d, \"item_cost\": %d, \"min_steps\": %d}\n",
-        cell.name.c_str(), dtype_name(cell.kv_dtype), us, kv_bytes * 1e-6, kv_bytes / us * 1e-6,
+        cell.name.c_str(), kDtypeNames[cell.kv_dtype], us, kv_bytes * 1e-6, kv_bytes / us * 1e-6,
         kv_bytes / us * 1e-6 / options.ceiling, options.overlap, options.tuning.item_cost,
         options.tuning.min_range_steps);
     std::fflush(stdout);
@@ -243,13 +259,13 @@ void Bench::time_prefill(const Cell& cell, octavo::PagedAttentionArgs args, cons
   const double keys = cell.batch * (chunk * (cell.context - chunk) + chunk * (chunk + 1) / 2);
   const double tflops = 4 * keys * cell.head_dim * cell.q_heads / us * 1e-6;
   std::printf("{\"cell\": \"%s\", \"kv\": \"%s\", \"us\": %.1f, \"tflops\": %.1f}\n", cell.name.c_str(),
-              dtype_name(cell.kv_dtype), us, tflops);
+              kDtypeNames[cell.kv_dtype], us, tflops);
   std::fflush(stdout);
 }
 
 int parse_dtype(const std::string& name) {
-  for (int dtype = 0; dtype < 5; ++dtype) {
-    if (name == dtype_name(dtype)) return dtype;
+  for (int dtype = 0; dtype < static_cast<int>(std::size(kDtypeNames)); ++dtype) {
+    if (name == kDtypeNames[dtype]) return dtype;
   }
   std::fprintf(stderr, "unknown KV dtype \"%s\"\n", name.c_str());
   std::exit(2);
@@ -329,13 +345,21 @@ std::vector<Cell> make_set(const std::string& name) {
       cells.push_back(make_cell(1, 8192, 16, 8, 256, 16, dtype, 8192));
       cells.push_back(make_cell(1, 8192, 32, 8, 128, 64, dtype, 8192));
     }
+  } else if (name == "formats") {
+    const int formats[] = {OCTAVO_KV_FP8_E4M3, OCTAVO_KV_FP8_PER_TOKEN_HEAD, OCTAVO_KV_INT8,
+                           OCTAVO_KV_INT8_PER_TOKEN_HEAD};
+    for (auto [b, c] : {std::pair{1, 1024}, {1, 32768}, {8, 1024}, {8, 8192}, {64, 1024}, {64, 8192}, {256, 4096}}) {
+      for (int page : {16, 64}) {
+        for (int dtype : formats) cells.push_back(make_cell(b, c, 32, 8, 128, page, dtype));
+      }
+    }
   } else if (name == "grid") {
     for (int dtype : dtypes) {
       for (Heads heads : {Heads{32, 8}, {8, 1}, {64, 8}, {32, 32}}) {
         for (int head_dim : {64, 128, 256}) {
           for (int batch = 1; batch <= 256; batch *= 4) {
             for (int context = 512; context <= 131072; context *= 4) {
-              const int64_t bytes = 2ll * batch * context * heads.kv * head_dim * octavo::kv_format(dtype).key.code_bytes;
+              const int64_t bytes = int64_t{batch} * context * heads.kv * stored_bytes(dtype, head_dim);
               if (bytes > (8ll << 30)) continue;
               if (head_dim != 128 && heads.q != 32) continue;
               for (int page : {16, 64}) {
@@ -401,9 +425,9 @@ int main(int argc, char** argv) {
     OCTAVO_GPU_CHECK(cudaMalloc(&bench.q, kQueryElements * 2));
     OCTAVO_GPU_CHECK(cudaMalloc(&bench.out, kQueryElements * 2));
     OCTAVO_GPU_CHECK(cudaStreamCreate(&bench.stream));
-    fill_kernel<<<512, 512, 0, bench.stream>>>(static_cast<uint32_t*>(bench.q), kQueryElements / 2, 2);
-    fill_kernel<<<2048, 512, 0, bench.stream>>>(reinterpret_cast<uint32_t*>(bench.pool), bench.pool_bytes / 4, 1);
-    bench.filled = 1;
+    fill_kernel<<<512, 512, 0, bench.stream>>>(static_cast<uint32_t*>(bench.q), kQueryElements / 2, kHalves);
+    fill_kernel<<<2048, 512, 0, bench.stream>>>(reinterpret_cast<uint32_t*>(bench.pool), bench.pool_bytes / 4, kBytes);
+    bench.filled = kBytes;
     cudaDeviceProp about;
     int driver = 0;
     OCTAVO_GPU_CHECK(cudaGetDeviceProperties(&about, 0));

@@ -130,6 +130,26 @@ async function includesOf(unit: string): Promise<string[]> {
   return [...found].sort();
 }
 
+/**
+ * Links `bench/gpu_attention.cu` with the library's objects, which must have been compiled into `folder`.
+ *
+ * @returns The program.
+ */
+export async function compileCudaBench(folder: URL, archs: readonly string[]): Promise<URL> {
+  const tools = await findCudaTools();
+  const targets = archs.flatMap((arch) => ["-gencode", `arch=${arch.replace("sm_", "compute_")},code=${arch}`]);
+  const files = await listSources(SOURCES, "");
+  const units = [...files.filter((name) => name.endsWith(".cu")), ...SHARED];
+  const program = new URL("gpu_attention", folder);
+  await runQuietly(`${tools}nvcc`, [
+    ...[...targets, "-std=c++20", "-O3", "-I", toPath(SOURCES), "-I", toPath(new URL("include/", SOURCES))],
+    ...["-L", `${tools}../lib`, "-cudart", "static", toPath(new URL("bench/gpu_attention.cu", PROJECT_FOLDER))],
+    ...units.map((name) => toPath(new URL(`obj/${name.replaceAll("/", "_")}.o`, folder))),
+    ...["-o", toPath(program), "-ldl"],
+  ]);
+  return program;
+}
+
 async function isBuilt(object: URL, key: string): Promise<boolean> {
   try {
     await Deno.stat(object);

@@ -3,9 +3,10 @@
  * `octavo.json` that `ffi/library_search.ts` checks.
  *
  *     deno task build [--backend cpu] [--sanitize] [--force]
- *     deno task build --backend cuda [--arch sm_90a] [--jobs 2] [--force]
+ *     deno task build --backend cuda [--arch sm_90a] [--jobs 2] [--force] [--bench]
  *
- * `--arch` builds for one kind of card only, which is quick; without it, for all (`_cuda.ts`).
+ * `--arch` builds for one kind of card only, which is quick; without it, for all (`_cuda.ts`). `--bench` also builds
+ * `build/cuda/gpu_attention` from `bench/gpu_attention.cu`.
  *
  * @module
  */
@@ -14,7 +15,7 @@ import { parseArgs } from "@std/cli";
 import { ABI_VERSION, BACKENDS, type LibraryManifest, PROJECT_FOLDER, sha256 } from "../ffi/library_search.ts";
 import { withFileLock } from "../models/file_lock.ts";
 import { firstLine, has, PrerequisiteError, runQuietly, toPath } from "./_command.ts";
-import { compileCuda, CUDA_ARCHS } from "./_cuda.ts";
+import { compileCuda, compileCudaBench, CUDA_ARCHS } from "./_cuda.ts";
 
 /** What `build/<name>/octavo.json` holds: the manifest plus what the build was made of. */
 interface BuildManifest extends LibraryManifest {
@@ -30,6 +31,8 @@ export interface BuildOptions {
   readonly arch?: string;
   /** CUDA: compilers at a time; each takes about 1 GB. */
   readonly jobs?: number;
+  /** CUDA: the attention kernels' bench too. */
+  readonly bench?: boolean;
 }
 
 const COMPILER_HINT = "install it with: sudo apt-get install -y g++";
@@ -47,6 +50,7 @@ export async function build(options: BuildOptions): Promise<boolean> {
   }
   if (backend === "cuda") return await buildCuda(options);
   if (options.arch !== undefined) throw new PrerequisiteError("--arch is for --backend cuda only");
+  if (options.bench) throw new PrerequisiteError("--bench is for --backend cuda only");
   const folder = new URL(`build/${sanitize ? "sanitize" : backend}/`, PROJECT_FOLDER);
   const library = `liboctavo-${backend}.so`;
   const sources = await hashSources(`${backend} sanitize=${sanitize}`);
@@ -93,7 +97,7 @@ export async function removeForeignCache(folder: URL, expected: Readonly<Record<
   if (!isOurs) await Deno.remove(folder, { recursive: true });
 }
 
-async function buildCuda({ sanitize, force = false, arch, jobs }: BuildOptions): Promise<boolean> {
+async function buildCuda({ sanitize, force = false, arch, jobs, bench = false }: BuildOptions): Promise<boolean> {
   if (sanitize) throw new PrerequisiteError("--sanitize is for --backend cpu only: run tests under compute-sanitizer");
   if (arch !== undefined && !(CUDA_ARCHS as readonly string[]).includes(arch)) {
     throw new PrerequisiteError(`Cannot build for --arch "${arch}": there are ${CUDA_ARCHS.join(", ")}`);
@@ -101,12 +105,13 @@ async function buildCuda({ sanitize, force = false, arch, jobs }: BuildOptions):
   const archs = arch === undefined ? CUDA_ARCHS : [arch];
   const folder = new URL("build/cuda/", PROJECT_FOLDER);
   const sources = await hashSources(`cuda ${archs.join(" ")}`);
-  if (!force && await isUpToDate(folder, sources)) return false;
+  if (!force && !bench && await isUpToDate(folder, sources)) return false;
   await checkCompiler();
   console.error(`Building liboctavo-cuda.so for ${archs.join(", ")} (some minutes, once) ...`);
   const start = performance.now();
   const built = await compileCuda(folder, archs, jobs ?? navigator.hardwareConcurrency);
   await install(built, folder, { file: "liboctavo-cuda.so", sources });
+  if (bench) console.error(`Built ${toPath(await compileCudaBench(folder, archs))}`);
   console.error(`Built liboctavo-cuda.so in ${((performance.now() - start) / 1000).toFixed(0)} s`);
   return true;
 }
@@ -192,14 +197,16 @@ function toJobs(text: string): number {
 if (import.meta.main) {
   const flags = parseArgs(Deno.args, {
     string: ["backend", "arch", "jobs"],
-    boolean: ["sanitize", "force"],
+    boolean: ["sanitize", "force", "bench"],
     default: { backend: "cpu" },
   });
   try {
     const { arch, jobs } = flags;
     const options = { ...(arch === undefined ? {} : { arch }), ...(jobs === undefined ? {} : { jobs: toJobs(jobs) }) };
-    const { backend, sanitize, force } = flags;
-    if (!await build({ backend, sanitize, force, ...options })) console.error("The native library is up to date");
+    const { backend, sanitize, force, bench } = flags;
+    if (!await build({ backend, sanitize, force, bench, ...options })) {
+      console.error("The native library is up to date");
+    }
   } catch (error) {
     console.error((error as Error).message);
     Deno.exit(1);

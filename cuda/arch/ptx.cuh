@@ -35,6 +35,12 @@ __device__ inline void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address) {
                : "memory");
 }
 
+__device__ inline float load_shared(uint32_t address) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+  return x;
+}
+
 // Transposes an 8 x 8 matrix of 16-bit elements held one row of two per lane.
 __device__ inline uint32_t movmatrix_trans(uint32_t value) {
   uint32_t result;
@@ -79,6 +85,14 @@ __device__ inline void e4m3x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& h
   low = widen(__byte_perm(four, 0, 0x1404));
   high = widen(__byte_perm(four, 0, 0x3424));
 #endif
+}
+
+// Bytes of two's complement to f16, exactly. selector puts bytes of four into the lower halves of 16 bits: with their
+// sign bits turned they read as 1024 + 128 + value under f16's exponent of 1024.
+__device__ inline uint32_t int8x2_to_f16x2(uint32_t four, uint32_t selector) {
+  const uint32_t biased = __byte_perm(four ^ 0x80808080u, 0x64646464u, selector);
+  const __half2 value = __hsub2(*reinterpret_cast<const __half2*>(&biased), __half2half2(__ushort_as_half(0x6480)));
+  return *reinterpret_cast<const uint32_t*>(&value);
 }
 
 // Four E5M2 bytes to f16, exactly: E5M2 is f16's upper byte.

@@ -17,6 +17,11 @@ DecodeLauncher find_by_dtype(int kv_dtype, int head_dim, int tiles, bool wide) {
   switch (kv_dtype) {
     case OCTAVO_KV_FP8_E4M3:
       return find_decode<StoredE4m3>(head_dim, tiles, wide);
+    case OCTAVO_KV_FP8_PER_TOKEN_HEAD:
+      return find_decode<StoredE4m3Token>(head_dim, tiles, wide);
+    case OCTAVO_KV_INT8:
+    case OCTAVO_KV_INT8_PER_TOKEN_HEAD:
+      return find_decode<StoredInt8>(head_dim, tiles, wide);
     case OCTAVO_KV_FP8_E5M2:
       return find_decode<StoredE5m2>(head_dim, tiles, wide);
     case OCTAVO_KV_FLOAT16:
@@ -24,8 +29,7 @@ DecodeLauncher find_by_dtype(int kv_dtype, int head_dim, int tiles, bool wide) {
     case OCTAVO_KV_BFLOAT16:
       return find_decode<StoredBf16>(head_dim, tiles, wide);
     default:
-      fail(OCTAVO_UNSUPPORTED, "attention on the GPU reads float16, bfloat16, fp8_e4m3 or fp8_e5m2, kv_dtype is %d",
-           kv_dtype);
+      fail(OCTAVO_UNSUPPORTED, "attention on the GPU reads every kv_dtype but float32, kv_dtype is %d", kv_dtype);
   }
 }
 

@@ -27,6 +27,7 @@ struct DecodeParams {
   int32_t num_q_heads;
   int32_t group;  // q heads of a kv head
   int32_t sliding_window;
+  int32_t is_rotated;  // K and V are stored so; q is rotated as it is read, the output turned back
   float softmax_scale;
   float logit_softcap;
   const PlanRow* rows;

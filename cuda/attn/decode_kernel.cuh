@@ -10,15 +10,18 @@
 // bits in every run).
 //
 // Softmax is in base 2. P = 2^(s - m + kShift) keeps small weights above f16's smallest number; m lags behind the true
-// maximum by at most kSlack, so that the sums are rescaled rarely.
+// maximum by at most kSlack, so that the sums are rescaled rarely. Where each token has a scale of its own, K's multiplies
+// its score and V's its weight, in units of a power of two above all of V's scales seen, so that f16 holds the product.
 #pragma once
 
 #include <cfloat>
+#include <type_traits>
 
 #include "arch/ptx.cuh"
 #include "attn/decode.h"
 #include "attn/decode_feed.cuh"
 #include "attn/decode_tile.h"
+#include "kv/rotation.cuh"
 #include "kv/stored.cuh"
 
 namespace octavo {
@@ -28,6 +31,8 @@ constexpr float kSlack = 8.0f;  // 2^(kShift + kSlack) < 65504
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kNegInf = -INFINITY;
+constexpr uint32_t kLeastUnit = 0x00800000u;  // 2^-126, as its bits
+constexpr uint32_t kMostUnit = 0x7E800000u;   // 2^126
 constexpr int kMaxFlatMerge = 24;  // partial results that one block merges at once
 constexpr int kMergeGroup = 12;    // else about the square root of the most there are
 
@@ -41,6 +46,12 @@ __device__ inline float2 widen_pair(uint2 pair, int dtype) {
   if (dtype == OCTAVO_F32) return make_float2(__uint_as_float(pair.x), __uint_as_float(pair.y));
   if (dtype == OCTAVO_BF16) return make_float2(__uint_as_float(pair.x << 16), __uint_as_float(pair.x & 0xFFFF0000u));
   return __half22float2(*reinterpret_cast<const __half2*>(&pair.x));
+}
+
+__device__ inline float read_one(const void* q, int dtype, int64_t index) {
+  if (dtype == OCTAVO_F32) return static_cast<const float*>(q)[index];
+  if (dtype == OCTAVO_BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(q)[index]);
+  return __half2float(static_cast<const __half*>(q)[index]);
 }
 
 // Beyond f16's range only poison is found; NaN stays NaN.
@@ -76,8 +87,10 @@ struct Accumulator {
   float o[Tile::kDimSteps][Tile::kTiles][4];  // O^T fragments
   float m[Tile::kTiles][2];                   // columns 2t, 2t+1 of each tile, base 2
   float l[Tile::kTiles][2];                   // this lane's keys only
+  uint32_t unit;                              // bits of the power of two that o is counted in (kRowScales)
 
   __device__ void reset() {
+    unit = kLeastUnit;
 #pragma unroll
     for (int n = 0; n < Tile::kTiles; ++n) {
       for (int e = 0; e < 2; ++e) m[n][e] = kNegInf, l[n][e] = 0.0f;
@@ -134,7 +147,7 @@ class DecodeBlock {
     Accumulator<Tile> acc;
     for (int item = range.item_begin; item <= range.item_last; ++item) {
       const int next_buffer = (item + 1 - range.item_begin) & 1;
-      RawQuery next[Tile::kQueryAhead ? Tile::kQueryShare : 1];
+      QueryShare next;
       if (item < range.item_last) {
         const PlanRow row = load_row(p_.rows, (item + 1) / p_.kv.num_kv_heads);
         if constexpr (Tile::kQueryAhead)
@@ -181,7 +194,8 @@ class DecodeBlock {
     return view;
   }
 
-  // Q of an item goes into shared memory in the order of the MMA's B fragments, and each thread brings its share:
+  // Q of an item goes into shared memory in the order of the MMA's B fragments, and each thread brings its share, or,
+  // where Q may have to be rotated, each warp its rows:
   //   [dim step][column tile][lane] -> {b0, b1}
   struct RawQuery {
     uint2 first;   // elements of b0
@@ -211,24 +225,75 @@ class DecodeBlock {
                    Stored::pack(clamp_to_f16(second.x), clamp_to_f16(second.y)));
   }
 
-  // Starts the loads of an item's Q; put_query is called a whole item later.
-  template <int kShare>
-  __device__ void fetch_query(int item, const PlanRow& row, RawQuery (&raw)[kShare]) const {
+  // One column's q, as rotate_dims takes it.
+  struct RawRow {
+    float x[Tile::kRowSlots];
+  };
+
+  __device__ RawRow fetch_row(int column, int head, const PlanRow& row) const {
+    RawRow raw = {};
+    const int token = column / p_.group;
+    if (column >= Tile::kColumns || token >= row.num_tokens) return raw;
+    const int64_t at =
+        (static_cast<int64_t>(row.token_begin + token) * p_.num_q_heads + head * p_.group + column - token * p_.group) *
+        Tile::kHeadDim;
 #pragma unroll
-    for (int u = 0; u < kShare; ++u) {
-      raw[u] = fetch_fragment(u * Tile::kThreads + threadIdx.x, item % p_.kv.num_kv_heads, row);
+    for (int j = 0; j < Tile::kRowSlots; ++j) {
+      const int dim = lane_ + 32 * j;
+      if (dim < Tile::kHeadDim) raw.x[j] = read_one(p_.q, p_.q_dtype, at + dim);
+    }
+    return raw;
+  }
+
+  __device__ void put_row(int column, RawRow raw, int buffer) const {
+    if (column >= Tile::kColumns) return;
+    if (p_.is_rotated != 0) rotate_dims(raw.x, Tile::kHeadDim);
+    __half* query = reinterpret_cast<__half*>(smem_ + Tile::kQueryAt + buffer * Tile::kQueryBytes);
+#pragma unroll
+    for (int j = 0; j < Tile::kRowSlots; ++j) {
+      const int dim = lane_ + 32 * j;
+      if (dim >= Tile::kHeadDim) continue;
+      const QuerySlot to = Stored::query_slot(dim);
+      const int fragment = (to.step * Tile::kTiles + (column >> 3)) * 32 + (column & 7) * 4 + to.t;
+      query[fragment * 4 + to.half * 2 + to.upper] = __float2half_rn(clamp_to_f16(raw.x[j]));
     }
   }
 
-  template <int kShare>
-  __device__ void put_query(const RawQuery (&raw)[kShare], int buffer) const {
+  // What a thread holds of an item's Q on its way to shared memory.
+  struct FragmentShare {
+    RawQuery raw[Tile::kQueryAhead ? Tile::kQueryShare : 1];
+  };
+  using QueryShare = std::conditional_t<Stored::kMayRotate, RawRow, FragmentShare>;
+
+  // Starts the loads of an item's Q; put_query is called a whole item later.
+  __device__ void fetch_query(int item, const PlanRow& row, FragmentShare& share) const {
 #pragma unroll
-    for (int u = 0; u < kShare; ++u) put_fragment(u * Tile::kThreads + threadIdx.x, raw[u], buffer);
+    for (int u = 0; u < Tile::kQueryShare; ++u) {
+      share.raw[u] = fetch_fragment(u * Tile::kThreads + threadIdx.x, item % p_.kv.num_kv_heads, row);
+    }
   }
 
+  __device__ void fetch_query(int item, const PlanRow& row, RawRow& share) const {
+    share = fetch_row(warp_, item % p_.kv.num_kv_heads, row);
+  }
+
+  __device__ void put_query(const FragmentShare& share, int buffer) const {
+#pragma unroll
+    for (int u = 0; u < Tile::kQueryShare; ++u) put_fragment(u * Tile::kThreads + threadIdx.x, share.raw[u], buffer);
+  }
+
+  __device__ void put_query(const RawRow& share, int buffer) const { put_row(warp_, share, buffer); }
+
   __device__ void store_query(int item, const PlanRow& row, int buffer) const {
-    for (int i = threadIdx.x; i < Tile::kQueryFragments; i += Tile::kThreads) {
-      put_fragment(i, fetch_fragment(i, item % p_.kv.num_kv_heads, row), buffer);
+    const int head = item % p_.kv.num_kv_heads;
+    if constexpr (Stored::kMayRotate) {
+      for (int column = warp_; column < Tile::kColumns; column += Tile::kWarps) {
+        put_row(column, fetch_row(column, head, row), buffer);
+      }
+    } else {
+      for (int i = threadIdx.x; i < Tile::kQueryFragments; i += Tile::kThreads) {
+        put_fragment(i, fetch_fragment(i, head, row), buffer);
+      }
     }
   }
 
@@ -270,6 +335,7 @@ class DecodeBlock {
       }
     }
 
+    if constexpr (Stored::kRowScales) scale_scores(s, at);
     float to_log2 = view.score_scale;
     if (p_.logit_softcap > 0) {
       soft_cap(s, view.score_scale);
@@ -283,7 +349,9 @@ class DecodeBlock {
       clear_values(at, key, view.row);
     }
     uint32_t weights[Stored::kWeightParts][Tile::kGranules][Tile::kTiles][2];
-    softmax(s, to_log2, acc, weights);
+    ValueScales scales;
+    if constexpr (Stored::kRowScales) scales = load_value_scales(at, acc);
+    softmax(s, to_log2, acc, scales, weights);
 
 #pragma unroll
     for (int pair = 0; pair < Tile::kPairs; ++pair) {
@@ -305,6 +373,69 @@ class DecodeBlock {
             }
           }
         }
+      }
+    }
+  }
+
+  // This lane's scale of token 8 octet + g of a granule.
+  __device__ float token_scale(uint32_t at, int granule, int octet, int scales_at) const {
+    return load_shared(at + granule * Tile::kGranuleBytes + scales_at + (octet * 8 + (lane_ >> 2)) * 4);
+  }
+
+  __device__ void scale_scores(float (&s)[Tile::kGranules][Tile::kTiles][4], uint32_t at) const {
+#pragma unroll
+    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+#pragma unroll
+      for (int octet = 0; octet < 2; ++octet) {
+        const float scale = token_scale(at, granule, octet, Tile::kKeyScalesAt);
+#pragma unroll
+        for (int n = 0; n < Tile::kTiles; ++n) {
+          s[granule][n][octet * 2] *= scale;
+          s[granule][n][octet * 2 + 1] *= scale;
+        }
+      }
+    }
+  }
+
+  // V's scales of this lane's tokens, in the accumulator's unit: below 1.
+  struct ValueScales {
+    float of[Stored::kRowScales ? Tile::kGranules : 1][2];
+  };
+
+  // Positive floats compare as their bits do.
+  __device__ ValueScales load_value_scales(uint32_t at, Accumulator<Tile>& acc) const {
+    ValueScales scales;
+    uint32_t largest = 0;
+#pragma unroll
+    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+#pragma unroll
+      for (int octet = 0; octet < 2; ++octet) {
+        scales.of[granule][octet] = token_scale(at, granule, octet, Tile::kValueScalesAt);
+        largest = max(largest, __float_as_uint(scales.of[granule][octet]));
+      }
+    }
+    largest = __reduce_max_sync(~0u, largest);
+    if (largest >= acc.unit) raise_unit(largest, acc);
+    const float inverse = inverse_of(acc.unit);
+#pragma unroll
+    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+      for (int octet = 0; octet < 2; ++octet) scales.of[granule][octet] *= inverse;
+    }
+    return scales;
+  }
+
+  // 1 / unit, exactly.
+  __device__ static float inverse_of(uint32_t unit) { return __uint_as_float(0x7F000000u - unit); }
+
+  __device__ void raise_unit(uint32_t largest, Accumulator<Tile>& acc) const {
+    const uint32_t raised = min((largest & 0x7F800000u) + 0x00800000u, kMostUnit);
+    const float factor = __uint_as_float(acc.unit) * inverse_of(raised);
+    acc.unit = raised;
+#pragma unroll
+    for (int d = 0; d < Tile::kDimSteps; ++d) {
+#pragma unroll
+      for (int n = 0; n < Tile::kTiles; ++n) {
+        for (int i = 0; i < 4; ++i) acc.o[d][n][i] *= factor;
       }
     }
   }
@@ -345,6 +476,18 @@ class DecodeBlock {
   // Zeroes V of keys that no query of the row sees: such slots may hold anything, and 0 x NaN is NaN.
   __device__ void clear_values(uint32_t at, int key, const PlanRow& row) const {
     uint8_t* base = smem_ + (at - smem_address(smem_));
+    if constexpr (Stored::kRowScales) {
+      for (int i = lane_; i < Tile::kStepTokens; i += 32) {
+        if (key + i >= row.kv_begin && key + i < row.kv_end) continue;
+        reinterpret_cast<float*>(base + (i >> 4) * Tile::kGranuleBytes + Tile::kValueScalesAt)[i & 15] = 0.0f;
+      }
+    }
+    if constexpr (Stored::kHasNan) clear_codes(base, key, row);
+    fence_before_copy();
+    __syncwarp();
+  }
+
+  __device__ void clear_codes(uint8_t* base, int key, const PlanRow& row) const {
     for (int i = lane_; i < Tile::kStepTokens * Tile::kChunks; i += 32) {
       const int token = i & 15;
       const int granule = (i >> 4) / Tile::kChunks;
@@ -354,12 +497,11 @@ class DecodeBlock {
       *reinterpret_cast<uint4*>(base + granule * Tile::kGranuleBytes + Tile::kHalfBytes +
                                 chunk_offset(Tile::kRowBytes, token, chunk)) = make_uint4(0, 0, 0, 0);
     }
-    fence_before_copy();
-    __syncwarp();
   }
 
   // Updates max and sum and leaves the weights as B fragments of the second product.
   __device__ void softmax(const float (&s)[Tile::kGranules][Tile::kTiles][4], float to_log2, Accumulator<Tile>& acc,
+                          const ValueScales& scales,
                           uint32_t (&weights)[Stored::kWeightParts][Tile::kGranules][Tile::kTiles][2]) const {
     float top[Tile::kTiles][2];
     bool rises = false;
@@ -390,7 +532,8 @@ class DecodeBlock {
           const float p1 = exp2_approx(s[granule][n][octet * 2 + 1] * to_log2 - offset[1]);
           acc.l[n][0] += p0;
           acc.l[n][1] += p1;
-          const uint32_t packed = Stored::pack(p0, p1);
+          const float scale = Stored::kRowScales ? scales.of[Stored::kRowScales ? granule : 0][octet] : 1.0f;
+          const uint32_t packed = Stored::pack(p0 * scale, p1 * scale);
           weights[0][granule][n][octet] = movmatrix_trans(packed);
           if constexpr (Stored::kWeightParts == 2) {
             const float rest0 = p0 - __uint_as_float(packed << 16);
@@ -502,6 +645,7 @@ class DecodeBlock {
     const int g = lane_ >> 2;
     const int t = lane_ & 3;
     const DimPair dims = Stored::output_dims(g);
+    const float unit = Stored::kRowScales ? __uint_as_float(acc.unit) : 1.0f;
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const float l = sum_over_keys(acc.l[n][e]);
@@ -512,7 +656,8 @@ class DecodeBlock {
 #pragma unroll
       for (int d = 0; d < Tile::kDimSteps; ++d) {
         if constexpr (Stored::kBytes == 1) {
-          *reinterpret_cast<float2*>(row + d * 16 + dims.first) = make_float2(acc.o[d][n][e], acc.o[d][n][2 + e]);
+          *reinterpret_cast<float2*>(row + d * 16 + dims.first) =
+              make_float2(acc.o[d][n][e] * unit, acc.o[d][n][2 + e] * unit);
         } else {
           row[d * 16 + dims.first] = acc.o[d][n][e];
           row[d * 16 + dims.second] = acc.o[d][n][2 + e];
@@ -521,46 +666,42 @@ class DecodeBlock {
     }
   }
 
+  // Four dims of a column, merged.
+  struct Quad {
+    float top;
+    float l;
+    float4 sum;
+  };
+
   // target: where a partial result goes, nullptr: finish the output.
   __device__ void merge_warps(int n, int used, const ItemView& view, float* target) const {
-    constexpr int kQuads = Tile::kHeadDim / 4;
-    for (int i = threadIdx.x; i < used * kQuads; i += Tile::kThreads) {
-      const int column = i / kQuads;
-      const int dim = (i - column * kQuads) * 4;
-      float top = kNegInf;
+    merge_columns(n * 8, used, view, target, [&](int column, int dim) {
+      Quad merged = {kNegInf, 0, make_float4(0, 0, 0, 0)};
 #pragma unroll
-      for (int w = 0; w < Tile::kWarps; ++w) top = fmaxf(top, merge_stats(merge_buffer_, w)[column].x);
-      float4 sum = make_float4(0, 0, 0, 0);
-      float l = 0;
+      for (int w = 0; w < Tile::kWarps; ++w) {
+        merged.top = fmaxf(merged.top, merge_stats(merge_buffer_, w)[column].x);
+      }
 #pragma unroll
       for (int w = 0; w < Tile::kWarps; ++w) {
         const float2 stat = merge_stats(merge_buffer_, w)[column];
         if (stat.x == kNegInf) continue;
-        const float weight = exp2_approx(stat.x - top);
-        add_scaled(sum,
+        const float weight = exp2_approx(stat.x - merged.top);
+        add_scaled(merged.sum,
                    *reinterpret_cast<const float4*>(merge_sums(merge_buffer_, w) + column * Tile::kMergeStride + dim),
                    weight);
-        l += stat.y * weight;
+        merged.l += stat.y * weight;
       }
-      if (target == nullptr)
-        write_column(view, n * 8 + column, dim, top, l, sum);
-      else
-        write_partial(target, n * 8 + column, dim, top, l, sum);
-    }
+      return merged;
+    });
   }
 
   // Merges count partial results into another (target) or, with nullptr, the output. They come from other blocks: they
   // are read past the first-level cache.
   template <class SlotOf>
   __device__ void merge_slots(int count, SlotOf slot_of, const ItemView& view, float* target) const {
-    constexpr int kQuads = Tile::kHeadDim / 4;
     constexpr int kBatch = Tile::kTiles == 1 ? 16 : 8;  // partial results whose loads are in flight together
-    for (int i = threadIdx.x; i < view.columns * kQuads; i += Tile::kThreads) {
-      const int column = i / kQuads;
-      const int dim = (i - column * kQuads) * 4;
-      float top = kNegInf;
-      float4 sum = make_float4(0, 0, 0, 0);
-      float l = 0;
+    merge_columns(0, view.columns, view, target, [&](int column, int dim) {
+      Quad merged = {kNegInf, 0, make_float4(0, 0, 0, 0)};
       for (int first = 0; first < count; first += kBatch) {
         float2 stat[kBatch];
         float4 part[kBatch];
@@ -571,33 +712,62 @@ class DecodeBlock {
           part[k] = __ldcg(reinterpret_cast<const float4*>(from + column * Tile::kHeadDim + dim));
           if (first + k >= count) stat[k].x = kNegInf;
         }
-        float raised = top;
+        float raised = merged.top;
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) raised = fmaxf(raised, stat[k].x);
         if (raised == kNegInf) continue;
-        const float factor = exp2_approx(top - raised);
-        sum = make_float4(sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor);
-        l *= factor;
-        top = raised;
+        const float factor = exp2_approx(merged.top - raised);
+        merged.sum = make_float4(merged.sum.x * factor, merged.sum.y * factor, merged.sum.z * factor,
+                                 merged.sum.w * factor);
+        merged.l *= factor;
+        merged.top = raised;
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
           if (stat[k].x == kNegInf) continue;
-          const float weight = exp2_approx(stat[k].x - top);
-          add_scaled(sum, part[k], weight);
-          l += stat[k].y * weight;
+          const float weight = exp2_approx(stat[k].x - merged.top);
+          add_scaled(merged.sum, part[k], weight);
+          merged.l += stat[k].y * weight;
         }
       }
-      if (target == nullptr)
-        write_column(view, column, dim, top, l, sum);
-      else
-        write_partial(target, column, dim, top, l, sum);
+      return merged;
+    });
+  }
+
+  // Takes combine(column, dim) of used columns from first_column on, four dims at a time, to target or, with nullptr, to
+  // the output.
+  //
+  //   threads:  | column 0: dims 0-3 | 4-7 | .. | column 1: dims 0-3 | ..       (kMergeParts 2: and dims 128 higher)
+  //
+  // Where the output may have to be turned back, whole warps stay together: neighbours exchange values.
+  template <class Combine>
+  __device__ void merge_columns(int first_column, int used, const ItemView& view, float* target,
+                                Combine combine) const {
+    constexpr int kParts = Tile::kMergeParts;
+    constexpr int kQuads = Tile::kHeadDim / 4 / kParts;
+    const int count = used * kQuads;
+    const int end = Stored::kMayRotate ? (count + 31) / 32 * 32 : count;
+    for (int i = threadIdx.x; i < end; i += Tile::kThreads) {
+      const bool is_used = !Stored::kMayRotate || i < count;
+      const int column = is_used ? i / kQuads : 0;
+      const int dim = is_used ? (i - column * kQuads) * 4 : 0;
+      Quad merged[kParts];
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) merged[part] = combine(column, dim + part * kQuads * 4);
+      if (target == nullptr) {
+        finish_column(view, first_column + column, dim, merged, is_used);
+        continue;
+      }
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        if (is_used) write_partial(target, first_column + column, dim + part * kQuads * 4, merged[part]);
+      }
     }
   }
 
-  __device__ static void write_partial(float* target, int column, int dim, float top, float l, float4 sum) {
-    *reinterpret_cast<float4*>(target + column * Tile::kHeadDim + dim) = sum;
+  __device__ static void write_partial(float* target, int column, int dim, const Quad& merged) {
+    *reinterpret_cast<float4*>(target + column * Tile::kHeadDim + dim) = merged.sum;
     if (dim == 0) {
-      reinterpret_cast<float2*>(target + Tile::kColumns * Tile::kHeadDim)[column] = make_float2(top, l);
+      reinterpret_cast<float2*>(target + Tile::kColumns * Tile::kHeadDim)[column] = make_float2(merged.top, merged.l);
     }
   }
 
@@ -608,11 +778,15 @@ class DecodeBlock {
     sum.w += x.w * weight;
   }
 
-  // Four dims of the final output of a column; the lane with dim 0 writes the LSE too. A query without keys gives 0.
-  __device__ void write_column(const ItemView& view, int column, int dim, float top, float l, float4 sum) const {
+  // Some dims of the final output of a column; the lane with dim 0 writes the LSE too. A query without keys gives 0.
+  template <int kParts>
+  __device__ void finish_column(const ItemView& view, int column, int dim, const Quad (&merged)[kParts],
+                                bool is_used) const {
     const int token = column / p_.group;
     const int q_head = view.head * p_.group + column - token * p_.group;
     const int64_t index = static_cast<int64_t>(view.row.token_begin + token) * p_.num_q_heads + q_head;
+    float top = merged[0].top;
+    float l = merged[0].l;
     if (p_.sinks != nullptr) {
       const float sink = p_.sinks[q_head] * kLog2E;
       if (top == kNegInf) top = sink;
@@ -620,9 +794,54 @@ class DecodeBlock {
     }
     const float v_scale = p_.scales != nullptr ? p_.scales[p_.kv.num_kv_heads + view.head] : 1.0f;
     const float factor = l > 0 ? v_scale / l : (l == 0 ? 0.0f : l);
-    write_output(p_, index * Tile::kHeadDim + dim,
-                 make_float4(sum.x * factor, sum.y * factor, sum.z * factor, sum.w * factor));
+    float x[kParts][4];
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const float4 sum = merged[part].sum;
+      x[part][0] = sum.x * factor, x[part][1] = sum.y * factor, x[part][2] = sum.z * factor, x[part][3] = sum.w * factor;
+    }
+    if constexpr (Stored::kMayRotate) {
+      if (p_.is_rotated != 0) rotate_quads(x);
+    }
+    if (!is_used) return;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      write_output(p_, index * Tile::kHeadDim + dim + part * (Tile::kHeadDim / kParts),
+                   make_float4(x[part][0], x[part][1], x[part][2], x[part][3]));
+    }
     if (p_.lse != nullptr && dim == 0) p_.lse[index] = l == 0 ? kNegInf : (top - kShift + log2f(l)) * kLn2;
+  }
+
+  // H x of a column's dims as merge_columns spreads them over lanes.
+  template <int kParts>
+  __device__ static void rotate_quads(float (&x)[kParts][4]) {
+    constexpr int kBlock = rotation_block(Tile::kHeadDim);
+    const auto turn = [](float& low, float& high) {
+      const float sum = low + high;
+      high = low - high;
+      low = sum;
+    };
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      turn(x[part][0], x[part][1]), turn(x[part][2], x[part][3]);
+      turn(x[part][0], x[part][2]), turn(x[part][1], x[part][3]);
+#pragma unroll
+      for (int distance = 1; distance < kBlock / 4 / kParts; distance *= 2) {
+        const bool is_high = (threadIdx.x & distance) != 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float other = __shfl_xor_sync(~0u, x[part][i], distance);
+          x[part][i] = is_high ? other - x[part][i] : x[part][i] + other;
+        }
+      }
+    }
+    const float norm = 1.0f / sqrtf(static_cast<float>(kBlock));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kParts == 2) turn(x[0][i], x[1][i]);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) x[part][i] *= norm;
+    }
   }
 
   const DecodeParams& p_;

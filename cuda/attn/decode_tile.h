@@ -1,6 +1,7 @@
 // Tile sizes of the attention kernel, chosen at compile time from what fits a block's shared memory.
 #pragma once
 
+#include "kv/format.h"
 #include "kv/granule_address.h"
 
 namespace octavo {
@@ -39,13 +40,17 @@ struct DecodeTile {
   static constexpr int kColumns = 8 * kTiles;
   static constexpr int kRowBytes = row_bytes_of(kHeadDim, Stored::kBytes);
   static constexpr int kHalfBytes = half_granule_bytes(kRowBytes);
-  static constexpr int kGranuleBytes = 2 * kHalfBytes;
+  static constexpr int kCodeBytes = 2 * kHalfBytes;  // of a granule
+  static constexpr int kScaleBytes = Stored::kRowScales ? kGranuleTokens * 4 : 0;  // of its K, and of its V
+  static constexpr int kKeyScalesAt = kCodeBytes;
+  static constexpr int kValueScalesAt = kCodeBytes + kScaleBytes;
+  static constexpr int kGranuleBytes = kCodeBytes + 2 * kScaleBytes;
   static constexpr int kChunks = kRowBytes / kChunkBytes;
   static constexpr int kPairs = (kChunks + 1) / 2;  // chunk pairs of a row, one ldmatrix.x4 each
   static constexpr int kDimSteps = kHeadDim / 16;   // MMA steps over the head dim
   // About 8 KB a step: what a step costs besides its keys is spread over enough bytes, and granules give independent
   // MMA chains. Wide tiles have no registers for more than one.
-  static constexpr int kGranules = kTiles == 4 ? 1 : kGranuleBytes <= 2048 ? 4 : kGranuleBytes <= 4096 ? 2 : 1;
+  static constexpr int kGranules = kTiles == 4 ? 1 : kCodeBytes <= 2048 ? 4 : kCodeBytes <= 4096 ? 2 : 1;
   static constexpr int kStepTokens = kGranules * kGranuleTokens;
   static constexpr int kStepBytes = kGranules * kGranuleBytes;
   // Four column tiles leave no registers for Q: it is read from shared memory each step.
@@ -61,8 +66,13 @@ struct DecodeTile {
   static constexpr int kMergeBuffers = kChoice.merge_buffers;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kQueryShare = (kQueryFragments + kThreads - 1) / kThreads;  // fragments a thread brings
+  // Q that may be rotated is brought by whole rows, a warp's each: lane has dims lane + 32 j.
+  static constexpr int kRowSlots = (kHeadDim + 31) / 32;
+  static constexpr int kRowShare = (kColumns + kWarps - 1) / kWarps;  // rows a warp brings
   // The next item's Q waits in registers for its place in shared memory where a thread's share is small.
-  static constexpr bool kQueryAhead = kQueryShare <= 2;
+  static constexpr bool kQueryAhead = Stored::kMayRotate ? kRowShare == 1 : kQueryShare <= 2;
+  // Pieces of four dims that one thread merges together: the rotation of more than 128 dims goes across them.
+  static constexpr int kMergeParts = Stored::kMayRotate && rotation_block(kHeadDim) > 128 ? 2 : 1;
 
   // Shared memory: rings | Q, two buffers | merge buffers | barriers
   static constexpr int kRingBytes = kWarps * kStages * kStepBytes;

@@ -204,6 +204,7 @@ void attend_decode(const PagedAttentionArgs& args, int max_query_len, const Atte
   params.num_q_heads = config.num_q_heads;
   params.group = group_of(args);
   params.sliding_window = config.sliding_window;
+  params.is_rotated = kv_format(args.shape.kv_dtype).is_rotated;
   params.softmax_scale = config.softmax_scale;
   params.logit_softcap = config.logit_softcap;
   params.rows = space.rows;

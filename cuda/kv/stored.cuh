@@ -1,7 +1,8 @@
 // The stored KV formats as the attention kernels see them: one traits type each. A format says how many bytes an
 // element takes, in which 16-bit type the matrix products run, and how 16-byte chunks read by ldmatrix become MMA
 // fragments. A new format is a new traits type; the kernels do not change. kWeightParts: terms that a softmax weight is
-// split into.
+// split into. kRowScales: an f32 lies with each token's codes; kHasNan: codes may be NaN; kMayRotate: so may K, V (and
+// thus q and the output) be, by rotations (octavo.h, octavo_kv_dtype).
 //
 // Fragments: lane = 4 g + t. load = ldmatrix.x4 over {tokens 0-7, 8-15} x {chunk 2p, chunk 2p+1} of one granule, plain
 // for K and transposed for V. One chunk pair gives kSteps MMA steps of 16 dims each.
@@ -30,14 +31,29 @@ struct DimPair {
   int second;
 };
 
+// Where an element of Q goes among the B fragments of an MMA step: lane 4 g + t has query g's in register b0 or b1.
+struct QuerySlot {
+  int step;
+  int t;
+  int half;   // 0: b0, 1: b1
+  int upper;  // 0: the lower 16 bits
+};
+
 // What the 8-bit formats share. Derived::widen turns 4 stored bytes into two registers of two f16.
 template <class Derived>
 struct Stored8 {
   static constexpr int kBytes = 1;
   static constexpr int kSteps = 2;
+  static constexpr bool kRowScales = false;
+  static constexpr bool kHasNan = true;
+  static constexpr bool kMayRotate = false;
 
   OCTAVO_HOST_DEVICE static constexpr DimPair query_dims(int t, int half) {
     return {4 * t + 2 * half, 4 * t + 2 * half + 1};
+  }
+  // The same map, from the dim.
+  OCTAVO_HOST_DEVICE static constexpr QuerySlot query_slot(int dim) {
+    return {dim >> 4, (dim >> 2) & 3, (dim >> 1) & 1, dim & 1};
   }
   OCTAVO_HOST_DEVICE static constexpr DimPair output_dims(int g) { return {2 * g, 2 * g + 1}; }
 
@@ -65,10 +81,36 @@ struct StoredE5m2 : Stored8<StoredE5m2> {
   __device__ static void widen(uint32_t four, uint32_t& low, uint32_t& high) { e5m2x4_to_f16x4(four, low, high); }
 };
 
+struct StoredE4m3Token : StoredE4m3 {
+  static constexpr bool kRowScales = true;
+};
+
+struct StoredInt8 : Stored8<StoredInt8> {
+  static constexpr bool kRowScales = true;
+  static constexpr bool kHasNan = false;
+  static constexpr bool kMayRotate = true;
+
+  __device__ static void widen(uint32_t four, uint32_t& low, uint32_t& high) {
+    low = int8x2_to_f16x2(four, 0x4140);
+    high = int8x2_to_f16x2(four, 0x4342);
+  }
+
+  // As in Stored8, the grouping done by the conversion.
+  __device__ static void value_fragment(const uint32_t (&r)[4], int step, uint32_t (&a)[4]) {
+    a[0] = int8x2_to_f16x2(r[2 * step], 0x4240);
+    a[1] = int8x2_to_f16x2(r[2 * step], 0x4341);
+    a[2] = int8x2_to_f16x2(r[2 * step + 1], 0x4240);
+    a[3] = int8x2_to_f16x2(r[2 * step + 1], 0x4341);
+  }
+};
+
 // What the 16-bit formats share: fragments as they are stored.
 struct Stored16 {
   static constexpr int kBytes = 2;
   static constexpr int kSteps = 1;
+  static constexpr bool kRowScales = false;
+  static constexpr bool kHasNan = true;
+  static constexpr bool kMayRotate = false;
 
   OCTAVO_HOST_DEVICE static constexpr DimPair query_dims(int t, int half) {
     return {2 * t + 8 * half, 2 * t + 8 * half + 1};

@@ -38,6 +38,8 @@ void e4m3x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& high) {
   high = __byte_perm(four, 0, 0x4342);
 }
 
+uint32_t int8x2_to_f16x2(uint32_t four, uint32_t selector) { return __byte_perm(four, 0, selector); }
+
 void e5m2x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& high) { e4m3x4_to_f16x4(four, low, high); }
 
 uint32_t pack_f16x2(float low, float high) { return static_cast<uint32_t>(low) | (static_cast<uint32_t>(high) << 16); }
@@ -192,6 +194,24 @@ void test_bank_conflicts(int row_bytes) {
   }
 }
 
+// query_slot undoes query_dims.
+template <class Stored>
+void test_query_slots(const char* name) {
+  for (int t = 0; t < 4; ++t) {
+    for (int half = 0; half < 2; ++half) {
+      const DimPair dims = Stored::query_dims(t, half);
+      for (int step = 0; step < 3; ++step) {
+        for (int upper = 0; upper < 2; ++upper) {
+          const int dim = step * 16 + (upper != 0 ? dims.second : dims.first);
+          const octavo::QuerySlot slot = Stored::query_slot(dim);
+          REQUIRE(slot.step == step && slot.t == t && slot.half == half && slot.upper == upper,
+                  "%s: dim %d goes to step %d, t %d, b%d, upper %d", name, dim, slot.step, slot.t, slot.half, slot.upper);
+        }
+      }
+    }
+  }
+}
+
 struct Plan {
   std::vector<octavo::PlanRow> rows;
   std::vector<int64_t> row_cost;
@@ -309,10 +329,12 @@ int main() {
   for (int head_dim : {16, 64, 80, 96, 112, 128, 192, 256}) {
     test_lane_maps<octavo::StoredE4m3>("e4m3", head_dim);
     test_lane_maps<octavo::StoredE5m2>("e5m2", head_dim);
+    test_lane_maps<octavo::StoredInt8>("int8", head_dim);
     test_lane_maps<octavo::StoredF16>("f16", head_dim);
     test_lane_maps<octavo::StoredBf16>("bf16", head_dim);
   }
   for (int row_bytes : {64, 128, 192, 256, 384, 512}) test_bank_conflicts(row_bytes);
+  test_query_slots<octavo::StoredInt8>("int8");
   test_plans();
   std::puts("all host tests passed");
   return 0;

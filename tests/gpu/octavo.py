@@ -11,6 +11,7 @@ import pathlib
 import torch
 
 FLOAT16, BFLOAT16, FP8_E4M3, FP8_E5M2 = 1, 2, 3, 4
+FP8_PER_TOKEN_HEAD, INT8, INT8_PER_TOKEN_HEAD = 5, 6, 7  # with scales of their own
 TORCH_DTYPES = {FLOAT16: torch.float16, BFLOAT16: torch.bfloat16, FP8_E4M3: torch.float8_e4m3fn, FP8_E5M2: torch.float8_e5m2}
 _Q_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}
 
@@ -97,15 +98,17 @@ def kv_append(shape, pages, k, v, slot_mapping, scales=None):
 
 
 def kv_pack(shape, pages, k, v, slot_mapping):
-    """Copies stored elements ([tokens, kv heads, head_dim] of the stored dtype) into their slots."""
+    """Copies stored elements ([tokens, kv heads, head_dim] of the stored dtype, or rows of bytes in formats with scales
+    of their own) into their slots."""
     _call(library.octavo_kv_pack, ctypes.byref(shape), _pointer(pages), _pointer(k), _pointer(v),
           _pointer(slot_mapping), k.shape[0])
 
 
 def kv_unpack(shape, pages, slot_mapping):
-    """Copies stored elements out of their slots: (k, v)."""
-    size = (slot_mapping.shape[0], shape.num_kv_heads, shape.head_dim)
-    k = torch.empty(size, dtype=TORCH_DTYPES[shape.kv_dtype], device=pages.device)
+    """Copies stored elements, or rows of bytes in formats with scales of their own, out of their slots: (k, v)."""
+    own_scales = shape.kv_dtype not in TORCH_DTYPES
+    size = (slot_mapping.shape[0], shape.num_kv_heads, shape.head_dim + (4 if own_scales else 0))
+    k = torch.empty(size, dtype=torch.uint8 if own_scales else TORCH_DTYPES[shape.kv_dtype], device=pages.device)
     v = torch.empty_like(k)
     _call(library.octavo_kv_unpack, ctypes.byref(shape), _pointer(pages), _pointer(k), _pointer(v),
           _pointer(slot_mapping), slot_mapping.shape[0])

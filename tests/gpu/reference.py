@@ -7,6 +7,7 @@ import numpy
 import torch
 
 import octavo
+import own_scales
 
 DEVICE = "cuda"
 POISON = 0xFF  # NaN in every format
@@ -47,7 +48,7 @@ class Case:
         # Values that every stored format's 16-bit arithmetic holds exactly, so that the reference has the same q.
         self.q = q.to(torch.bfloat16).to(self.q_dtype)
         self.scale_table = (torch.rand(2, self.kv_heads, generator=random, device=DEVICE) * 0.05 + 0.03
-                            if self.scales else None)
+                            if self.scales and not own_scales.has_own_scales(self.kv_dtype) else None)
         self.sink_table = normal(self.q_heads) * 2 if self.sinks else None
         self.place()
 
@@ -84,6 +85,8 @@ class Case:
     def stored(self):
         """K and V as stored, dequantised to f64: [total tokens, kv heads, head_dim]."""
         k, v = octavo.kv_unpack(self.shape, self.pages, self.slots)
+        if own_scales.has_own_scales(self.kv_dtype):
+            return own_scales.unpack(self.kv_dtype, k), own_scales.unpack(self.kv_dtype, v)
         k, v = k.double(), v.double()
         if self.scale_table is not None:
             k *= self.scale_table[0].double()[None, :, None]

@@ -9,7 +9,8 @@ import octavo
 from reference import DEVICE, Case, assert_close
 
 FP8 = octavo.FP8_E4M3
-ALL = [octavo.FLOAT16, octavo.BFLOAT16, octavo.FP8_E4M3, octavo.FP8_E5M2]
+OWN_SCALES = [octavo.FP8_PER_TOKEN_HEAD, octavo.INT8, octavo.INT8_PER_TOKEN_HEAD]
+ALL = [octavo.FLOAT16, octavo.BFLOAT16, octavo.FP8_E4M3, octavo.FP8_E5M2, *OWN_SCALES]
 EDGES = [1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 127, 128, 129, 255, 257, 500, 1000, 4099]
 
 
@@ -36,7 +37,7 @@ def test_attention_is_causal_for_several_new_tokens(kv_dtype, query_lengths, hea
     assert_close(case, *case.run())
 
 
-@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16])
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 @pytest.mark.parametrize("options", [dict(window=1), dict(window=17), dict(window=128), dict(softcap=30.0),
                                      dict(scales=True), dict(sinks=True), dict(window=40, softcap=5.0, scales=True, sinks=True)])
 @pytest.mark.parametrize("query_lengths", [None, [3, 2, 4, 40]])
@@ -49,13 +50,13 @@ def test_attention_honours_option(kv_dtype, options, query_lengths):
 
 
 @pytest.mark.parametrize("q_dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16])
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 def test_attention_takes_16_bit_queries(q_dtype, kv_dtype):
     case = Case([1, 50, 3000], kv_dtype=kv_dtype, q_dtype=q_dtype)
     assert_close(case, *case.run())
 
 
-@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16])
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 @pytest.mark.parametrize("lengths", [[131072], [65536] + [4096] * 7, [512] * 64, [16] * 256, [1] * 256])
 def test_attention_is_right_for_long_and_mixed_batches(kv_dtype, lengths):
     case = Case(lengths, kv_dtype=kv_dtype, q_heads=4, kv_heads=1 if max(lengths) > 100000 else 2)
@@ -76,7 +77,7 @@ def test_windows_pages_may_be_gone():
     assert torch.equal(out, again)
 
 
-@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16])
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 def test_page_order_does_not_matter(kv_dtype):
     results = []
     for order in (1, 2, 3):
@@ -86,7 +87,7 @@ def test_page_order_does_not_matter(kv_dtype):
         assert torch.equal(out, results[0][0]) and torch.equal(lse, results[0][1])
 
 
-@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16])
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 def test_runs_and_graph_replays_give_the_same_bits(kv_dtype):
     case = Case([9000, 1, 16, 300, 2500], kv_dtype=kv_dtype)
     out, lse = case.run()
@@ -194,7 +195,7 @@ def test_pool_beyond_4_gib():
     assert_close(case, *case.run())
 
 
-@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16])
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 def test_soft_cap_with_poisoned_tails(kv_dtype):
     """flashinfer#3890: the transform on keys past the end."""
     case = Case([33, 1, 18], softcap=20.0, kv_dtype=kv_dtype, magnitude=4.0)
@@ -234,7 +235,7 @@ def test_append_then_attention_under_overlap():
         assert torch.equal(out, again)
 
 
-@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16])
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 def test_needle_is_found_at_every_granule(kv_dtype):
     """A key that stands out, at each granule edge of 128k tokens; its value names the place."""
     n = 131072
@@ -263,7 +264,7 @@ def test_needle_is_found_at_every_granule(kv_dtype):
     assert not bad, f"{len(bad)} of {len(places)} needles missed, first {bad[:5]}"
 
 
-@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16])
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 def test_equal_weights_add_up_over_128k_tokens(kv_dtype):
     """Constant V under a uniform softmax gives that constant: drift of sums and weights."""
     case = Case([131072], q_heads=1, kv_heads=1, kv_dtype=kv_dtype)
@@ -284,8 +285,37 @@ def test_agrees_with_torch_sdpa(kv_dtype):
     torch.testing.assert_close(out, sdpa, rtol=0.016, atol=8e-4)
 
 
+@pytest.mark.parametrize("kv_dtype", OWN_SCALES)
+@pytest.mark.parametrize("magnitude", [1e-30, 1e-6, 1e6, 1e30])
+def test_value_scales_of_any_size(kv_dtype, magnitude):
+    """Weights times V's scales pass through f16, in units that follow the scales."""
+    case = Case([300, 17, 700], kv_dtype=kv_dtype)
+    size = torch.logspace(0, -8, case.v.shape[0], device=DEVICE)[torch.randperm(case.v.shape[0], device=DEVICE)]
+    case.v = case.v * magnitude * size[:, None, None]
+    case.place()
+    out, lse = case.run()
+    expected, _ = case.expected()
+    relative = ((out.double() - expected).norm() / expected.norm()).item()
+    assert torch.isfinite(out).all() and relative <= 1e-3, f"relative error {relative:.2e}"
+
+
+@pytest.mark.parametrize("kv_dtype", [octavo.INT8, octavo.INT8_PER_TOKEN_HEAD])
+def test_nan_reaches_its_head_only(kv_dtype):
+    case = Case([100, 100], kv_dtype=kv_dtype, q_heads=4, kv_heads=2)
+    clean, _ = case.run()
+    case.v[50, 1, 3] = math.nan
+    case.place()
+    out, _ = case.run()
+    assert torch.isnan(out[0, 2:]).all()
+    assert torch.equal(out[0, :2], clean[0, :2]) and torch.equal(out[1], clean[1])
+
+
 def test_errors_name_what_was_found():
     case = Case([16])
+    with pytest.raises(octavo.OctavoError, match="scales must be NULL: kv_dtype 6 has scales of its own"):
+        own = Case([16], kv_dtype=octavo.INT8)
+        own.scale_table = torch.ones(2, 2, device=DEVICE)
+        own.run()
     with pytest.raises(octavo.OctavoError, match="head_dim.*found 40"):
         small = Case([16], head_dim=40)
         small.run()
@@ -296,7 +326,7 @@ def test_errors_name_what_was_found():
         case.run()
 
 
-@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16])
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 @pytest.mark.parametrize("case", [dict(lengths=[1, 17, 700]), dict(lengths=[40, 3], query_lengths=[40, 2], sinks=True),
                                   dict(lengths=[2000], q_heads=3, kv_heads=1, window=100, scales=True)])
 def test_small_grid_for_the_sanitizer(kv_dtype, case):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import octavo
+import own_scales
 from reference import DEVICE
 
 FORMATS = [octavo.FLOAT16, octavo.BFLOAT16, octavo.FP8_E4M3, octavo.FP8_E5M2]
@@ -51,7 +52,10 @@ def chunk_offset(row_bytes, token, chunk):
     return block * 128 * 16 + token * width + 16 * (in_block ^ swizzle)
 
 
-@pytest.mark.parametrize("kv_dtype", FORMATS)
+OWN_SCALES = [octavo.FP8_PER_TOKEN_HEAD, octavo.INT8, octavo.INT8_PER_TOKEN_HEAD]
+
+
+@pytest.mark.parametrize("kv_dtype", FORMATS + OWN_SCALES)
 @pytest.mark.parametrize("head_dim", [8, 40, 64, 80, 96, 128, 192, 256])
 @pytest.mark.parametrize("page_size", [16, 64])
 def test_append_pack_unpack_follow_the_layout(kv_dtype, head_dim, page_size):
@@ -59,18 +63,24 @@ def test_append_pack_unpack_follow_the_layout(kv_dtype, head_dim, page_size):
     size = 1 if kv_dtype >= octavo.FP8_E4M3 else 2
     shape = octavo.KvShape(kv_dtype, page_size, num_pages, heads, head_dim, 0)
     row = -(-head_dim * size // 16) * 16
-    assert octavo.page_bytes(shape) == page_size * heads * 2 * row
+    scale_bytes = 4 if own_scales.has_own_scales(kv_dtype) else 0
+    assert octavo.page_bytes(shape) == page_size * heads * 2 * (row + scale_bytes)
     pool = torch.full((num_pages * octavo.page_bytes(shape),), 0xA5, dtype=torch.uint8, device=DEVICE)
     random = torch.Generator(device=DEVICE).manual_seed(5)
     k = torch.randn(tokens, heads, head_dim, generator=random, device=DEVICE)
     v = torch.randn(tokens, heads, head_dim, generator=random, device=DEVICE)
-    scales = torch.tensor([[0.5, 0.25, 0.1], [1.0, 2.0, 0.3]], device=DEVICE)
+    scales = torch.tensor([[0.5, 0.25, 0.1], [1.0, 2.0, 0.3]], device=DEVICE) if scale_bytes == 0 else None
     slots = torch.randperm(num_pages * page_size, generator=torch.Generator().manual_seed(1))[:tokens].to(torch.int32)
     slots[3] = -1
     octavo.kv_append(shape, pool, k, v, slots.to(DEVICE), scales)
-    stored = [(x / scales[i][None, :, None]).to(octavo.TORCH_DTYPES[kv_dtype]) for i, x in enumerate((k, v))]
+    if scale_bytes > 0:
+        k[5, 1] = 0
+        octavo.kv_append(shape, pool, k, v, slots.to(DEVICE))
+        stored = [own_scales.pack(kv_dtype, x) for x in (k, v)]
+    else:
+        stored = [(x / scales[i][None, :, None]).to(octavo.TORCH_DTYPES[kv_dtype]) for i, x in enumerate((k, v))]
     expected = numpy.full(pool.numel(), 0xA5, dtype=numpy.uint8)
-    rows = [x.cpu().view(torch.uint8).numpy().reshape(tokens, heads, head_dim * size) for x in stored]
+    rows = [x.cpu().view(torch.uint8).numpy().reshape(tokens, heads, head_dim * size + scale_bytes) for x in stored]
     for i, slot in enumerate(slots.tolist()):
         if slot < 0:
             continue
@@ -78,9 +88,11 @@ def test_append_pack_unpack_follow_the_layout(kv_dtype, head_dim, page_size):
         for head in range(heads):
             granule = (page * heads + head) * (page_size // 16) + offset // 16
             for part in range(2):
-                base = (granule * 2 + part) * 16 * row
+                base = granule * 2 * 16 * (row + scale_bytes) + part * 16 * row
                 line = numpy.zeros(row, dtype=numpy.uint8)
-                line[:head_dim * size] = rows[part][i, head]
+                line[:head_dim * size] = rows[part][i, head, :head_dim * size]
+                scale_at = granule * 2 * 16 * (row + scale_bytes) + 2 * 16 * row + (part * 16 + offset % 16) * scale_bytes
+                expected[scale_at:scale_at + scale_bytes] = rows[part][i, head, head_dim * size:]
                 for chunk in range(row // 16):
                     at = base + chunk_offset(row, offset % 16, chunk)
                     expected[at:at + 16] = line[chunk * 16:chunk * 16 + 16]
