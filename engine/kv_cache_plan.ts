@@ -22,6 +22,8 @@ export const KV_CACHE_DTYPE_NAMES: readonly KvCacheDtypeName[] = [
   "fp8_per_token_head",
   "int8",
   "int8_per_token_head",
+  "k8v4",
+  "int4",
 ];
 
 /**

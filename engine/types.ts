@@ -16,7 +16,9 @@ export type KvCacheDtype =
   | "fp8_e5m2"
   | "fp8_per_token_head"
   | "int8"
-  | "int8_per_token_head";
+  | "int8_per_token_head"
+  | "k8v4"
+  | "int4";
 
 /** What a GPU makes of the weights of the layers' matrices: "fp8" is E4M3 with a scale a row. */
 export type Quantization = "none" | "fp8";

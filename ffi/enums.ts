@@ -45,6 +45,8 @@ export const KV_DTYPE = {
   fp8_per_token_head: 5,
   int8: 6,
   int8_per_token_head: 7,
+  k8v4: 8,
+  int4: 9,
 } as const;
 
 /** `octavo_quantization` */

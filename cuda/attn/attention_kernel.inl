@@ -187,16 +187,16 @@ class UnitRun {
     const int64_t end_granule = (tile.end + kGranuleTokens - 1) / kGranuleTokens;
 
     for (int64_t g = first_granule; g < end_granule; ++g) {
-      if (format_.key.has_scale) ask(next_[g] + layout_.key.scales_at, layout_.granule_bytes - layout_.key.scales_at);
+      if (format_.key.scales != KvScales::kNone) ask(next_[g] + layout_.key.scales_at, layout_.granule_bytes - layout_.key.scales_at);
       load_keys<Element>(g);
     }
     multiply_scores<Element>(first_granule * kGranuleTokens, end_granule * kGranuleTokens);
     for (int32_t r = 0; r < rows_; ++r) {
       const KeyRange seen = same ? of_first : visible(base, tile, r / unit_.num_heads);
       if (seen.empty()) continue;
-      if (format_.key.has_scale) scale_scores(r, seen);
+      if (format_.key.scales == KvScales::kRow) scale_scores(r, seen);
       softmax_row(r, seen, to);
-      if (format_.value.has_scale) scale_weights(r, seen);
+      if (format_.value.scales == KvScales::kRow) scale_weights(r, seen);
     }
     for (int64_t g = first_granule; g < end_granule; ++g) load_values<Element>(g);
     if (same) {
@@ -268,6 +268,9 @@ class UnitRun {
   void load_keys(int64_t g) {
     const uint8_t* part = granules_[g] + layout_.key.at;
     Element* to = tile<Element>() + g * kGranuleTokens * padded_;
+    if constexpr (sizeof(Element) == sizeof(float)) {
+      if (format_.key.code == OCTAVO_KV_INT4) return load_keys_int4(g, to);
+    }
     by_code<Element>(format_.key.code, [=, this](auto code) { load_keys_as<code.value>(part, to); });
   }
 
@@ -276,7 +279,68 @@ class UnitRun {
   void load_values(int64_t g) {
     const uint8_t* part = granules_[g] + layout_.value.at;
     Element* to = tile<Element>() + g * kGranuleTokens * padded_;
+    if constexpr (sizeof(Element) == sizeof(float)) {
+      if (format_.value.code == OCTAVO_KV_INT4) return load_values_int4(g, to);
+    }
     by_code<Element>(format_.value.code, [=, this](auto code) { load_values_as<code.value>(part, to); });
+  }
+
+  // A chunk of 4-bit codes and their 16 tokens' scales, which they share.
+  //
+  //   stored:  | codes of dims 0, 1 | 2, 3 | .. | 30, 31 |   ->   int8: | 0 | 1 | 2 | .. | 31 |
+  struct Int4Group {
+    uint8_t codes[kGranuleTokens][kGroupDims];
+    float scales[kGranuleTokens];
+  };
+
+  Int4Group read_int4(const GranulePart& part, int64_t g, int64_t chunk) const {
+    Int4Group group;
+    const uint8_t* scales = granules_[g] + part.scales_at + chunk * kGranuleTokens * 2;
+    for (int token = 0; token < kGranuleTokens; ++token) {
+      const uint8_t* codes = granules_[g] + part.at + part.chunk_offset(token, chunk);
+      for (int i = 0; i < kChunkBytes; ++i) {
+        group.codes[token][2 * i] = static_cast<uint8_t>((codes[i] & 15) - 8);
+        group.codes[token][2 * i + 1] = static_cast<uint8_t>((codes[i] >> 4) - 8);
+      }
+      uint16_t half;
+      __builtin_memcpy(&half, scales + 2 * token, sizeof half);
+      group.scales[token] = half_value(half);
+    }
+    return group;
+  }
+
+  // The value of a float16's bits.
+  static float half_value(Half half) {
+    const uint32_t magnitude = uint32_t{half & 0x7fffu} << 13;
+    const float value = __builtin_bit_cast(float, magnitude) * 0x1p112f;
+    const bool is_finite = (half & 0x7c00) != 0x7c00;
+    const uint32_t bits = is_finite ? __builtin_bit_cast(uint32_t, value) : magnitude | 0x7f800000u;
+    return __builtin_bit_cast(float, bits | uint32_t{half & 0x8000u} << 16);
+  }
+
+  void load_keys_int4(int64_t g, float* to) {
+    for (int64_t chunk = 0; chunk * kGroupDims < head_dim_; ++chunk, to += kGroupDims * kGranuleTokens) {
+      const Int4Group group = read_int4(layout_.key, g, chunk);
+      for (int half = 0; half < 2; ++half) {
+        transpose_chunk<OCTAVO_KV_INT8>([&](int token) { return group.codes[token] + half * kChunkBytes; },
+                                        to + half * kChunkBytes * kGranuleTokens);
+      }
+      for (int i = 0; i < kGroupDims * kGranuleTokens; i += kLanes) {
+        store(to + i, mul(load(to + i), load(group.scales + i % kGranuleTokens)));
+      }
+    }
+  }
+
+  void load_values_int4(int64_t g, float* to) {
+    for (int64_t chunk = 0; chunk * kGroupDims < head_dim_; ++chunk, to += kGroupDims) {
+      const Int4Group group = read_int4(layout_.value, g, chunk);
+      for (int token = 0; token < kGranuleTokens; ++token) {
+        float* row = to + token * int64_t{padded_};
+        widen_chunk<OCTAVO_KV_INT8>(group.codes[token], row);
+        widen_chunk<OCTAVO_KV_INT8>(group.codes[token] + kChunkBytes, row + kChunkBytes);
+        for (int i = 0; i < kGroupDims; i += kLanes) store(row + i, mul(load(row + i), splat(group.scales[token])));
+      }
+    }
   }
 
   static constexpr int chunk_elements(int dtype) {
@@ -417,8 +481,8 @@ class UnitRun {
       k[j] = tile<Element>() + at / kGranuleTokens * kGranuleTokens * padded_ + at % kGranuleTokens;
     }
     const int64_t dim = head_dim_;
-    constexpr int kStep = 4;  // columns whose bytes fill code_bytes lines of a granule; head_dim is a multiple of 8
-    const int64_t step_bytes = kStep * kGranuleTokens * format_.key.code_bytes;
+    constexpr int kStep = 4;  // columns, as many bytes of a granule as they have; head_dim is a multiple of 8
+    const int64_t step_bytes = kStep * kGranuleTokens * format_.key.code_bits / 8;
     for (int64_t step = 0; step < dim; step += kStep) {
       if constexpr (kAsks) {
         const int64_t at = step / kStep * step_bytes;
@@ -441,7 +505,7 @@ class UnitRun {
     }
   }
 
-  // --- Scales that lie with the tokens ---------------------------------------------------------------------------
+  // --- Scales of whole rows that lie with the tokens (those of groups are in the tile already) -----------------
 
   // Scales of the kLanes keys from key on, all in one granule.
   Vec token_scales(const GranulePart& part, int64_t key) const {

@@ -70,11 +70,11 @@ typedef enum octavo_dtype {
 } octavo_dtype;
 
 /* How K and V are stored. Names in the configuration: float32, float16, bfloat16, fp8_e4m3 (fp8), fp8_e5m2,
- * fp8_per_token_head, int8, int8_per_token_head.
+ * fp8_per_token_head, int8, int8_per_token_head, k8v4, int4.
  *
  * The formats from OCTAVO_KV_FP8_PER_TOKEN_HEAD on keep their scales with the tokens (octavo_kv_shape says where), so
- * they take none from the caller. A scale is absmax / largest code of the values that share it, or 1 where that is 0;
- * infinite values count as the largest finite one. In the integer formats a NaN makes its scale NaN, and with it all
+ * they take none from the caller. A scale is absmax / largest code of the values that share it (rounded to f16 where it is
+ * stored so, no larger than 65504), or 1 where that is 0; infinite values count as the largest finite one. In the integer formats a NaN makes its scale NaN, and with it all
  * values that share it.
  *
  * "Rotated" formats store H x in place of x, for K and V, with H the normalised Hadamard matrix (order: Sylvester's) of
@@ -88,7 +88,10 @@ typedef enum octavo_kv_dtype {
   OCTAVO_KV_FP8_E5M2 = 4, /* OCP E5M2: max 57344; writes saturate (infinity too), NaN stays NaN */
   OCTAVO_KV_FP8_PER_TOKEN_HEAD = 5, /* E4M3, one f32 scale for each token and kv head; NaN stays NaN by itself */
   OCTAVO_KV_INT8 = 6,               /* rotated; -127 .. 127, one f32 scale for each token and kv head */
-  OCTAVO_KV_INT8_PER_TOKEN_HEAD = 7 /* the same without rotation */
+  OCTAVO_KV_INT8_PER_TOKEN_HEAD = 7, /* the same without rotation */
+  OCTAVO_KV_K8V4 = 8,                /* K as INT8, V as INT4 */
+  OCTAVO_KV_INT4 = 9 /* rotated; -7 .. 7 stored as code + 8, two a byte, the lower dim in the low bits; one f16 scale for 32
+                        dims. head_dim must be a multiple of 32, for K8V4 too (else OCTAVO_UNSUPPORTED) */
 } octavo_kv_dtype;
 
 /* How a GPU build keeps the weights of the layers' matrices. */
@@ -381,7 +384,8 @@ OCTAVO_API int32_t octavo_stream_set(octavo_stream *stream);
  * the 16-byte chunk c of token t lies at chunk c ^ (t & 7); in a block of 64 bytes at c ^ ((t >> 1) & 3); other widths
  * are not swizzled.
  * So a granule has 2 * 16 * row_bytes bytes and is contiguous. Formats with scales of their own have them behind V:
- *   [K codes][V codes][16 tokens' K scales][16 tokens' V scales], f32: 128 bytes more.
+ *   [K codes][V codes][K scales][V scales]
+ * K scales, as V scales: float[16 tokens], or f16[head_dim/32 groups][16 tokens].
  */
 typedef struct octavo_kv_shape {
   int32_t kv_dtype; /* octavo_kv_dtype */
@@ -435,7 +439,8 @@ OCTAVO_API int32_t octavo_paged_attention(const octavo_kv_shape *shape, const oc
                                           const float *sinks, float *out, float *lse);
 
 /* Copies what is stored between rows and pages, bit for bit. k, v: num_tokens x num_kv_heads rows of head_dim elements of
- * kv_dtype, in formats with scales of their own each followed by its scale: head_dim + 4 bytes. */
+ * kv_dtype, in formats with scales of their own each followed by its scales: head_dim + 4 bytes (f32), or head_dim/2 +
+ * head_dim/16 (f16) of 4-bit codes. */
 OCTAVO_API int32_t octavo_kv_pack(const octavo_kv_shape *shape, uint8_t *pages, const uint8_t *k, const uint8_t *v,
                                   const int32_t *slot_mapping, int32_t num_tokens);
 OCTAVO_API int32_t octavo_kv_unpack(const octavo_kv_shape *shape, const uint8_t *pages, uint8_t *k, uint8_t *v,

@@ -21,7 +21,7 @@ constexpr int32_t kBlockBytes = 128;  // of a full column block's row
 struct GranulePart {
   int64_t at;
   int64_t row_bytes;   // of one token's codes, a multiple of 16
-  int64_t scales_at;   // of the tokens' scales, one after another
+  int64_t scales_at;   // of the tokens' scales: [scale of the row][16 tokens]
 
   OCTAVO_INLINE int64_t bytes() const { return kGranuleTokens * row_bytes; }
 
@@ -52,8 +52,8 @@ struct GranuleLayout {
     value.at = key.bytes();
     value.row_bytes = round_up(format.value.codes_bytes(shape.head_dim));
     key.scales_at = value.at + value.bytes();
-    value.scales_at = key.scales_at + kGranuleTokens * format.key.scales_bytes();
-    granule_bytes = value.scales_at + kGranuleTokens * format.value.scales_bytes();
+    value.scales_at = key.scales_at + kGranuleTokens * format.key.scales_bytes(shape.head_dim);
+    granule_bytes = value.scales_at + kGranuleTokens * format.value.scales_bytes(shape.head_dim);
     granules = shape.page_size / kGranuleTokens;
     head_bytes = granules * granule_bytes;
     page_bytes = shape.num_kv_heads * head_bytes;

@@ -51,13 +51,21 @@ void for_each_piece(const octavo_kv_shape& shape, bool is_value, const int32_t* 
         move(StoredPiece{row + in_row, granule + part.at + in_part, static_cast<size_t>(bytes),
                          static_cast<size_t>(kChunkBytes - bytes)});
       });
-      const int64_t scales_bytes = row_format.scales_bytes();
-      if (scales_bytes > 0) {
-        move(StoredPiece{row + codes_bytes, granule + part.scales_at + token * scales_bytes,
-                         static_cast<size_t>(scales_bytes), 0});
+      const int64_t scale_bytes = row_format.scale_bytes();
+      for (int64_t scale = 0; scale < row_format.num_scales(shape.head_dim); ++scale) {
+        move(StoredPiece{row + codes_bytes + scale * scale_bytes,
+                         granule + part.scales_at + (scale * kGranuleTokens + token) * scale_bytes,
+                         static_cast<size_t>(scale_bytes), 0});
       }
     }
   }
+}
+
+void store_scale(const KvRowFormat& format, float scale, uint8_t* to) {
+  if (format.scales == KvScales::kRow)
+    std::memcpy(to, &scale, sizeof scale);
+  else
+    quantize(OCTAVO_KV_FLOAT16, &scale, 1, 1.0f, to);
 }
 
 }  // namespace
@@ -78,11 +86,15 @@ void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int
       rotate_head(rotated, shape.head_dim);
       row = rotated;
     }
-    if (row_format.has_scale) {
-      scale = own_scale(row_format.code, row, shape.head_dim);
-      std::memcpy(granule + part.scales_at + token * sizeof scale, &scale, sizeof scale);
+    const int32_t num_scales = row_format.num_scales(shape.head_dim);
+    const int32_t dims = shape.head_dim / std::max(num_scales, 1);  // that share a scale
+    for (int32_t i = 0; i * dims < shape.head_dim; ++i) {
+      if (num_scales > 0) {
+        scale = own_scale(row_format.code, row + i * dims, dims);
+        store_scale(row_format, scale, granule + part.scales_at + (i * kGranuleTokens + token) * row_format.scale_bytes());
+      }
+      quantize(row_format.code, row + i * dims, dims, scale, stored + row_format.codes_bytes(i * dims));
     }
-    quantize(row_format.code, row, shape.head_dim, scale, stored);
     for_each_chunk(part, token, part.row_bytes, [&](int64_t in_row, int64_t in_part, int64_t) {
       std::memcpy(granule + part.at + in_part, stored + in_row, kChunkBytes);
     });

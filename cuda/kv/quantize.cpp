@@ -82,8 +82,12 @@ float own_scale(int32_t code, const float* x, int64_t n) {
     largest = counted > largest ? counted : largest;
   }
   if (largest > kInfinity) return NAN;
-  const float scale =
-      std::min(__builtin_bit_cast(float, largest), std::numeric_limits<float>::max()) / largest_code(code);
+  float scale = std::min(__builtin_bit_cast(float, largest), std::numeric_limits<float>::max()) / largest_code(code);
+  if (code == OCTAVO_KV_INT4) {
+    uint16_t half;
+    quantize(OCTAVO_KV_FLOAT16, &scale, 1, 1.0f, reinterpret_cast<uint8_t*>(&half));
+    scale = decode_f16(half);
+  }
   return scale > 0 ? scale : 1.0f;
 }
 

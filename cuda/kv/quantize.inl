@@ -59,6 +59,19 @@ struct Int8 {
   }
 };
 
+// Two codes a byte.
+inline void quantize_int4(const float* x, int64_t n, float scale, uint8_t* stored) {
+  const auto encode = [scale](float value) {
+    const float y = value / scale;
+    const float low = y > -7.0f ? y : -7.0f;  // NaN too
+    const float clamped = low < 7.0f ? low : 7.0f;
+    return __builtin_bit_cast(uint32_t, clamped + 12582920.0f) & 15u;  // 1.5 x 2^23 + 8
+  };
+  for (int64_t i = 0; i < n / 2; ++i) {
+    stored[i] = static_cast<uint8_t>(encode(x[2 * i]) | encode(x[2 * i + 1]) << 4);
+  }
+}
+
 using Float16 = Narrow<10, 15, 0x7bff, 0x7e00, 0x8000, uint16_t>;
 using E4m3 = Narrow<3, 7, 0x7e, 0x7f, 0x80, uint8_t>;
 using E5m2 = Narrow<2, 15, 0x7b, 0x7f, 0x80, uint8_t>;
@@ -83,6 +96,8 @@ void quantize_any(int32_t code, const float* x, int64_t n, float scale, uint8_t*
       return quantize_as<E4m3>(x, n, scale, stored);
     case OCTAVO_KV_INT8:
       return quantize_as<Int8>(x, n, scale, stored);
+    case OCTAVO_KV_INT4:
+      return quantize_int4(x, n, scale, stored);
     default:
       return quantize_as<E5m2>(x, n, scale, stored);
   }

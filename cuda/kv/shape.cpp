@@ -20,7 +20,7 @@ void check_range(const char* name, int32_t value, int32_t low, int32_t high) {
 }  // namespace
 
 void check_kv_dtype(int32_t kv_dtype) {
-  check_range("kv_dtype (octavo_kv_dtype)", kv_dtype, OCTAVO_KV_FLOAT32, OCTAVO_KV_INT8_PER_TOKEN_HEAD);
+  check_range("kv_dtype (octavo_kv_dtype)", kv_dtype, OCTAVO_KV_FLOAT32, OCTAVO_KV_INT4);
 }
 
 void check_plain_kv_dtype(int32_t kv_dtype) {
@@ -37,6 +37,11 @@ void check_kv_shape(const octavo_kv_shape& shape) {
   check_range("head_dim", shape.head_dim, 8, kMaxHeadDim);
   if (shape.head_dim % 8 != 0) {
     fail(OCTAVO_INVALID_ARGUMENT, "head_dim must be a multiple of 8, found %d", shape.head_dim);
+  }
+  const KvFormat format = kv_format(shape.kv_dtype);
+  if (format.value.scales == KvScales::kGroups && shape.head_dim % kGroupDims != 0) {
+    fail(OCTAVO_UNSUPPORTED, "kv_dtype %d needs a head_dim that is a multiple of %d, found %d", shape.kv_dtype, kGroupDims,
+         shape.head_dim);
   }
   if (shape.reserved != 0) fail(OCTAVO_INVALID_ARGUMENT, "reserved must be 0, found %d", shape.reserved);
   // At most 2^16 heads x 2^17 bytes a page and 2^31 pages: the product needs a check.

@@ -67,9 +67,9 @@ void check_model_config(const octavo_model_config& config, const octavo_layer_co
     if (settings.rope_table != 0 && settings.rope_table != 1) {
       fail(OCTAVO_INVALID_ARGUMENT, "rope_table of layer %d must be 0 or 1, found %d", layer, settings.rope_table);
     }
-    if (settings.kv_dtype < -1 || settings.kv_dtype > OCTAVO_KV_INT8_PER_TOKEN_HEAD) {
+    if (settings.kv_dtype < -1 || settings.kv_dtype > OCTAVO_KV_INT4) {
       fail(OCTAVO_INVALID_ARGUMENT, "kv_dtype of layer %d must be -1 to %d, found %d", layer,
-           OCTAVO_KV_INT8_PER_TOKEN_HEAD, settings.kv_dtype);
+           OCTAVO_KV_INT4, settings.kv_dtype);
     }
   }
   for (int32_t i = 0; i < config.head_dim; ++i) {

@@ -34,7 +34,7 @@ class LayoutBuilder {
 }  // namespace
 
 void check_engine_config(const octavo_engine_config& config) {
-  check_field(config.kv_dtype, "kv_dtype", OCTAVO_KV_FLOAT32, OCTAVO_KV_INT8_PER_TOKEN_HEAD);
+  check_field(config.kv_dtype, "kv_dtype", OCTAVO_KV_FLOAT32, OCTAVO_KV_INT4);
   if (config.page_size != 16 && config.page_size != 32 && config.page_size != 64) {
     fail(OCTAVO_INVALID_ARGUMENT, "page_size must be 16, 32 or 64, found %d", config.page_size);
   }

@@ -28,6 +28,7 @@ const KL_BOUNDS = {
   int8_per_token_head: 3e-3,
   fp8_per_token_head: 2e-2,
   fp8_e4m3: 3e-2,
+  int4: 0.1,
   fp8_e5m2: 0.15,
 } as const;
 

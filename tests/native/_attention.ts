@@ -5,8 +5,8 @@
  */
 import { DTYPE, KV_DTYPE } from "../../ffi/enums.ts";
 import { ATTENTION_CONFIG } from "../../ffi/structs.ts";
-import { byteAddress, elementBytes, encodeShape, type KvDtype, type KvShape, packedBytes, pageBytes } from "./_kv.ts";
-import { randomFloats, randomNumbers, scaleAddress, scaleBytes, shuffled } from "./_kv.ts";
+import { byteAddress, codeBytes, elementBytes, encodeShape, type KvDtype, type KvShape, pageBytes } from "./_kv.ts";
+import { hasOwnScales, packedBytes, randomFloats, randomNumbers, scaleAddress, scalesOf, shuffled } from "./_kv.ts";
 import { openEachIsa } from "./_library.ts";
 import { isRotated, packRow, rotate, unpackRow } from "./_own_scales.ts";
 
@@ -74,12 +74,14 @@ export function makeSequence(
   const random = randomNumbers(seed);
   const scaleOf = (part: number, head: number) => heads.scales?.[part * numKvHeads + head] ?? 1;
   const store = (part: number) => {
-    const rowBytes = packedBytes(kvDtype, headDim);
+    const name = part === 0 ? "k" : "v";
+    const rowBytes = packedBytes(kvDtype, headDim, name);
     const stored = new Uint8Array(length * numKvHeads * rowBytes);
     const values = randomFloats(length * numKvHeads * headDim, random, deviation);
-    if (scaleBytes(kvDtype) > 0) {
+    if (hasOwnScales(kvDtype)) {
       for (let row = 0; row < length * numKvHeads; row++) {
-        stored.set(packRow(library, kvDtype, values.subarray(row * headDim, (row + 1) * headDim)), row * rowBytes);
+        const x = values.subarray(row * headDim, (row + 1) * headDim);
+        stored.set(packRow(library, kvDtype, name, x), row * rowBytes);
       }
       return stored;
     }
@@ -121,20 +123,24 @@ function place(heads: Heads, parts: readonly Part[], { pageSize = 16, seed = 1, 
   const free = shuffled(shape.numPages, randomNumbers(seed));
   const maxPages = Math.max(...parts.map(pagesOf));
   const pageTable = new Int32Array(parts.length * maxPages).fill(-1);
-  const codeBytes = heads.headDim * elementBytes(heads.kvDtype);
-  const rowBytes = packedBytes(heads.kvDtype, heads.headDim);
   parts.forEach((part, s) => {
     for (let p = 0; p < pagesOf(part); p++) pageTable[s * maxPages + p] = free.pop()!;
     for (let t = 0; t < part.end; t++) {
       const slot = pageTable[s * maxPages + Math.floor(t / pageSize)]! * pageSize + t % pageSize;
       for (let head = 0; head < heads.numKvHeads; head++) {
-        const row = (t * heads.numKvHeads + head) * rowBytes;
         for (const [name, rows] of [["k", part.sequence.k], ["v", part.sequence.v]] as const) {
-          for (let byte = 0; byte < codeBytes; byte += 8) {
-            pages.set(rows.subarray(row + byte, row + byte + 8), byteAddress(shape, { slot, head, part: name, byte }));
+          const rowBytes = packedBytes(heads.kvDtype, heads.headDim, name);
+          const row = rows.subarray((t * heads.numKvHeads + head) * rowBytes).subarray(0, rowBytes);
+          const codesEnd = codeBytes(heads.kvDtype, heads.headDim, name);
+          for (let byte = 0; byte < codesEnd; byte += 8) {
+            const codes = row.subarray(byte, Math.min(byte + 8, codesEnd));
+            pages.set(codes, byteAddress(shape, { slot, head, part: name, byte }));
           }
-          if (codeBytes === rowBytes) continue;
-          pages.set(rows.subarray(row + codeBytes, row + rowBytes), scaleAddress(shape, { slot, head, part: name }));
+          const scales = scalesOf(heads.kvDtype, heads.headDim, name);
+          for (let index = 0; index < scales.count; index++) {
+            const scale = row.subarray(codesEnd + index * scales.bytes).subarray(0, scales.bytes);
+            pages.set(scale, scaleAddress(shape, { slot, head, part: name, index }));
+          }
         }
       }
     }
@@ -193,17 +199,22 @@ export function attend(library: Library, heads: Heads, parts: readonly Part[], p
 }
 
 /** What is stored, in rotated formats turned, without scales that the caller gives. */
-function decode(library: Library, { kvDtype, headDim }: Heads, stored: Uint8Array<ArrayBuffer>): Float64Array {
-  if (scaleBytes(kvDtype) === 0) {
+function decode(
+  library: Library,
+  { kvDtype, headDim }: Heads,
+  part: "k" | "v",
+  stored: Uint8Array<ArrayBuffer>,
+): Float64Array {
+  if (!hasOwnScales(kvDtype)) {
     const x = new Float32Array(stored.length / elementBytes(kvDtype));
     library.check(library.symbols.octavo_dequantize(KV_DTYPE[kvDtype], stored, x.length, 1, x));
     return Float64Array.from(x);
   }
-  const rowBytes = packedBytes(kvDtype, headDim);
+  const rowBytes = packedBytes(kvDtype, headDim, part);
   const values = new Float64Array(stored.length / rowBytes * headDim);
   for (let row = 0; row * rowBytes < stored.length; row++) {
     const packed = stored.subarray(row * rowBytes, (row + 1) * rowBytes);
-    const x = unpackRow(library, kvDtype, packed);
+    const x = unpackRow(library, kvDtype, part, packed, headDim);
     values.set(isRotated(kvDtype) ? rotate(x) : x, row * headDim);
   }
   return values;
@@ -215,8 +226,8 @@ export function attendExactly(library: Library, heads: Heads, { sequence, begin,
   lse: Float64Array;
 } {
   const { headDim, numKvHeads, numQHeads, window = 0, softcap = 0 } = heads;
-  const k = decode(library, heads, sequence.k);
-  const v = decode(library, heads, sequence.v);
+  const k = decode(library, heads, "k", sequence.k);
+  const v = decode(library, heads, "v", sequence.v);
   const out = new Float64Array((end - begin) * numQHeads * headDim);
   const lse = new Float64Array((end - begin) * numQHeads);
   const logits = new Float64Array(end);

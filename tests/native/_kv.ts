@@ -33,23 +33,58 @@ export function encodeShape(shape: KvShape): Uint8Array<ArrayBuffer> {
   });
 }
 
-/** Bytes of one stored element. */
+/** Bytes of one stored element of a format without scales of its own. */
 export function elementBytes(kvDtype: KvDtype): number {
   return kvDtype === "float32" ? 4 : kvDtype.endsWith("float16") ? 2 : 1;
 }
 
-/** Bytes of the scale that lies with each token's row; 0 where the caller gives scales. */
-export function scaleBytes(kvDtype: KvDtype): number {
-  return kvDtype.startsWith("int8") || kvDtype === "fp8_per_token_head" ? 4 : 0;
+/** Whether scales lie with the tokens; else the caller gives them. */
+export function hasOwnScales(kvDtype: KvDtype): boolean {
+  return /^int|k8v4|per_token_head/.test(kvDtype);
 }
 
-/** Bytes of one row as `octavo_kv_pack` has it: elements, then their scale. */
-export function packedBytes(kvDtype: KvDtype, headDim: number): number {
-  return headDim * elementBytes(kvDtype) + scaleBytes(kvDtype);
+/** Whether K's, or V's, codes have 4 bits and a scale for 32 dims. */
+export function isInt4(kvDtype: KvDtype, part: "k" | "v"): boolean {
+  return kvDtype === "int4" || kvDtype === "k8v4" && part === "v";
 }
 
-function granuleBytes({ kvDtype, headDim }: KvShape): number {
-  return 2 * 16 * (Math.ceil(headDim * elementBytes(kvDtype) / 16) * 16 + scaleBytes(kvDtype));
+/** Whether the format can store rows of headDim. */
+export function takesHeadDim(kvDtype: KvDtype, headDim: number): boolean {
+  return headDim % 32 === 0 || !isInt4(kvDtype, "v");
+}
+
+/** Bytes of a row's codes. */
+export function codeBytes(kvDtype: KvDtype, headDim: number, part: "k" | "v"): number {
+  return isInt4(kvDtype, part) ? headDim / 2 : headDim * elementBytes(kvDtype);
+}
+
+/** Number and bytes of the scales that lie with a row. */
+export function scalesOf(kvDtype: KvDtype, headDim: number, part: "k" | "v"): { count: number; bytes: number } {
+  if (isInt4(kvDtype, part)) return { count: headDim / 32, bytes: 2 };
+  return { count: hasOwnScales(kvDtype) ? 1 : 0, bytes: 4 };
+}
+
+/** Bytes of one row as `octavo_kv_pack` has it: codes, then their scales. */
+export function packedBytes(kvDtype: KvDtype, headDim: number, part: "k" | "v"): number {
+  const { count, bytes } = scalesOf(kvDtype, headDim, part);
+  return codeBytes(kvDtype, headDim, part) + count * bytes;
+}
+
+/** Offsets in a granule of K's and V's codes and scales, and its end. */
+function granuleParts({ kvDtype, headDim }: KvShape) {
+  const codes = (part: "k" | "v") => 16 * Math.ceil(codeBytes(kvDtype, headDim, part) / 16) * 16;
+  const scales = (part: "k" | "v") => {
+    const { count, bytes } = scalesOf(kvDtype, headDim, part);
+    return 16 * count * bytes;
+  };
+  const v = codes("k");
+  const kScales = v + codes("v");
+  const vScales = kScales + scales("k");
+  return { k: 0, v, kScales, vScales, end: vScales + scales("v") };
+}
+
+function granuleBytes(shape: KvShape): number {
+  return granuleParts(shape).end;
 }
 
 /** Bytes of one page, written from octavo.h. */
@@ -72,21 +107,22 @@ function granuleAddress(shape: KvShape, { slot, head }: RowPlace): number {
 }
 
 /** Byte address in the pages of a row's scale; written from octavo.h's description, not from the library. */
-export function scaleAddress(shape: KvShape, at: RowPlace): number {
-  const scales = 16 * scaleBytes(shape.kvDtype);
-  return granuleAddress(shape, at) + granuleBytes(shape) - (at.part === "k" ? 2 : 1) * scales +
-    at.slot % 16 * scaleBytes(shape.kvDtype);
+export function scaleAddress(shape: KvShape, at: RowPlace & { readonly index: number }): number {
+  const parts = granuleParts(shape);
+  const { bytes } = scalesOf(shape.kvDtype, shape.headDim, at.part);
+  return granuleAddress(shape, at) + (at.part === "k" ? parts.kScales : parts.vScales) +
+    (at.index * 16 + at.slot % 16) * bytes;
 }
 
-/** Byte address in the pages of one byte of a row's elements; written as {@linkcode scaleAddress}. */
+/** Byte address in the pages of one byte of a row's codes; written as {@linkcode scaleAddress}. */
 export function byteAddress(shape: KvShape, at: RowPlace & { readonly byte: number }): number {
-  const rowBytes = Math.ceil(shape.headDim * elementBytes(shape.kvDtype) / 16) * 16;
+  const rowBytes = Math.ceil(codeBytes(shape.kvDtype, shape.headDim, at.part) / 16) * 16;
   const token = at.slot % 16;
   const block = Math.floor(at.byte / 128);
   const width = Math.min(128, rowBytes - 128 * block);
   const chunk = Math.floor(at.byte % 128 / 16);
   const swizzled = width === 128 ? chunk ^ (token & 7) : width === 64 ? chunk ^ ((token >> 1) & 3) : chunk;
-  return granuleAddress(shape, at) + (at.part === "v" ? 16 * rowBytes : 0) + block * 128 * 16 + token * width +
+  return granuleAddress(shape, at) + granuleParts(shape)[at.part] + block * 128 * 16 + token * width +
     swizzled * 16 + at.byte % 16;
 }
 

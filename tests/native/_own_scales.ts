@@ -4,7 +4,7 @@
  * @module
  */
 import { KV_DTYPE } from "../../ffi/enums.ts";
-import { type KvDtype, packedBytes } from "./_kv.ts";
+import { codeBytes, isInt4, type KvDtype, packedBytes, scalesOf } from "./_kv.ts";
 import type { OpenLibrary } from "./_library.ts";
 
 type Quantizer = Pick<OpenLibrary<"octavo_quantize">, "symbols" | "check">;
@@ -12,7 +12,7 @@ type Dequantizer = Pick<OpenLibrary<"octavo_dequantize">, "symbols" | "check">;
 
 /** Whether K, V, q and the output are turned by Hadamard matrices. */
 export function isRotated(kvDtype: KvDtype): boolean {
-  return kvDtype === "int8";
+  return ["int8", "k8v4", "int4"].includes(kvDtype);
 }
 
 /** H x, block by block over the largest power of two that divides the length; round: after every operation. */
@@ -33,34 +33,77 @@ function roundEven(x: number): number {
   return rest > 0.5 || rest === 0.5 && floor % 2 !== 0 ? floor + 1 : floor;
 }
 
+/** x as an f16, no larger than its largest finite value. */
+function roundToHalf(x: number): number {
+  return new Float16Array([Math.min(x, 65504)])[0]!;
+}
+
 /** A row as `octavo_kv_pack` has it. The library only rounds single E4M3 values here. */
-export function packRow(library: Quantizer, kvDtype: KvDtype, row: Float32Array): Uint8Array<ArrayBuffer> {
+export function packRow(
+  library: Quantizer,
+  kvDtype: KvDtype,
+  part: "k" | "v",
+  row: Float32Array,
+): Uint8Array<ArrayBuffer> {
+  const headDim = row.length;
   const x = isRotated(kvDtype) ? rotate(row, Math.fround) : Array.from(row);
+  const packed = new Uint8Array(packedBytes(kvDtype, headDim, part));
+  const view = new DataView(packed.buffer);
+  const scales = scalesOf(kvDtype, headDim, part);
+  const dims = headDim / scales.count;
   const isFp8 = kvDtype === "fp8_per_token_head";
-  const magnitudes = x.map(Math.abs).filter((magnitude) => !(isFp8 && Number.isNaN(magnitude)));
-  const largest = Math.min(Math.max(0, ...magnitudes), 3.4028234663852886e38);
-  const scale = Math.fround(largest / (isFp8 ? 448 : 127)) || (Number.isNaN(largest) ? NaN : 1);
-  const packed = new Uint8Array(packedBytes(kvDtype, row.length));
-  new DataView(packed.buffer).setFloat32(row.length, scale, true);
-  if (isFp8) {
-    const codes = new Uint8Array(row.length);
-    const values = Float32Array.from(x);
-    library.check(library.symbols.octavo_quantize(KV_DTYPE.fp8_e4m3, values, row.length, scale, codes));
-    packed.set(codes);
-  } else {
-    const codes = x.map((value) => roundEven(Math.min(127, Math.max(-127, Math.fround(value / scale)))));
-    packed.set(codes.map((code) => Number.isNaN(code) ? -127 : code));
+  const largestCode = isFp8 ? 448 : isInt4(kvDtype, part) ? 7 : 127;
+  for (let index = 0; index < scales.count; index++) {
+    const values = x.slice(index * dims, (index + 1) * dims);
+    const magnitudes = values.map(Math.abs).filter((magnitude) => !(isFp8 && Number.isNaN(magnitude)));
+    const largest = Math.min(Math.max(0, ...magnitudes), 3.4028234663852886e38);
+    const exact = Math.fround(largest / largestCode);
+    const scale = (scales.bytes === 2 ? roundToHalf(exact) : exact) || (Number.isNaN(largest) ? NaN : 1);
+    const at = codeBytes(kvDtype, headDim, part) + index * scales.bytes;
+    if (scales.bytes === 2) view.setFloat16(at, scale, true);
+    else view.setFloat32(at, scale, true);
+    packed.set(encode(library, values, scale, largestCode), index * dims * (largestCode === 7 ? 0.5 : 1));
   }
   return packed;
 }
 
+function encode(library: Quantizer, values: number[], scale: number, largestCode: number): Uint8Array | number[] {
+  if (largestCode === 448) {
+    const codes = new Uint8Array(values.length);
+    const x = Float32Array.from(values);
+    library.check(library.symbols.octavo_quantize(KV_DTYPE.fp8_e4m3, x, x.length, scale, codes));
+    return codes;
+  }
+  const codes = values.map((value) => {
+    const clamped = Math.min(largestCode, Math.max(-largestCode, Math.fround(value / scale)));
+    return Number.isNaN(clamped) ? -largestCode : roundEven(clamped);
+  });
+  if (largestCode === 127) return codes;
+  return codes.flatMap((code, i) => i % 2 === 0 ? [code + 8 | (codes[i + 1]! + 8) << 4] : []);
+}
+
 /** The values of a packed row; rotated formats': as they are stored. */
-export function unpackRow(library: Dequantizer, kvDtype: KvDtype, packed: Uint8Array<ArrayBuffer>): Float64Array {
-  const headDim = packed.length - 4;
-  const scale = new DataView(packed.buffer, packed.byteOffset).getFloat32(headDim, true);
-  const codes = packed.slice(0, headDim);
-  if (kvDtype !== "fp8_per_token_head") return Float64Array.from(new Int8Array(codes.buffer), (code) => code * scale);
-  const values = new Float32Array(headDim);
-  library.check(library.symbols.octavo_dequantize(KV_DTYPE.fp8_e4m3, codes, headDim, 1, values));
-  return Float64Array.from(values, (value) => value * scale);
+export function unpackRow(
+  library: Dequantizer,
+  kvDtype: KvDtype,
+  part: "k" | "v",
+  packed: Uint8Array<ArrayBuffer>,
+  headDim: number,
+): Float64Array {
+  const view = new DataView(packed.buffer, packed.byteOffset);
+  const codesEnd = codeBytes(kvDtype, headDim, part);
+  const scales = scalesOf(kvDtype, headDim, part);
+  const codes = decodeCodes(library, packed.slice(0, codesEnd), kvDtype, part);
+  return Float64Array.from(codes, (code, dim) => {
+    const at = codesEnd + Math.floor(dim / (headDim / scales.count)) * scales.bytes;
+    return code * (scales.bytes === 2 ? view.getFloat16(at, true) : view.getFloat32(at, true));
+  });
+}
+
+function decodeCodes(library: Dequantizer, codes: Uint8Array<ArrayBuffer>, kvDtype: KvDtype, part: "k" | "v") {
+  if (isInt4(kvDtype, part)) return Array.from(codes).flatMap((byte) => [(byte & 15) - 8, (byte >> 4) - 8]);
+  if (kvDtype !== "fp8_per_token_head") return new Int8Array(codes.buffer);
+  const values = new Float32Array(codes.length);
+  library.check(library.symbols.octavo_dequantize(KV_DTYPE.fp8_e4m3, codes, codes.length, 1, values));
+  return values;
 }

@@ -14,7 +14,8 @@ import {
   type Result,
   type Sequence,
 } from "./_attention.ts";
-import { elementBytes, encodeShape, KV_DTYPES, type KvDtype, packedBytes, pageBytes, scaleBytes } from "./_kv.ts";
+import { codeBytes, elementBytes, encodeShape, hasOwnScales, KV_DTYPES, type KvDtype } from "./_kv.ts";
+import { packedBytes, pageBytes, takesHeadDim } from "./_kv.ts";
 
 /** SmolLM2's ratio of heads. */
 const GQA3: Heads = { kvDtype: "fp8_e4m3", headDim: 64, numKvHeads: 2, numQHeads: 6 };
@@ -41,13 +42,19 @@ function rowsOf(result: Result, heads: Heads, begin: number, end: number): Resul
 
 /** Heads with unequal scales, where the format takes scales. */
 function scaledHeads(kvDtype: KvDtype): Heads {
-  return scaleBytes(kvDtype) > 0 ? { ...GQA3, kvDtype } : { ...GQA3, kvDtype, scales: UNEQUAL_SCALES };
+  return hasOwnScales(kvDtype) ? { ...GQA3, kvDtype } : { ...GQA3, kvDtype, scales: UNEQUAL_SCALES };
 }
 
-/** Makes element 5 of a row NaN, or, in formats without NaN, all of the row by its scale. */
-function spoilRow(rows: Uint8Array, { kvDtype, headDim }: Heads, row: number) {
-  const at = row * packedBytes(kvDtype, headDim);
-  if (kvDtype.startsWith("int8")) rows.fill(0xff, at + headDim, at + headDim + scaleBytes(kvDtype));
+/** Whether NaN is a matter of scales, not of single codes. */
+function hasNanScalesOnly(kvDtype: KvDtype): boolean {
+  return hasOwnScales(kvDtype) && kvDtype !== "fp8_per_token_head";
+}
+
+/** Makes element 5 of a row NaN, or, in formats without NaN, all of the row by its scales. */
+function spoilRow(rows: Uint8Array, { kvDtype, headDim }: Heads, part: "k" | "v", row: number) {
+  const rowBytes = packedBytes(kvDtype, headDim, part);
+  const at = row * rowBytes;
+  if (hasNanScalesOnly(kvDtype)) rows.fill(0xff, at + codeBytes(kvDtype, headDim, part), at + rowBytes);
   else rows.fill(0xff, at + 5 * elementBytes(kvDtype), at + 6 * elementBytes(kvDtype));
 }
 
@@ -83,7 +90,10 @@ for (const library of LIBRARIES) {
 
   test("takes every head_dim", () => {
     for (let headDim = 8; headDim <= 256; headDim += headDim < 80 || headDim === 248 ? 8 : 24) {
-      for (const kvDtype of ["fp8_e4m3", "bfloat16", "float32", "fp8_per_token_head", "int8"] as const) {
+      for (
+        const kvDtype of ["fp8_e4m3", "bfloat16", "float32", "fp8_per_token_head", "int8", "k8v4", "int4"] as const
+      ) {
+        if (!takesHeadDim(kvDtype, headDim)) continue;
         const heads = { kvDtype, headDim, numKvHeads: 2, numQHeads: 2 };
         const parts = [lastToken(make(heads, 70)), whole(make(heads, 19))];
         assertExact(library, heads, parts, attend(library, heads, parts, { pageSize: 32 }));
@@ -137,6 +147,8 @@ for (const library of LIBRARIES) {
         ["float16", 45, 150],
         ["fp8_per_token_head", 0, 150],
         ["int8", 45, 150],
+        ["k8v4", 45, 150],
+        ["int4", 0, 150],
       ] as const
     ) {
       const heads = { ...GQA3, kvDtype, window };
@@ -170,9 +182,9 @@ for (const library of LIBRARIES) {
         const clean = attend(library, heads, [whole(sequence)]);
         const at = 75;
         const spoiled = { ...sequence, [part]: sequence[part].slice() };
-        spoilRow(spoiled[part], heads, at);
+        spoilRow(spoiled[part], heads, part, at);
         const { out } = attend(library, heads, [whole(spoiled)]);
-        const wholeRow = kvDtype.startsWith("int8");
+        const wholeRow = hasNanScalesOnly(kvDtype);
         const width = heads.numQHeads * heads.headDim;
         for (const token of [at - 1, at, at + heads.window - 1, at + heads.window]) {
           const alone = attend(library, heads, [{ sequence: spoiled, begin: token, end: token + 1 }]);

@@ -2,8 +2,9 @@ import { assertEquals, assertStringIncludes } from "@std/assert";
 import { KV_DTYPE, STATUS } from "../../ffi/enums.ts";
 import {
   byteAddress,
-  elementBytes,
+  codeBytes,
   encodeShape,
+  hasOwnScales,
   KV_DTYPES,
   type KvDtype,
   type KvShape,
@@ -12,8 +13,9 @@ import {
   randomFloats,
   randomNumbers,
   scaleAddress,
-  scaleBytes,
+  scalesOf,
   shuffled,
+  takesHeadDim,
 } from "./_kv.ts";
 import { packRow } from "./_own_scales.ts";
 import { openEachIsa } from "./_library.ts";
@@ -40,19 +42,21 @@ function randomSlots(shape: KvShape, numTokens: number): Int32Array<ArrayBuffer>
 /** Pages of poison with the rows of k and v at their slots, by the test's own address function. */
 function expectedPages(shape: KvShape, slots: Int32Array, k: Uint8Array, v: Uint8Array): Uint8Array {
   const pages = new Uint8Array(shape.numPages * pageBytes(shape)).fill(POISON);
-  const codeBytes = shape.headDim * elementBytes(shape.kvDtype);
-  const paddedBytes = Math.ceil(codeBytes / 16) * 16;
-  const rowBytes = packedBytes(shape.kvDtype, shape.headDim);
+  const { kvDtype, headDim } = shape;
   slots.forEach((slot, i) => {
     if (slot < 0) return;
     for (let head = 0; head < shape.numKvHeads; head++) {
-      const row = (i * shape.numKvHeads + head) * rowBytes;
       for (const [part, rows] of [["k", k], ["v", v]] as const) {
-        for (let byte = 0; byte < paddedBytes; byte++) {
-          pages[byteAddress(shape, { slot, head, part, byte })] = byte < codeBytes ? rows[row + byte]! : 0;
+        const bytes = codeBytes(kvDtype, headDim, part);
+        const row = (i * shape.numKvHeads + head) * packedBytes(kvDtype, headDim, part);
+        for (let byte = 0; byte < Math.ceil(bytes / 16) * 16; byte++) {
+          pages[byteAddress(shape, { slot, head, part, byte })] = byte < bytes ? rows[row + byte]! : 0;
         }
-        const scale = rows.subarray(row + codeBytes, row + rowBytes);
-        if (scale.length > 0) pages.set(scale, scaleAddress(shape, { slot, head, part }));
+        const scales = scalesOf(kvDtype, headDim, part);
+        for (let index = 0; index < scales.count; index++) {
+          const scale = rows.subarray(row + bytes + index * scales.bytes).subarray(0, scales.bytes);
+          pages.set(scale, scaleAddress(shape, { slot, head, part, index }));
+        }
       }
     }
   });
@@ -82,7 +86,7 @@ for (const library of LIBRARIES) {
 
   Deno.test(`octavo_kv_layer_page_bytes() follows the layout's formula (${library.isa})`, () => {
     for (const kvDtype of KV_DTYPES) {
-      for (const headDim of HEAD_DIMS) {
+      for (const headDim of HEAD_DIMS.filter((headDim) => takesHeadDim(kvDtype, headDim))) {
         for (const pageSize of [16, 32, 64]) {
           const shape = shapeOf(kvDtype, headDim, pageSize);
           assertEquals(symbols.octavo_kv_layer_page_bytes(encodeShape(shape)), pageBytes(shape));
@@ -92,29 +96,32 @@ for (const library of LIBRARIES) {
     assertEquals(pageBytes(shapeOf("fp8_e4m3", 128, 16)), 3 * 4096);
     assertEquals(pageBytes(shapeOf("bfloat16", 24, 64)), 3 * 4 * 2 * 16 * 48);
     assertEquals(pageBytes(shapeOf("int8", 128, 16)), 3 * 4224);
+    assertEquals(pageBytes(shapeOf("k8v4", 128, 16)), 3 * (2048 + 1024 + 64 + 128));
+    assertEquals(pageBytes(shapeOf("int4", 128, 16)), 3 * 2304);
   });
 
   Deno.test(`octavo_kv_append() stores what octavo_quantize() gives, in the granule layout (${library.isa})`, () => {
     const scales = new Float32Array([0.5, 0.3, 1, 2, 0.7, 41 / 1024]);
     for (const kvDtype of KV_DTYPES) {
-      for (const headDim of HEAD_DIMS) {
+      for (const headDim of HEAD_DIMS.filter((headDim) => takesHeadDim(kvDtype, headDim))) {
         const shape = shapeOf(kvDtype, headDim, headDim % 3 === 0 ? 32 : headDim === 64 ? 64 : 16);
         const slots = randomSlots(shape, 41);
         const random = randomNumbers(headDim);
-        const bytes = packedBytes(kvDtype, headDim);
         const [k, v] = [0, 1].map(() => randomFloats(41 * 3 * headDim, random, 50));
-        const ownScales = scaleBytes(kvDtype) > 0;
+        const ownScales = hasOwnScales(kvDtype);
         if (ownScales) spoil(k!, headDim);
-        const storeRow = (x: Float32Array<ArrayBuffer>, scale: number) => {
-          if (ownScales) return packRow(library, kvDtype, x);
-          const stored = new Uint8Array(bytes);
+        const storeRow = (x: Float32Array<ArrayBuffer>, part: "k" | "v", scale: number) => {
+          if (ownScales) return packRow(library, kvDtype, part, x);
+          const stored = new Uint8Array(packedBytes(kvDtype, headDim, part));
           library.check(symbols.octavo_quantize(KV_DTYPE[kvDtype], x, headDim, scale, stored));
           return stored;
         };
-        const [storedK, storedV] = [k!, v!].map((x, part) => {
+        const [storedK, storedV] = ([["k", k!], ["v", v!]] as const).map(([part, x], kind) => {
+          const bytes = packedBytes(kvDtype, headDim, part);
           const stored = new Uint8Array(41 * 3 * bytes);
           for (let row = 0; row < 41 * 3; row++) {
-            stored.set(storeRow(x.slice(row * headDim, (row + 1) * headDim), scales[part * 3 + row % 3]!), row * bytes);
+            const values = x.slice(row * headDim, (row + 1) * headDim);
+            stored.set(storeRow(values, part, scales[kind * 3 + row % 3]!), row * bytes);
           }
           return stored;
         });
@@ -138,21 +145,25 @@ for (const library of LIBRARIES) {
 
   Deno.test(`octavo_kv_pack() and octavo_kv_unpack() copy every bit and skip slot -1 (${library.isa})`, () => {
     for (const kvDtype of KV_DTYPES) {
-      for (const headDim of HEAD_DIMS) {
+      for (const headDim of HEAD_DIMS.filter((headDim) => takesHeadDim(kvDtype, headDim))) {
         const shape = shapeOf(kvDtype, headDim, headDim === 80 ? 64 : 32);
         const slots = randomSlots(shape, 41);
         const random = randomNumbers(headDim + 1);
-        const rowBytes = 3 * packedBytes(kvDtype, headDim);
-        const [k, v] = [0, 1].map(() => Uint8Array.from({ length: 41 * rowBytes }, () => 256 * random()));
+        const parts = ["k", "v"] as const;
+        const [kBytes, vBytes] = parts.map((part) => 3 * packedBytes(kvDtype, headDim, part));
+        const [k, v] = [kBytes!, vBytes!].map((rowBytes) =>
+          Uint8Array.from({ length: 41 * rowBytes }, () => 256 * random())
+        );
         const pages = new Uint8Array(5 * pageBytes(shape)).fill(POISON);
         library.check(symbols.octavo_kv_pack(encodeShape(shape), pages, k!, v!, slots, 41));
         assertSameBytes(pages, expectedPages(shape, slots, k!, v!), `${kvDtype} x ${headDim}`);
 
-        const [backK, backV] = [0, 1].map(() => new Uint8Array(41 * rowBytes).fill(POISON));
+        const [backK, backV] = [k!, v!].map((rows) => new Uint8Array(rows.length).fill(POISON));
         library.check(symbols.octavo_kv_unpack(encodeShape(shape), pages, backK!, backV!, slots, 41));
         slots.forEach((slot, i) => {
           if (slot >= 0) return;
-          for (const rows of [k!, v!]) rows.fill(POISON, i * rowBytes, (i + 1) * rowBytes);
+          k!.fill(POISON, i * kBytes!, (i + 1) * kBytes!);
+          v!.fill(POISON, i * vBytes!, (i + 1) * vBytes!);
         });
         assertSameBytes(backK!, k!, `k of ${kvDtype} x ${headDim}`);
         assertSameBytes(backV!, v!, `v of ${kvDtype} x ${headDim}`);
@@ -175,13 +186,17 @@ for (const library of LIBRARIES) {
       assertEquals(symbols.octavo_kv_layer_page_bytes(encodeShape({ ...good, ...change })), 0);
       assertStringIncludes(library.lastError(), text);
     }
+    for (const kvDtype of ["k8v4", "int4"] as const) {
+      assertEquals(symbols.octavo_kv_layer_page_bytes(encodeShape(shapeOf(kvDtype, 80, 16))), 0);
+      assertStringIncludes(library.lastError(), "needs a head_dim that is a multiple of 32, found 80");
+    }
     const widest = { ...shapeOf("float32", 256, 64), numKvHeads: 65536, numPages: 2 ** 31 - 1 };
     assertEquals(symbols.octavo_kv_layer_page_bytes(encodeShape(widest)), 0);
     assertStringIncludes(library.lastError(), "num_pages 2147483647 of 8589934592 bytes exceed the address space");
     const unknown = encodeShape(good);
-    new Int32Array(unknown.buffer)[0] = 9;
+    new Int32Array(unknown.buffer)[0] = 10;
     assertEquals(symbols.octavo_kv_layer_page_bytes(unknown), 0);
-    assertStringIncludes(library.lastError(), "found 9");
+    assertStringIncludes(library.lastError(), "found 10");
     assertEquals(symbols.octavo_kv_layer_page_bytes(null), 0);
     assertStringIncludes(library.lastError(), "shape must not be NULL");
 

@@ -78,6 +78,6 @@ Deno.test("octavo_model_create() refuses a layer's kv_dtype that there is not", 
     };
     const spoiled = Object.create(library, { symbols: { value: symbols } }) as Library;
     const error = assertThrows(() => new NativeModel(spoiled, config));
-    assertStringIncludes((error as Error).message, `kv_dtype of layer 1 must be -1 to 7, found ${kvDtype}`);
+    assertStringIncludes((error as Error).message, `kv_dtype of layer 1 must be -1 to 9, found ${kvDtype}`);
   }
 });
