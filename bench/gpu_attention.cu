@@ -68,7 +68,7 @@ __global__ void read_kernel(const uint4* data, int64_t n, uint32_t* sink) {
 }
 
 // What the pool is filled with: random elements of about unit size, never NaN. As bytes they are either fp8; positive
-// bytes are also int8 and, four of them, a positive f32 scale.
+// bytes are also integer codes and positive f32 and f16 scales.
 enum Fill { kNothing, kBytes, kHalves, kPositiveBytes };
 
 __global__ void fill_kernel(uint32_t* data, int64_t words, Fill fill) {
@@ -121,11 +121,12 @@ double measure_ceiling(const uint8_t* pool, int64_t bytes, uint32_t* sink, GpuSt
 }
 
 constexpr const char* kDtypeNames[] = {"float32",  "float16",            "bfloat16", "fp8_e4m3",
-                                       "fp8_e5m2", "fp8_per_token_head", "int8",     "int8_per_token_head"};
+                                       "fp8_e5m2", "fp8_per_token_head", "int8",     "int8_per_token_head",
+                                       "k8v4",     "int4"};
 
 Fill fill_of(int kv_dtype) {
   if (octavo::has_own_scales(kv_dtype)) return kPositiveBytes;
-  return octavo::kv_format(kv_dtype).key.code_bytes == 1 ? kBytes : kHalves;
+  return octavo::kv_format(kv_dtype).key.code_bits == 8 ? kBytes : kHalves;
 }
 
 // Of K and V of a token and kv head.
@@ -347,7 +348,7 @@ std::vector<Cell> make_set(const std::string& name) {
     }
   } else if (name == "formats") {
     const int formats[] = {OCTAVO_KV_FP8_E4M3, OCTAVO_KV_FP8_PER_TOKEN_HEAD, OCTAVO_KV_INT8,
-                           OCTAVO_KV_INT8_PER_TOKEN_HEAD};
+                           OCTAVO_KV_INT8_PER_TOKEN_HEAD, OCTAVO_KV_K8V4, OCTAVO_KV_INT4};
     for (auto [b, c] : {std::pair{1, 1024}, {1, 32768}, {8, 1024}, {8, 8192}, {64, 1024}, {64, 8192}, {256, 4096}}) {
       for (int page : {16, 64}) {
         for (int dtype : formats) cells.push_back(make_cell(b, c, 32, 8, 128, page, dtype));

@@ -100,15 +100,21 @@ int32_t find_max_query_len(const octavo_attention_config& config, const int32_t*
 
 MoveParams move_params(const octavo_kv_shape& shape, uint8_t* pages, uint8_t* k, uint8_t* v,
                        const int32_t* slot_mapping, int32_t num_tokens) {
-  return {kv_geometry(shape),
+  const KvGeometry kv = kv_geometry(shape);
+  const KvFormat format = kv_format(shape.kv_dtype);
+  const auto part = [&](const KvRowFormat& row, int row_bytes, int codes_at, int scales_at) {
+    return MovePart{row.codes_bytes(shape.head_dim), row_bytes, row.num_scales(shape.head_dim), row.scale_bytes(),
+                    codes_at, scales_at};
+  };
+  return {kv,
           pages,
           k,
           v,
           slot_mapping,
           int64_t{shape.num_pages} * shape.page_size,
           num_tokens,
-          kv_format(shape.kv_dtype).key.codes_bytes(shape.head_dim),
-          kv_format(shape.kv_dtype).key.scales_bytes()};
+          part(format.key, kv.row_bytes, 0, kv.key_scales_at),
+          part(format.value, kv.value_row_bytes, kv.value_at, kv.value_scales_at)};
 }
 
 }  // namespace

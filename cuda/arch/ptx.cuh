@@ -41,6 +41,12 @@ __device__ inline float load_shared(uint32_t address) {
   return x;
 }
 
+__device__ inline float load_shared_half(uint32_t address) {
+  uint16_t bits;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(address) : "memory");
+  return __half2float(__ushort_as_half(bits));
+}
+
 // Transposes an 8 x 8 matrix of 16-bit elements held one row of two per lane.
 __device__ inline uint32_t movmatrix_trans(uint32_t value) {
   uint32_t result;
@@ -93,6 +99,25 @@ __device__ inline uint32_t int8x2_to_f16x2(uint32_t four, uint32_t selector) {
   const uint32_t biased = __byte_perm(four ^ 0x80808080u, 0x64646464u, selector);
   const __half2 value = __hsub2(*reinterpret_cast<const __half2*>(&biased), __half2half2(__ushort_as_half(0x6480)));
   return *reinterpret_cast<const uint32_t*>(&value);
+}
+
+// Nibbles i and i + 4 of eight (i < 4) to f16, exactly; a nibble holds value + 8. Under f16's exponent of 1024 they read
+// as 1024 + nibble, or, four bits higher, as 1024 + 16 nibble.
+__device__ inline uint32_t int4_pair_to_f16x2(uint32_t eight, int i) {
+  const uint32_t four = i < 2 ? eight : eight >> 8;
+  uint32_t result;
+  if (i % 2 == 0) {
+    const uint32_t biased = (four & 0x000F000Fu) | 0x64006400u;
+    const __half2 value = __hsub2(*reinterpret_cast<const __half2*>(&biased), __half2half2(__ushort_as_half(0x6408)));
+    result = *reinterpret_cast<const uint32_t*>(&value);
+  } else {
+    const uint32_t biased = (four & 0x00F000F0u) | 0x64006400u;
+    const __half2 value = __hfma2(*reinterpret_cast<const __half2*>(&biased),
+                                  __half2half2(__ushort_as_half(0x2C00)),   // 1 / 16
+                                  __half2half2(__ushort_as_half(0xD480)));  // -(64 + 8)
+    result = *reinterpret_cast<const uint32_t*>(&value);
+  }
+  return result;
 }
 
 // Four E5M2 bytes to f16, exactly: E5M2 is f16's upper byte.

@@ -22,6 +22,10 @@ DecodeLauncher find_by_dtype(int kv_dtype, int head_dim, int tiles, bool wide) {
     case OCTAVO_KV_INT8:
     case OCTAVO_KV_INT8_PER_TOKEN_HEAD:
       return find_decode<StoredInt8>(head_dim, tiles, wide);
+    case OCTAVO_KV_K8V4:
+      return find_decode<StoredK8V4>(head_dim, tiles, wide);
+    case OCTAVO_KV_INT4:
+      return find_decode<StoredInt4>(head_dim, tiles, wide);
     case OCTAVO_KV_FP8_E5M2:
       return find_decode<StoredE5m2>(head_dim, tiles, wide);
     case OCTAVO_KV_FLOAT16:

@@ -35,15 +35,18 @@ DecodeLauncher find_decode_tiles(int tiles, bool wide) {
 
 template <class Stored>
 DecodeLauncher find_decode(int head_dim, int tiles, bool wide) {
+  constexpr bool kAnyDim = Stored::kValueScales != KvScales::kGroups;
   switch (head_dim) {
     case 64:
       return find_decode_tiles<Stored, 64>(tiles, wide);
     case 80:
-      return find_decode_tiles<Stored, 80>(tiles, wide);
+      if constexpr (kAnyDim) return find_decode_tiles<Stored, 80>(tiles, wide);
+      return {};
     case 96:
       return find_decode_tiles<Stored, 96>(tiles, wide);
     case 112:
-      return find_decode_tiles<Stored, 112>(tiles, wide);
+      if constexpr (kAnyDim) return find_decode_tiles<Stored, 112>(tiles, wide);
+      return {};
     case 192:
       return find_decode_tiles<Stored, 192>(tiles, wide);
     case 256:

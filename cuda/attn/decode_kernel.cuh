@@ -87,10 +87,11 @@ struct Accumulator {
   float o[Tile::kDimSteps][Tile::kTiles][4];  // O^T fragments
   float m[Tile::kTiles][2];                   // columns 2t, 2t+1 of each tile, base 2
   float l[Tile::kTiles][2];                   // this lane's keys only
-  uint32_t unit;                              // bits of the power of two that o is counted in (kRowScales)
+  uint32_t unit[Tile::kUnits];                // bits of the powers of two that o is counted in, where V has scales
 
   __device__ void reset() {
-    unit = kLeastUnit;
+#pragma unroll
+    for (int u = 0; u < Tile::kUnits; ++u) unit[u] = kLeastUnit;
 #pragma unroll
     for (int n = 0; n < Tile::kTiles; ++n) {
       for (int e = 0; e < 2; ++e) m[n][e] = kNegInf, l[n][e] = 0.0f;
@@ -119,8 +120,15 @@ class DecodeBlock {
       : p_(p), smem_(smem), warp_(threadIdx.x >> 5), lane_(threadIdx.x & 31) {
     const int token = (lane_ & 7) + ((lane_ >> 3) & 1) * 8;
 #pragma unroll
-    for (int pair = 0; pair < Tile::kPairs; ++pair) {
-      lane_offset_[pair] = chunk_offset(Tile::kRowBytes, token, min(2 * pair + (lane_ >> 4), Tile::kChunks - 1));
+    for (int pair = 0; pair < Tile::kKeyPairs; ++pair) {
+      key_offset_[pair] = chunk_offset(Tile::kKeyRowBytes, token, min(2 * pair + (lane_ >> 4), Tile::kKeyChunks - 1));
+    }
+    if constexpr (!kSameRows) {
+#pragma unroll
+      for (int pair = 0; pair < Tile::kValuePairs; ++pair) {
+        value_offset_[pair] =
+            chunk_offset(Tile::kValueRowBytes, token, min(2 * pair + (lane_ >> 4), Tile::kValueChunks - 1));
+      }
     }
   }
 
@@ -315,27 +323,21 @@ class DecodeBlock {
   __device__ void take_step(uint32_t at, int key, const ItemView& view, Accumulator<Tile>& acc) {
     float s[Tile::kGranules][Tile::kTiles][4] = {};
 #pragma unroll
-    for (int pair = 0; pair < Tile::kPairs; ++pair) {
+    for (int pair = 0; pair < Tile::kKeyPairs; ++pair) {
 #pragma unroll
       for (int granule = 0; granule < Tile::kGranules; ++granule) {
         uint32_t raw[4];
-        ldmatrix_x4(raw, at + granule * Tile::kGranuleBytes + lane_offset_[pair]);
+        ldmatrix_x4(raw, at + granule * Tile::kGranuleBytes + key_offset_[pair]);
+        if constexpr (Stored::kKeyScales == KvScales::kGroups) {
+          multiply_groups(raw, at, granule, pair, s[granule]);
+        } else {
 #pragma unroll
-        for (int i = 0; i < Stored::kSteps; ++i) {
-          const int dim_step = pair * Stored::kSteps + i;
-          if (dim_step >= Tile::kDimSteps) break;
-          uint32_t a[4];
-          Stored::key_fragment(raw, i, a);
-#pragma unroll
-          for (int n = 0; n < Tile::kTiles; ++n) {
-            const uint2 b = query_fragment(dim_step, n);
-            Stored::mma(s[granule][n], a, b.x, b.y);
-          }
+          for (int i = 0; i < Stored::kKeySteps; ++i) multiply_keys(raw, pair, i, s[granule]);
         }
       }
     }
 
-    if constexpr (Stored::kRowScales) scale_scores(s, at);
+    if constexpr (Stored::kKeyScales == KvScales::kRow) scale_scores(s, at);
     float to_log2 = view.score_scale;
     if (p_.logit_softcap > 0) {
       soft_cap(s, view.score_scale);
@@ -348,30 +350,77 @@ class DecodeBlock {
       hide_keys(s, key, first_position);
       clear_values(at, key, view.row);
     }
-    uint32_t weights[Stored::kWeightParts][Tile::kGranules][Tile::kTiles][2];
-    ValueScales scales;
-    if constexpr (Stored::kRowScales) scales = load_value_scales(at, acc);
-    softmax(s, to_log2, acc, scales, weights);
+    softmax(s, to_log2, acc);
 
+    // One set of weights for all of V, or, where V's scales are those of groups, one for each of a pair's two chunks.
+    constexpr bool kByGroups = Stored::kValueScales == KvScales::kGroups;
+    Weights weights[kByGroups ? 2 : 1];
+    if constexpr (!kByGroups) pack_weights(s, load_value_scales(at, 0, acc), weights[0]);
 #pragma unroll
-    for (int pair = 0; pair < Tile::kPairs; ++pair) {
+    for (int pair = 0; pair < Tile::kValuePairs; ++pair) {
+      if constexpr (kByGroups) {
+#pragma unroll
+        for (int chunk = 0; chunk < 2; ++chunk) {
+          const int group = 2 * pair + chunk;
+          if (group < Tile::kValueChunks) pack_weights(s, load_value_scales(at, group, acc), weights[chunk]);
+        }
+      }
 #pragma unroll
       for (int granule = 0; granule < Tile::kGranules; ++granule) {
         uint32_t raw[4];
-        ldmatrix_x4_trans(raw, at + granule * Tile::kGranuleBytes + Tile::kHalfBytes + lane_offset_[pair]);
+        ldmatrix_x4_trans(raw, at + granule * Tile::kGranuleBytes + Tile::kValueAt +
+                                   (kSameRows ? key_offset_[pair] : value_offset_[kSameRows ? 0 : pair]));
 #pragma unroll
-        for (int i = 0; i < Stored::kSteps; ++i) {
-          const int dim_step = pair * Stored::kSteps + i;
+        for (int i = 0; i < Stored::kValueSteps; ++i) {
+          const int dim_step = pair * Stored::kValueSteps + i;
           if (dim_step >= Tile::kDimSteps) break;
           uint32_t a[4];
           Stored::value_fragment(raw, i, a);
+          const Weights& w = weights[kByGroups ? i * 2 / Stored::kValueSteps : 0];
 #pragma unroll
           for (int n = 0; n < Tile::kTiles; ++n) {
 #pragma unroll
             for (int part = 0; part < Stored::kWeightParts; ++part) {
-              Stored::mma(acc.o[dim_step][n], a, weights[part][granule][n][0], weights[part][granule][n][1]);
+              Stored::mma(acc.o[dim_step][n], a, w.of[part][granule][n][0], w.of[part][granule][n][1]);
             }
           }
+        }
+      }
+    }
+  }
+
+  // Step i of a chunk pair's keys, of one granule.
+  __device__ void multiply_keys(const uint32_t (&raw)[4], int pair, int i, float (&s)[Tile::kTiles][4]) const {
+    const int dim_step = pair * Stored::kKeySteps + i;
+    if (dim_step >= Tile::kDimSteps) return;
+    uint32_t a[4];
+    Stored::key_fragment(raw, i, a);
+#pragma unroll
+    for (int n = 0; n < Tile::kTiles; ++n) {
+      const uint2 b = query_fragment(dim_step, n);
+      Stored::mma(s[n], a, b.x, b.y);
+    }
+  }
+
+  // A chunk pair's keys of one granule, each chunk's product times its tokens' scales.
+  __device__ void multiply_groups(const uint32_t (&raw)[4], uint32_t at, int granule, int pair,
+                                  float (&s)[Tile::kTiles][4]) const {
+#pragma unroll
+    for (int chunk = 0; chunk < 2; ++chunk) {
+      const int group = 2 * pair + chunk;
+      if (group >= Tile::kKeyChunks) return;
+      float part[Tile::kTiles][4] = {};
+#pragma unroll
+      for (int i = 0; i < Stored::kKeySteps / 2; ++i) {
+        multiply_keys(raw, pair, chunk * (Stored::kKeySteps / 2) + i, part);
+      }
+#pragma unroll
+      for (int octet = 0; octet < 2; ++octet) {
+        const float scale = group_scale(at, granule, octet, Tile::kKeyScalesAt, group);
+#pragma unroll
+        for (int n = 0; n < Tile::kTiles; ++n) {
+          s[n][octet * 2] += part[n][octet * 2] * scale;
+          s[n][octet * 2 + 1] += part[n][octet * 2 + 1] * scale;
         }
       }
     }
@@ -380,6 +429,12 @@ class DecodeBlock {
   // This lane's scale of token 8 octet + g of a granule.
   __device__ float token_scale(uint32_t at, int granule, int octet, int scales_at) const {
     return load_shared(at + granule * Tile::kGranuleBytes + scales_at + (octet * 8 + (lane_ >> 2)) * 4);
+  }
+
+  // The same of one group of dims.
+  __device__ float group_scale(uint32_t at, int granule, int octet, int scales_at, int group) const {
+    return load_shared_half(at + granule * Tile::kGranuleBytes + scales_at +
+                            (group * kGranuleTokens + octet * 8 + (lane_ >> 2)) * 2);
   }
 
   __device__ void scale_scores(float (&s)[Tile::kGranules][Tile::kTiles][4], uint32_t at) const {
@@ -397,28 +452,35 @@ class DecodeBlock {
     }
   }
 
+  static constexpr bool kHasValueScales = Stored::kValueScales != KvScales::kNone;
+
   // V's scales of this lane's tokens, in the accumulator's unit: below 1.
   struct ValueScales {
-    float of[Stored::kRowScales ? Tile::kGranules : 1][2];
+    float of[kHasValueScales ? Tile::kGranules : 1][2];
   };
 
-  // Positive floats compare as their bits do.
-  __device__ ValueScales load_value_scales(uint32_t at, Accumulator<Tile>& acc) const {
-    ValueScales scales;
+  // group: 0, or which dims' scales. Positive floats compare as their bits do.
+  __device__ ValueScales load_value_scales(uint32_t at, int group, Accumulator<Tile>& acc) const {
+    ValueScales scales = {};
+    if constexpr (!kHasValueScales) return scales;
     uint32_t largest = 0;
 #pragma unroll
-    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+    for (int granule = 0; granule < (kHasValueScales ? Tile::kGranules : 0); ++granule) {
 #pragma unroll
       for (int octet = 0; octet < 2; ++octet) {
-        scales.of[granule][octet] = token_scale(at, granule, octet, Tile::kValueScalesAt);
-        largest = max(largest, __float_as_uint(scales.of[granule][octet]));
+        float& scale = scales.of[granule][octet];
+        scale = Stored::kValueScales == KvScales::kRow
+                    ? token_scale(at, granule, octet, Tile::kValueScalesAt)
+                    : group_scale(at, granule, octet, Tile::kValueScalesAt, group);
+        largest = max(largest, __float_as_uint(scale));
       }
     }
     largest = __reduce_max_sync(~0u, largest);
-    if (largest >= acc.unit) raise_unit(largest, acc);
-    const float inverse = inverse_of(acc.unit);
+    if (largest >= acc.unit[group]) raise_unit(largest, group, acc);
+    const float inverse = inverse_of(acc.unit[group]);
 #pragma unroll
-    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+    for (int granule = 0; granule < (kHasValueScales ? Tile::kGranules : 0); ++granule) {
+#pragma unroll
       for (int octet = 0; octet < 2; ++octet) scales.of[granule][octet] *= inverse;
     }
     return scales;
@@ -427,15 +489,17 @@ class DecodeBlock {
   // 1 / unit, exactly.
   __device__ static float inverse_of(uint32_t unit) { return __uint_as_float(0x7F000000u - unit); }
 
-  __device__ void raise_unit(uint32_t largest, Accumulator<Tile>& acc) const {
+  __device__ void raise_unit(uint32_t largest, int group, Accumulator<Tile>& acc) const {
     const uint32_t raised = min((largest & 0x7F800000u) + 0x00800000u, kMostUnit);
-    const float factor = __uint_as_float(acc.unit) * inverse_of(raised);
-    acc.unit = raised;
+    const float factor = __uint_as_float(acc.unit[group]) * inverse_of(raised);
+    acc.unit[group] = raised;
+    constexpr int kStepsOfUnit = Tile::kDimSteps / Tile::kUnits;
 #pragma unroll
-    for (int d = 0; d < Tile::kDimSteps; ++d) {
+    for (int d = 0; d < kStepsOfUnit; ++d) {
 #pragma unroll
       for (int n = 0; n < Tile::kTiles; ++n) {
-        for (int i = 0; i < 4; ++i) acc.o[d][n][i] *= factor;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) acc.o[group * kStepsOfUnit + d][n][i] *= factor;
       }
     }
   }
@@ -476,10 +540,18 @@ class DecodeBlock {
   // Zeroes V of keys that no query of the row sees: such slots may hold anything, and 0 x NaN is NaN.
   __device__ void clear_values(uint32_t at, int key, const PlanRow& row) const {
     uint8_t* base = smem_ + (at - smem_address(smem_));
-    if constexpr (Stored::kRowScales) {
+    if constexpr (kHasValueScales) {
       for (int i = lane_; i < Tile::kStepTokens; i += 32) {
         if (key + i >= row.kv_begin && key + i < row.kv_end) continue;
-        reinterpret_cast<float*>(base + (i >> 4) * Tile::kGranuleBytes + Tile::kValueScalesAt)[i & 15] = 0.0f;
+        uint8_t* scales = base + (i >> 4) * Tile::kGranuleBytes + Tile::kValueScalesAt;
+        if constexpr (Stored::kValueScales == KvScales::kRow) {
+          reinterpret_cast<float*>(scales)[i & 15] = 0.0f;
+        } else {
+#pragma unroll
+          for (int group = 0; group < Tile::kUnits; ++group) {
+            reinterpret_cast<uint16_t*>(scales)[group * kGranuleTokens + (i & 15)] = 0;
+          }
+        }
       }
     }
     if constexpr (Stored::kHasNan) clear_codes(base, key, row);
@@ -488,21 +560,19 @@ class DecodeBlock {
   }
 
   __device__ void clear_codes(uint8_t* base, int key, const PlanRow& row) const {
-    for (int i = lane_; i < Tile::kStepTokens * Tile::kChunks; i += 32) {
+    for (int i = lane_; i < Tile::kStepTokens * Tile::kValueChunks; i += 32) {
       const int token = i & 15;
-      const int granule = (i >> 4) / Tile::kChunks;
+      const int granule = (i >> 4) / Tile::kValueChunks;
       const int j = key + granule * kGranuleTokens + token;
       if (j >= row.kv_begin && j < row.kv_end) continue;
-      const int chunk = (i >> 4) % Tile::kChunks;
-      *reinterpret_cast<uint4*>(base + granule * Tile::kGranuleBytes + Tile::kHalfBytes +
-                                chunk_offset(Tile::kRowBytes, token, chunk)) = make_uint4(0, 0, 0, 0);
+      const int chunk = (i >> 4) % Tile::kValueChunks;
+      *reinterpret_cast<uint4*>(base + granule * Tile::kGranuleBytes + Tile::kValueAt +
+                                chunk_offset(Tile::kValueRowBytes, token, chunk)) = make_uint4(0, 0, 0, 0);
     }
   }
 
-  // Updates max and sum and leaves the weights as B fragments of the second product.
-  __device__ void softmax(const float (&s)[Tile::kGranules][Tile::kTiles][4], float to_log2, Accumulator<Tile>& acc,
-                          const ValueScales& scales,
-                          uint32_t (&weights)[Stored::kWeightParts][Tile::kGranules][Tile::kTiles][2]) const {
+  // Updates max and sum and turns scores into weights.
+  __device__ void softmax(float (&s)[Tile::kGranules][Tile::kTiles][4], float to_log2, Accumulator<Tile>& acc) const {
     float top[Tile::kTiles][2];
     bool rises = false;
 #pragma unroll
@@ -527,18 +597,36 @@ class DecodeBlock {
 #pragma unroll
       for (int granule = 0; granule < Tile::kGranules; ++granule) {
 #pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          s[granule][n][i] = exp2_approx(s[granule][n][i] * to_log2 - offset[i & 1]);
+          acc.l[n][i & 1] += s[granule][n][i];
+        }
+      }
+    }
+  }
+
+  // Weights as B fragments of the second product.
+  struct Weights {
+    uint32_t of[Stored::kWeightParts][Tile::kGranules][Tile::kTiles][2];
+  };
+
+  __device__ static void pack_weights(const float (&p)[Tile::kGranules][Tile::kTiles][4], const ValueScales& scales,
+                                      Weights& weights) {
+#pragma unroll
+    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+#pragma unroll
+      for (int n = 0; n < Tile::kTiles; ++n) {
+#pragma unroll
         for (int octet = 0; octet < 2; ++octet) {
-          const float p0 = exp2_approx(s[granule][n][octet * 2] * to_log2 - offset[0]);
-          const float p1 = exp2_approx(s[granule][n][octet * 2 + 1] * to_log2 - offset[1]);
-          acc.l[n][0] += p0;
-          acc.l[n][1] += p1;
-          const float scale = Stored::kRowScales ? scales.of[Stored::kRowScales ? granule : 0][octet] : 1.0f;
-          const uint32_t packed = Stored::pack(p0 * scale, p1 * scale);
-          weights[0][granule][n][octet] = movmatrix_trans(packed);
+          const float scale = kHasValueScales ? scales.of[kHasValueScales ? granule : 0][octet] : 1.0f;
+          const float p0 = p[granule][n][octet * 2] * scale;
+          const float p1 = p[granule][n][octet * 2 + 1] * scale;
+          const uint32_t packed = Stored::pack(p0, p1);
+          weights.of[0][granule][n][octet] = movmatrix_trans(packed);
           if constexpr (Stored::kWeightParts == 2) {
             const float rest0 = p0 - __uint_as_float(packed << 16);
             const float rest1 = p1 - __uint_as_float(packed & 0xFFFF0000u);
-            weights[1][granule][n][octet] = movmatrix_trans(Stored::pack(rest0, rest1));
+            weights.of[1][granule][n][octet] = movmatrix_trans(Stored::pack(rest0, rest1));
           }
         }
       }
@@ -644,8 +732,6 @@ class DecodeBlock {
     float* sums = merge_sums(merge_buffer_, warp_);
     const int g = lane_ >> 2;
     const int t = lane_ & 3;
-    const DimPair dims = Stored::output_dims(g);
-    const float unit = Stored::kRowScales ? __uint_as_float(acc.unit) : 1.0f;
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const float l = sum_over_keys(acc.l[n][e]);
@@ -655,12 +741,14 @@ class DecodeBlock {
       float* row = sums + column * Tile::kMergeStride;
 #pragma unroll
       for (int d = 0; d < Tile::kDimSteps; ++d) {
-        if constexpr (Stored::kBytes == 1) {
-          *reinterpret_cast<float2*>(row + d * 16 + dims.first) =
-              make_float2(acc.o[d][n][e] * unit, acc.o[d][n][2 + e] * unit);
+        const DimPair dims = Stored::output_dims(d, g);
+        if constexpr (Stored::kValueBits <= 8) {
+          const float unit =
+              kHasValueScales ? __uint_as_float(acc.unit[d / (Tile::kDimSteps / Tile::kUnits)]) : 1.0f;
+          *reinterpret_cast<float2*>(row + dims.first) = make_float2(acc.o[d][n][e] * unit, acc.o[d][n][2 + e] * unit);
         } else {
-          row[d * 16 + dims.first] = acc.o[d][n][e];
-          row[d * 16 + dims.second] = acc.o[d][n][2 + e];
+          row[dims.first] = acc.o[d][n][e];
+          row[dims.second] = acc.o[d][n][2 + e];
         }
       }
     }
@@ -849,7 +937,10 @@ class DecodeBlock {
   int warp_;
   int lane_;
   int merge_buffer_ = 0;
-  uint32_t lane_offset_[Tile::kPairs];  // of this lane's ldmatrix row, K and V alike
+  // Of this lane's ldmatrix row, V's only where its rows are not as long as K's.
+  static constexpr bool kSameRows = Tile::kKeyRowBytes == Tile::kValueRowBytes;
+  uint32_t key_offset_[Tile::kKeyPairs];
+  uint32_t value_offset_[kSameRows ? 1 : Tile::kValuePairs];
   const uint2* query_;
   uint2 query_registers_[Tile::kQueryInRegisters ? Tile::kDimSteps * Tile::kTiles : 1];
 };

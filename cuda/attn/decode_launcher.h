@@ -8,6 +8,8 @@ namespace octavo {
 struct StoredE4m3;
 struct StoredE4m3Token;
 struct StoredInt8;
+struct StoredK8V4;
+struct StoredInt4;
 struct StoredE5m2;
 struct StoredF16;
 struct StoredBf16;

@@ -35,22 +35,34 @@ template <class Stored_, int kHeadDim_, int kTiles_, bool kWide_>
 struct DecodeTile {
   using Stored = Stored_;
   static constexpr int kHeadDim = kHeadDim_;
+
+  // Of a granule's K or V.
+  static constexpr int scales_bytes(KvScales scales) {
+    return kGranuleTokens * (scales == KvScales::kNone  ? 0
+                             : scales == KvScales::kRow ? 4
+                                                        : kHeadDim / kGroupDims * 2);
+  }
+
   static constexpr int kTiles = kTiles_;
   static constexpr bool kWide = kWide_;
   static constexpr int kColumns = 8 * kTiles;
-  static constexpr int kRowBytes = row_bytes_of(kHeadDim, Stored::kBytes);
-  static constexpr int kHalfBytes = half_granule_bytes(kRowBytes);
-  static constexpr int kCodeBytes = 2 * kHalfBytes;  // of a granule
-  static constexpr int kScaleBytes = Stored::kRowScales ? kGranuleTokens * 4 : 0;  // of its K, and of its V
-  static constexpr int kKeyScalesAt = kCodeBytes;
-  static constexpr int kValueScalesAt = kCodeBytes + kScaleBytes;
-  static constexpr int kGranuleBytes = kCodeBytes + 2 * kScaleBytes;
-  static constexpr int kChunks = kRowBytes / kChunkBytes;
-  static constexpr int kPairs = (kChunks + 1) / 2;  // chunk pairs of a row, one ldmatrix.x4 each
+  // A granule: | K codes | V codes | K scales | V scales |
+  static constexpr int kKeyRowBytes = round_up_to_chunk(kHeadDim * Stored::kKeyBits / 8);
+  static constexpr int kValueRowBytes = round_up_to_chunk(kHeadDim * Stored::kValueBits / 8);
+  static constexpr int kValueAt = half_granule_bytes(kKeyRowBytes);
+  static constexpr int kKeyScalesAt = kValueAt + half_granule_bytes(kValueRowBytes);
+  static constexpr int kValueScalesAt = kKeyScalesAt + scales_bytes(Stored::kKeyScales);
+  static constexpr int kGranuleBytes = kValueScalesAt + scales_bytes(Stored::kValueScales);
+  static constexpr int kValueChunks = kValueRowBytes / kChunkBytes;
+  static constexpr int kKeyChunks = kKeyRowBytes / kChunkBytes;
+  static constexpr int kKeyPairs = (kKeyChunks + 1) / 2;  // chunk pairs of a row, one ldmatrix.x4 each
+  static constexpr int kValuePairs = (kValueChunks + 1) / 2;
+  // Parts of V's dims that have scales of their own, and thus units of the sums.
+  static constexpr int kUnits = Stored::kValueScales == KvScales::kGroups ? kHeadDim / kGroupDims : 1;
   static constexpr int kDimSteps = kHeadDim / 16;   // MMA steps over the head dim
   // About 8 KB a step: what a step costs besides its keys is spread over enough bytes, and granules give independent
-  // MMA chains. Wide tiles have no registers for more than one.
-  static constexpr int kGranules = kTiles == 4 ? 1 : kCodeBytes <= 2048 ? 4 : kCodeBytes <= 4096 ? 2 : 1;
+  // MMA chains. Tiles with many sums have no registers for more than one.
+  static constexpr int kGranules = kTiles == 4 || kDimSteps * kTiles > 24 ? 1 : kKeyScalesAt <= 2048 ? 4 : kKeyScalesAt <= 4096 ? 2 : 1;
   static constexpr int kStepTokens = kGranules * kGranuleTokens;
   static constexpr int kStepBytes = kGranules * kGranuleBytes;
   // Four column tiles leave no registers for Q: it is read from shared memory each step.
@@ -83,6 +95,7 @@ struct DecodeTile {
   static constexpr int kSlotFloats = kColumns * (kHeadDim + 2);  // a partial result: sums, then (max, sum) a column
 
   static_assert(kHeadDim % 16 == 0, "the MMA takes 16 dims at a time");
+  static_assert(kUnits == 1 || kHeadDim % kGroupDims == 0, "4-bit codes come in groups of 32 dims");
   static_assert(kWarps > 0, "the tile does not fit in shared memory");
 };
 

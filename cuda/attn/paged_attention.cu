@@ -104,8 +104,8 @@ KvGeometry kv_geometry(const octavo_kv_shape& shape) {
   geometry.value_row_bytes = round_up_to_chunk(format.value.codes_bytes(shape.head_dim));
   geometry.value_at = half_granule_bytes(geometry.row_bytes);
   geometry.key_scales_at = geometry.value_at + half_granule_bytes(geometry.value_row_bytes);
-  geometry.value_scales_at = geometry.key_scales_at + kGranuleTokens * format.key.scales_bytes();
-  geometry.granule_bytes = geometry.value_scales_at + kGranuleTokens * format.value.scales_bytes();
+  geometry.value_scales_at = geometry.key_scales_at + kGranuleTokens * format.key.scales_bytes(shape.head_dim);
+  geometry.granule_bytes = geometry.value_scales_at + kGranuleTokens * format.value.scales_bytes(shape.head_dim);
   geometry.page_shift = shape.page_size == 16 ? 4 : shape.page_size == 32 ? 5 : 6;
   geometry.num_kv_heads = shape.num_kv_heads;
   geometry.page_bytes =

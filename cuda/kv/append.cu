@@ -81,21 +81,61 @@ __device__ uint8_t* granule_of(const AppendParams& p, int64_t slot, int in_page,
   return p.pages + p.kv.granule_offset(static_cast<int32_t>(slot >> p.kv.page_shift), kv_head, in_page);
 }
 
-// The scale of one head's values in a format with scales of its own, of which this lane holds some.
+// The scale of values in a format with scales of its own, of which this lane holds x[first] to x[end - 1].
 template <int kSlots>
-__device__ float own_scale(int code, const float (&x)[kSlots]) {
+__device__ float own_scale(int code, const float (&x)[kSlots], int first, int end) {
   constexpr uint32_t kInfinity = 0x7F800000u;  // magnitudes compare as their bits do; those of NaN lie above
   const bool keeps_nan = code == OCTAVO_KV_FP8_E4M3;
   uint32_t largest = 0;
 #pragma unroll
   for (int j = 0; j < kSlots; ++j) {
     const uint32_t magnitude = __float_as_uint(x[j]) & 0x7FFFFFFFu;
-    if (!(keeps_nan && magnitude > kInfinity)) largest = max(largest, magnitude);
+    if (j >= first && j < end && !(keeps_nan && magnitude > kInfinity)) largest = max(largest, magnitude);
   }
   largest = __reduce_max_sync(~0u, largest);
   if (largest > kInfinity) return __uint_as_float(0x7FC00000u);
-  const float scale = __fdiv_rn(fminf(__uint_as_float(largest), FLT_MAX), largest_code(code));
+  float scale = __fdiv_rn(fminf(__uint_as_float(largest), FLT_MAX), largest_code(code));
+  if (code == OCTAVO_KV_INT4) scale = __half2float(__ushort_as_half(encode_f16(scale)));
   return scale > 0 ? scale : 1.0f;
+}
+
+// Codes of 8 bits with one scale a row.
+template <int kSlots>
+__device__ void store_row(const AppendParams& p, int code, const float (&x)[kSlots], int token, uint8_t* codes,
+                          uint8_t* scales) {
+  const int lane = static_cast<int>(threadIdx.x & 31);
+  const float scale = own_scale(code, x, 0, kSlots);
+  const int row_bytes = round_up_to_chunk(p.head_dim);
+#pragma unroll
+  for (int j = 0; j < kSlots; ++j) {
+    const int dim = lane + 32 * j;
+    if (dim >= row_bytes) continue;
+    uint8_t* target = codes + byte_offset(row_bytes, token, dim);
+    if (dim < p.head_dim)
+      encode_element(code, x[j], scale, target);
+    else
+      *target = 0;
+  }
+  if (lane == 0) reinterpret_cast<float*>(scales)[token] = scale;
+}
+
+// Codes of 4 bits: x[j] over the warp is a group. Even lanes write their own code and their neighbour's.
+template <int kSlots>
+__device__ void store_groups(const AppendParams& p, const float (&x)[kSlots], int token, uint8_t* codes,
+                             uint8_t* scales) {
+  const int lane = static_cast<int>(threadIdx.x & 31);
+  const int row_bytes = round_up_to_chunk(p.head_dim / 2);
+#pragma unroll
+  for (int j = 0; j < kSlots; ++j) {
+    if (j * kGroupDims >= p.head_dim) break;
+    const float scale = own_scale(OCTAVO_KV_INT4, x, j, j + 1);
+    const uint32_t own = encode_int4(__fdiv_rn(x[j], scale));
+    const uint32_t next = __shfl_down_sync(~0u, own, 1);
+    if (lane % 2 == 0) {
+      codes[byte_offset(row_bytes, token, (j * kGroupDims + lane) / 2)] = static_cast<uint8_t>(own | next << 4);
+    }
+    if (lane == 0) reinterpret_cast<uint16_t*>(scales)[j * kGranuleTokens + token] = encode_f16(scale);
+  }
 }
 
 // Formats with scales of their own. row: this warp's shared memory, where the head's dims are put in order.
@@ -118,24 +158,15 @@ __device__ void store_scaled_head(const Head& head, const AppendParams& p, int64
   for (int j = 0; j < kMaxHeadDim / 32; ++j) x[j] = lane + 32 * j < p.head_dim ? row[lane + 32 * j] : 0.0f;
   const KvFormat format = kv_format(p.kv_dtype);
   if (format.is_rotated) rotate_dims(x, p.head_dim);
-  const int code = is_value ? format.value.code : format.key.code;
-  const float scale = own_scale(code, x);
+  const KvRowFormat& row_format = is_value ? format.value : format.key;
   const int in_page = static_cast<int>(slot & ((1 << p.kv.page_shift) - 1));
   uint8_t* granule = granule_of(p, slot, in_page, kv_head);
-  uint8_t* part = granule + (is_value ? p.kv.value_at : 0);
-#pragma unroll
-  for (int j = 0; j < kMaxHeadDim / 32; ++j) {
-    const int dim = lane + 32 * j;
-    if (dim >= p.kv.row_bytes) continue;
-    uint8_t* target = part + byte_offset(p.kv.row_bytes, in_page & 15, dim);
-    if (dim < p.head_dim)
-      encode_element(code, x[j], scale, target);
-    else
-      *target = 0;
-  }
-  if (lane == 0) {
-    reinterpret_cast<float*>(granule + (is_value ? p.kv.value_scales_at : p.kv.key_scales_at))[in_page & 15] = scale;
-  }
+  uint8_t* codes = granule + (is_value ? p.kv.value_at : 0);
+  uint8_t* scales = granule + (is_value ? p.kv.value_scales_at : p.kv.key_scales_at);
+  if (row_format.scales == KvScales::kRow)
+    store_row(p, row_format.code, x, in_page & 15, codes, scales);
+  else
+    store_groups(p, x, in_page & 15, codes, scales);
 }
 
 __device__ void store_head(const Head& head, const AppendParams& p, int64_t token, int kv_head, bool is_value) {
@@ -144,7 +175,7 @@ __device__ void store_head(const Head& head, const AppendParams& p, int64_t toke
   const int in_page = static_cast<int>(slot & ((1 << p.kv.page_shift) - 1));
   uint8_t* part = granule_of(p, slot, in_page, kv_head) + (is_value ? p.kv.value_at : 0);
   const float scale = p.scales == nullptr ? 1.0f : p.scales[(is_value ? p.kv.num_kv_heads : 0) + kv_head];
-  const int bytes = kv_format(p.kv_dtype).key.code_bytes;
+  const int bytes = kv_format(p.kv_dtype).key.code_bits / 8;
   const int half = p.head_dim / 2;
   const auto store = [&](int dim, float x) {
     encode_element(p.kv_dtype, x, scale, part + byte_offset(p.kv.row_bytes, in_page & 15, dim * bytes));

@@ -44,68 +44,80 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_const
   });
 }
 
-// What is moved at a time: rows that scales follow are aligned to 4 bytes only.
-using Unit = uint32_t;
-constexpr int kUnitBytes = sizeof(Unit);
+template <class Unit>
+__host__ __device__ int units_of(const MovePart& part) {
+  return (part.row_bytes + part.num_scales * part.scale_bytes) / static_cast<int>(sizeof(Unit));
+}
 
-__host__ __device__ int units_of_row(const MoveParams& p) { return (p.kv.row_bytes + p.scales_bytes) / kUnitBytes; }
+template <class Unit>
+__host__ __device__ int64_t work_of(const MoveParams& p, const MovePart& part) {
+  return static_cast<int64_t>(p.num_tokens) * p.kv.num_kv_heads * units_of<Unit>(part);
+}
 
-// One thread moves one unit: row = (token, head, K or V), codes up to the chunk's end, then scales.
-template <bool kPack>
+// One thread moves one unit of K's rows, then V's: codes up to the chunk's end, then scales.
+template <bool kPack, class Unit>
 __global__ void __launch_bounds__(kThreads) move_kernel(const __grid_constant__ MoveParams p) {
-  const int units = units_of_row(p);
-  const int packed_bytes = p.codes_bytes + p.scales_bytes;
-  const int64_t rows = static_cast<int64_t>(p.num_tokens) * p.kv.num_kv_heads * 2;
-  for_each_index(rows * units, [&](int64_t i) {
-    const int byte = static_cast<int>(i % units) * kUnitBytes;
-    const int64_t row = i / units;
-    const bool is_value = (row & 1) != 0;
-    const int head = static_cast<int>((row >> 1) % p.kv.num_kv_heads);
-    const int64_t token = (row >> 1) / p.kv.num_kv_heads;
-    const int64_t slot = p.slot_mapping[token];
+  const int64_t key_work = work_of<Unit>(p, p.key);
+  for_each_index(key_work + work_of<Unit>(p, p.value), [&](int64_t at) {
+    const bool is_value = at >= key_work;
+    const MovePart& part = is_value ? p.value : p.key;
+    const int64_t i = is_value ? at - key_work : at;
+    const int units = units_of<Unit>(part);
+    const int byte = static_cast<int>(i % units) * static_cast<int>(sizeof(Unit));
+    const int64_t row = i / units;  // (token, head)
+    const int head = static_cast<int>(row % p.kv.num_kv_heads);
+    const int64_t slot = p.slot_mapping[row / p.kv.num_kv_heads];
     if (slot < 0 || slot >= p.num_slots) return;
     const int in_page = static_cast<int>(slot & ((1 << p.kv.page_shift) - 1));
-    const int scale_byte = byte - p.kv.row_bytes;  // below 0: a code's
+    const int token = in_page & 15;
+    const int in_scales = byte - part.row_bytes;  // below 0: among the codes
+    const bool is_used = in_scales >= 0 || byte < part.codes_bytes;
+    const int in_granule = in_scales < 0 ? part.codes_at + byte_offset(part.row_bytes, token, byte)
+                                         : part.scales_at +
+                                               (in_scales / part.scale_bytes * kGranuleTokens + token) * part.scale_bytes +
+                                               in_scales % part.scale_bytes;
+    const int in_row = in_scales < 0 ? byte : part.codes_bytes + in_scales;
     uint8_t* granule = p.pages + p.kv.granule_offset(static_cast<int32_t>(slot >> p.kv.page_shift), head, in_page);
-    const int stored_at = scale_byte < 0
-                              ? (is_value ? p.kv.value_at : 0) + byte_offset(p.kv.row_bytes, in_page & 15, byte)
-                              : (is_value ? p.kv.value_scales_at : p.kv.key_scales_at) +
-                                    (in_page & 15) * p.scales_bytes + scale_byte;
-    const bool is_used = scale_byte >= 0 || byte < p.codes_bytes;
-    const int plain_at = scale_byte < 0 ? byte : p.codes_bytes + scale_byte;
-    Unit* stored = reinterpret_cast<Unit*>(granule + stored_at);
-    Unit* plain = reinterpret_cast<Unit*>((is_value ? p.v : p.k) +
-                                          (token * p.kv.num_kv_heads + head) * packed_bytes + plain_at);
+    Unit* stored = reinterpret_cast<Unit*>(granule + in_granule);
+    const int packed_bytes = part.codes_bytes + part.num_scales * part.scale_bytes;
+    Unit* plain = reinterpret_cast<Unit*>((is_value ? p.v : p.k) + row * packed_bytes + in_row);
     if (kPack) {
-      *stored = is_used ? *plain : 0;
+      *stored = is_used ? *plain : Unit{};
     } else if (is_used) {
       *plain = *stored;
     }
   });
 }
 
-int64_t count_moves(const MoveParams& p) {
-  return static_cast<int64_t>(p.num_tokens) * p.kv.num_kv_heads * 2 * units_of_row(p);
+template <bool kPack, class Unit>
+void launch_move(const MoveParams& p, GpuStream stream) {
+  const int64_t work = work_of<Unit>(p, p.key) + work_of<Unit>(p, p.value);
+  gpu_launch(move_kernel<kPack, Unit>, count_blocks(work), kThreads, 0, stream, false, p);
+}
+
+// Scales leave rows aligned to 2 bytes only.
+template <bool kPack>
+void move_rows(const MoveParams& p, GpuStream stream) {
+  if (p.key.num_scales == 0)
+    launch_move<kPack, uint2>(p, stream);
+  else
+    launch_move<kPack, uint16_t>(p, stream);
 }
 
 }  // namespace
 
 void quantize_gpu(int kv_dtype, const float* x, int64_t n, float scale, uint8_t* stored, GpuStream stream) {
   gpu_launch(quantize_kernel, count_blocks(n), kThreads, 0, stream, false,
-             ConvertParams{x, stored, n, scale, kv_dtype, kv_format(kv_dtype).key.code_bytes});
+             ConvertParams{x, stored, n, scale, kv_dtype, kv_format(kv_dtype).key.code_bits / 8});
 }
 
 void dequantize_gpu(int kv_dtype, const uint8_t* stored, int64_t n, float scale, float* x, GpuStream stream) {
   gpu_launch(dequantize_kernel, count_blocks(n), kThreads, 0, stream, false,
-             ConvertParams{stored, x, n, scale, kv_dtype, kv_format(kv_dtype).key.code_bytes});
+             ConvertParams{stored, x, n, scale, kv_dtype, kv_format(kv_dtype).key.code_bits / 8});
 }
 
-void pack_gpu(const MoveParams& params, GpuStream stream) {
-  gpu_launch(move_kernel<true>, count_blocks(count_moves(params)), kThreads, 0, stream, false, params);
-}
+void pack_gpu(const MoveParams& params, GpuStream stream) { move_rows<true>(params, stream); }
 
-void unpack_gpu(const MoveParams& params, GpuStream stream) {
-  gpu_launch(move_kernel<false>, count_blocks(count_moves(params)), kThreads, 0, stream, false, params);
-}
+void unpack_gpu(const MoveParams& params, GpuStream stream) { move_rows<false>(params, stream); }
 
 }  // namespace octavo

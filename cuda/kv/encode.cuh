@@ -35,7 +35,14 @@ __device__ inline uint8_t encode_int8(float x) {
   return static_cast<uint8_t>(__float2int_rn(low < 127.0f ? low : 127.0f));
 }
 
-// Writes x / scale as one element; code as quantize() of kv/quantize.h takes it.
+// value + 8 for -7 .. 7; NaN gives -7.
+__device__ inline uint32_t encode_int4(float x) {
+  const float low = x > -7.0f ? x : -7.0f;
+  return static_cast<uint32_t>(__float2int_rn(low < 7.0f ? low : 7.0f) + 8);
+}
+
+// Writes x / scale as one element; code as quantize() of kv/quantize.h takes it, but for
+// INT4, whose elements share bytes.
 __device__ inline void encode_element(int code, float x, float scale, uint8_t* target) {
   const float y = __fdiv_rn(x, scale);
   switch (code) {

@@ -1,5 +1,6 @@
 // What the CUDA kernels compute between memory and matrix products, checked on the CPU: lane maps of the fragments with
 // a warp emulated register by register, and the plan against its definition. host_tests_test.ts compiles and runs it.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -37,6 +38,8 @@ void e4m3x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& high) {
   low = __byte_perm(four, 0, 0x4140);
   high = __byte_perm(four, 0, 0x4342);
 }
+
+uint32_t int4_pair_to_f16x2(uint32_t eight, int i) { return (eight >> (4 * i)) & 0x000F000Fu; }
 
 uint32_t int8x2_to_f16x2(uint32_t four, uint32_t selector) { return __byte_perm(four, 0, selector); }
 
@@ -95,62 +98,90 @@ void mma(double (&d)[16][8], const uint32_t (&a)[kLanes][4], const uint32_t (&b)
   }
 }
 
-// Both products of one granule against their definition. Stored elements are bytes (or 16-bit words) of distinct
-// values.
-template <class Stored>
-void test_lane_maps(const char* name, int head_dim) {
-  const int row_bytes = octavo::row_bytes_of(head_dim, Stored::kBytes);
-  const int chunks = row_bytes / 16, pairs = (chunks + 1) / 2, dim_steps = head_dim / 16;
-  std::mt19937 random(head_dim);
-  std::vector<uint8_t> half(static_cast<size_t>(octavo::half_granule_bytes(row_bytes)));
-  std::vector<std::vector<int>> x(16, std::vector<int>(static_cast<size_t>(head_dim)));
-  for (int token = 0; token < 16; ++token) {
-    for (int d = 0; d < head_dim; ++d) {
-      x[token][d] = static_cast<int>(random() % (Stored::kBytes == 1 ? 256 : 65536));
-      for (int byte = 0; byte < Stored::kBytes; ++byte) {
-        half[octavo::byte_offset(row_bytes, token, d * Stored::kBytes + byte)] =
-            static_cast<uint8_t>(x[token][d] >> (8 * byte));
+// K or V of one granule: elements of distinct values and where they lie.
+struct Half {
+  int row_bytes;
+  std::vector<uint8_t> memory;
+  std::vector<std::vector<int>> x;  // [token][dim]
+
+  Half(int head_dim, int bits, std::mt19937& random)
+      : row_bytes(octavo::round_up_to_chunk(head_dim * bits / 8)),
+        memory(static_cast<size_t>(octavo::half_granule_bytes(row_bytes))),
+        x(16, std::vector<int>(static_cast<size_t>(head_dim))) {
+    for (int token = 0; token < 16; ++token) {
+      for (int d = 0; d < head_dim; ++d) {
+        x[token][d] = static_cast<int>(random() % (1u << bits));
+        for (int bit = 0; bit < bits; ++bit) {
+          const int at = d * bits + bit;
+          memory[octavo::byte_offset(row_bytes, token, at / 8)] |=
+              static_cast<uint8_t>(((x[token][d] >> bit) & 1) << (at % 8));
+        }
       }
     }
   }
-  std::vector<std::vector<int>> q(8, std::vector<int>(static_cast<size_t>(head_dim)));
-  int p[16][8];
-  for (auto& row : q) {
-    for (int& value : row) value = static_cast<int>(random() % 256);
-  }
-  for (auto& row : p) {
-    for (int& value : row) value = static_cast<int>(random() % 256);
-  }
 
-  double s[16][8] = {};
-  std::vector<std::vector<double>> out(static_cast<size_t>(head_dim), std::vector<double>(8));
-  for (int pair = 0; pair < pairs; ++pair) {
+  int pairs() const { return (row_bytes / 16 + 1) / 2; }
+
+  // What ldmatrix.x4 brings of a chunk pair.
+  void load(int pair, bool transposed, uint32_t (&out)[kLanes][4]) const {
     int address[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) {
       const int token = (lane & 7) + ((lane >> 3) & 1) * 8;
-      const int chunk = 2 * pair + (lane >> 4);
-      address[lane] = chunk_offset(row_bytes, token, chunk < chunks ? chunk : chunks - 1);
+      address[lane] = chunk_offset(row_bytes, token, std::min(2 * pair + (lane >> 4), row_bytes / 16 - 1));
     }
-    uint32_t keys[kLanes][4], values[kLanes][4];
-    ldmatrix(half, address, false, keys);
-    ldmatrix(half, address, true, values);
-    for (int i = 0; i < Stored::kSteps && pair * Stored::kSteps + i < dim_steps; ++i) {
-      const int dim = (pair * Stored::kSteps + i) * 16;
+    ldmatrix(memory, address, transposed, out);
+  }
+};
+
+// Both products of one granule against their definition.
+template <class Stored>
+void test_lane_maps(const char* name, int head_dim) {
+  const int dim_steps = head_dim / 16;
+  std::mt19937 random(head_dim);
+  const Half key(head_dim, Stored::kKeyBits, random), value(head_dim, Stored::kValueBits, random);
+  std::vector<std::vector<int>> q(8, std::vector<int>(static_cast<size_t>(head_dim)));
+  int p[16][8];
+  for (auto& row : q) {
+    for (int& one : row) one = static_cast<int>(random() % 256);
+  }
+  for (auto& row : p) {
+    for (int& one : row) one = static_cast<int>(random() % 256);
+  }
+
+  // Q's fragments, [dim step][lane][b0, b1].
+  std::vector<uint32_t> query(static_cast<size_t>(dim_steps) * kLanes * 2);
+  for (int g = 0; g < 8; ++g) {
+    for (int d = 0; d < head_dim; ++d) {
+      const octavo::QuerySlot slot = Stored::query_slot(d);
+      query[(slot.step * kLanes + 4 * g + slot.t) * 2 + slot.half] |=
+          slot.upper != 0 ? Stored::pack(0, static_cast<float>(q[g][d])) : Stored::pack(static_cast<float>(q[g][d]), 0);
+    }
+  }
+  double s[16][8] = {};
+  for (int pair = 0; pair < key.pairs(); ++pair) {
+    uint32_t raw[kLanes][4];
+    key.load(pair, false, raw);
+    for (int i = 0; i < Stored::kKeySteps && pair * Stored::kKeySteps + i < dim_steps; ++i) {
       uint32_t a[kLanes][4], b[kLanes][2];
       for (int lane = 0; lane < kLanes; ++lane) {
-        const int g = lane / 4, t = lane % 4;
-        Stored::key_fragment(keys[lane], i, a[lane]);
-        for (int upper = 0; upper < 2; ++upper) {
-          const DimPair dims = Stored::query_dims(t, upper);
-          b[lane][upper] =
-              Stored::pack(static_cast<float>(q[g][dim + dims.first]), static_cast<float>(q[g][dim + dims.second]));
+        Stored::key_fragment(raw[lane], i, a[lane]);
+        for (int half = 0; half < 2; ++half) {
+          b[lane][half] = query[((pair * Stored::kKeySteps + i) * kLanes + lane) * 2 + half];
         }
       }
       mma(s, a, b);
+    }
+  }
+  std::vector<std::vector<double>> out(static_cast<size_t>(head_dim), std::vector<double>(8));
+  for (int pair = 0; pair < value.pairs(); ++pair) {
+    uint32_t raw[kLanes][4];
+    value.load(pair, true, raw);
+    for (int i = 0; i < Stored::kValueSteps && pair * Stored::kValueSteps + i < dim_steps; ++i) {
+      uint32_t a[kLanes][4], b[kLanes][2];
       double o[16][8] = {};
       for (int lane = 0; lane < kLanes; ++lane) {
         const int g = lane / 4, t = lane % 4;
-        Stored::value_fragment(values[lane], i, a[lane]);
+        Stored::value_fragment(raw[lane], i, a[lane]);
         for (int upper = 0; upper < 2; ++upper) {
           // What movmatrix makes of score fragments: keys 2t, 2t+1 (+ 8) of column g.
           b[lane][upper] = Stored::pack(static_cast<float>(p[2 * t + 8 * upper][g]),
@@ -159,10 +190,10 @@ void test_lane_maps(const char* name, int head_dim) {
       }
       mma(o, a, b);
       for (int g = 0; g < 8; ++g) {
-        const DimPair dims = Stored::output_dims(g);
+        const DimPair dims = Stored::output_dims(pair * Stored::kValueSteps + i, g);
         for (int n = 0; n < 8; ++n) {
-          out[dim + dims.first][n] = o[g][n];
-          out[dim + dims.second][n] = o[g + 8][n];
+          out[dims.first][n] = o[g][n];
+          out[dims.second][n] = o[g + 8][n];
         }
       }
     }
@@ -170,13 +201,13 @@ void test_lane_maps(const char* name, int head_dim) {
   for (int n = 0; n < 8; ++n) {
     for (int token = 0; token < 16; ++token) {
       double expected = 0;
-      for (int d = 0; d < head_dim; ++d) expected += static_cast<double>(x[token][d]) * q[n][d];
+      for (int d = 0; d < head_dim; ++d) expected += static_cast<double>(key.x[token][d]) * q[n][d];
       REQUIRE(s[token][n] == expected, "%s head_dim %d: score of key %d, column %d: %g, not %g", name, head_dim, token,
               n, s[token][n], expected);
     }
     for (int d = 0; d < head_dim; ++d) {
       double expected = 0;
-      for (int token = 0; token < 16; ++token) expected += static_cast<double>(x[token][d]) * p[token][n];
+      for (int token = 0; token < 16; ++token) expected += static_cast<double>(value.x[token][d]) * p[token][n];
       REQUIRE(out[d][n] == expected, "%s head_dim %d: output dim %d, column %d: %g, not %g", name, head_dim, d, n,
               out[d][n], expected);
     }
@@ -334,7 +365,12 @@ int main() {
     test_lane_maps<octavo::StoredBf16>("bf16", head_dim);
   }
   for (int row_bytes : {64, 128, 192, 256, 384, 512}) test_bank_conflicts(row_bytes);
-  test_query_slots<octavo::StoredInt8>("int8");
+  for (int head_dim : {64, 96, 128, 192, 256}) {
+    test_lane_maps<octavo::StoredK8V4>("k8v4", head_dim);
+    test_lane_maps<octavo::StoredInt4>("int4", head_dim);
+  }
+  test_query_slots<octavo::StoredE4m3>("e4m3");
+  test_query_slots<octavo::StoredBf16>("bf16");
   test_plans();
   std::puts("all host tests passed");
   return 0;

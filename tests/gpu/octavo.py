@@ -11,7 +11,7 @@ import pathlib
 import torch
 
 FLOAT16, BFLOAT16, FP8_E4M3, FP8_E5M2 = 1, 2, 3, 4
-FP8_PER_TOKEN_HEAD, INT8, INT8_PER_TOKEN_HEAD = 5, 6, 7  # with scales of their own
+FP8_PER_TOKEN_HEAD, INT8, INT8_PER_TOKEN_HEAD, K8V4, INT4 = 5, 6, 7, 8, 9  # with scales of their own
 TORCH_DTYPES = {FLOAT16: torch.float16, BFLOAT16: torch.bfloat16, FP8_E4M3: torch.float8_e4m3fn, FP8_E5M2: torch.float8_e5m2}
 _Q_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}
 
@@ -104,12 +104,21 @@ def kv_pack(shape, pages, k, v, slot_mapping):
           _pointer(slot_mapping), k.shape[0])
 
 
+def packed_bytes(kv_dtype, head_dim, part):
+    """Bytes of a row of k or v ("k", "v") in formats with scales of their own: codes, then scales."""
+    int4 = kv_dtype == INT4 or kv_dtype == K8V4 and part == "v"
+    return head_dim // 2 + head_dim // 16 if int4 else head_dim + 4
+
+
 def kv_unpack(shape, pages, slot_mapping):
     """Copies stored elements, or rows of bytes in formats with scales of their own, out of their slots: (k, v)."""
-    own_scales = shape.kv_dtype not in TORCH_DTYPES
-    size = (slot_mapping.shape[0], shape.num_kv_heads, shape.head_dim + (4 if own_scales else 0))
-    k = torch.empty(size, dtype=torch.uint8 if own_scales else TORCH_DTYPES[shape.kv_dtype], device=pages.device)
-    v = torch.empty_like(k)
+    dtype = TORCH_DTYPES.get(shape.kv_dtype, torch.uint8)
+
+    def rows(part):
+        width = shape.head_dim if shape.kv_dtype in TORCH_DTYPES else packed_bytes(shape.kv_dtype, shape.head_dim, part)
+        return torch.empty((slot_mapping.shape[0], shape.num_kv_heads, width), dtype=dtype, device=pages.device)
+
+    k, v = rows("k"), rows("v")
     _call(library.octavo_kv_unpack, ctypes.byref(shape), _pointer(pages), _pointer(k), _pointer(v),
           _pointer(slot_mapping), slot_mapping.shape[0])
     return k, v

@@ -86,7 +86,7 @@ class Case:
         """K and V as stored, dequantised to f64: [total tokens, kv heads, head_dim]."""
         k, v = octavo.kv_unpack(self.shape, self.pages, self.slots)
         if own_scales.has_own_scales(self.kv_dtype):
-            return own_scales.unpack(self.kv_dtype, k), own_scales.unpack(self.kv_dtype, v)
+            return tuple(own_scales.unpack(self.kv_dtype, part, x, self.head_dim) for part, x in (("k", k), ("v", v)))
         k, v = k.double(), v.double()
         if self.scale_table is not None:
             k *= self.scale_table[0].double()[None, :, None]

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import octavo
+import own_scales
 from reference import DEVICE, Case, assert_close
 
 FP8 = octavo.FP8_E4M3
-OWN_SCALES = [octavo.FP8_PER_TOKEN_HEAD, octavo.INT8, octavo.INT8_PER_TOKEN_HEAD]
+OWN_SCALES = [octavo.FP8_PER_TOKEN_HEAD, octavo.INT8, octavo.INT8_PER_TOKEN_HEAD, octavo.K8V4, octavo.INT4]
 ALL = [octavo.FLOAT16, octavo.BFLOAT16, octavo.FP8_E4M3, octavo.FP8_E5M2, *OWN_SCALES]
 EDGES = [1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 127, 128, 129, 255, 257, 500, 1000, 4099]
 
@@ -25,6 +26,10 @@ def test_attention_is_right_around_every_edge(kv_dtype, page_size):
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 112, 128, 192, 256])
 @pytest.mark.parametrize("heads", [(4, 4), (8, 1), (12, 1), (16, 1), (7, 1)])
 def test_attention_is_right_for_shape(kv_dtype, head_dim, heads):
+    if head_dim % 32 != 0 and own_scales.is_int4(kv_dtype, "v"):
+        with pytest.raises(octavo.OctavoError, match="multiple of 32"):
+            Case([1], kv_dtype=kv_dtype, head_dim=head_dim)
+        return
     case = Case([1, 17, 100, 333], kv_dtype=kv_dtype, head_dim=head_dim, q_heads=heads[0], kv_heads=heads[1])
     assert_close(case, *case.run())
 
@@ -299,7 +304,7 @@ def test_value_scales_of_any_size(kv_dtype, magnitude):
     assert torch.isfinite(out).all() and relative <= 1e-3, f"relative error {relative:.2e}"
 
 
-@pytest.mark.parametrize("kv_dtype", [octavo.INT8, octavo.INT8_PER_TOKEN_HEAD])
+@pytest.mark.parametrize("kv_dtype", [octavo.INT8, octavo.INT8_PER_TOKEN_HEAD, octavo.K8V4, octavo.INT4])
 def test_nan_reaches_its_head_only(kv_dtype):
     case = Case([100, 100], kv_dtype=kv_dtype, q_heads=4, kv_heads=2)
     clean, _ = case.run()
