@@ -16,6 +16,21 @@ __device__ inline PlanRow load_row(const PlanRow* rows, int index) {
   return row;
 }
 
+// The page ids of a warp's first copies, which come with the plan: this lane's granule of each.
+template <class Tile>
+struct FirstPages {
+  int32_t ids[Tile::kStages];
+
+  __device__ FirstPages(const DecodeParams& p, int warp) {
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    const int32_t* from = p.first_pages +
+                          (static_cast<int64_t>(blockIdx.x) * Tile::kStages * Tile::kWarps + warp) * Tile::kGranules +
+                          min(lane, Tile::kGranules - 1);
+#pragma unroll
+    for (int stage = 0; stage < Tile::kStages; ++stage) ids[stage] = from[stage * Tile::kWarps * Tile::kGranules];
+  }
+};
+
 // Walks one warp's steps of a block's range, ahead of the arithmetic, and starts their copies.
 template <class Tile>
 class Feed {
@@ -40,18 +55,12 @@ class Feed {
     return last < end && (last + 1) * Tile::kStepTokens <= row_.old_end;
   }
 
-  // Starts the first copies; their page ids come with the plan.
-  __device__ void start(int warp) {
-    const int32_t* ids = p_.first_pages +
-                         (static_cast<int64_t>(blockIdx.x) * Tile::kStages * Tile::kWarps + warp) * Tile::kGranules +
-                         min(lane_, Tile::kGranules - 1);
-    int32_t pages[Tile::kStages];
-#pragma unroll
-    for (int stage = 0; stage < Tile::kStages; ++stage) pages[stage] = ids[stage * Tile::kWarps * Tile::kGranules];
+  // Starts the first copies.
+  __device__ void start(const FirstPages<Tile>& pages) {
 #pragma unroll
     for (int stage = 0; stage < Tile::kStages; ++stage) {
       find_step<false>();
-      page_ = pages[stage];
+      page_ = pages.ids[stage];
       copy(stage);
       step_ += Tile::kWarps;
     }

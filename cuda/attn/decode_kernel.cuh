@@ -134,6 +134,7 @@ class DecodeBlock {
 
   __device__ void run() {
     if (p_.early == 0) begin_after_predecessor();
+    const FirstPages<Tile> pages(p_, warp_);  // on its way together with the range
     const PlanRange range = p_.ranges[blockIdx.x];
     if (range.item_last < range.item_begin) {
       if (p_.early != 0) begin_after_predecessor();
@@ -143,9 +144,9 @@ class DecodeBlock {
     const uint32_t barriers = smem_address(smem_ + Tile::kBarrierAt) + warp_ * Tile::kStages * 8;
     Feed<Tile> feed(p_, range, ring, barriers, warp_);
     const bool ahead = p_.early != 0 && feed.starts_old();
-    if (ahead) feed.start(warp_);
+    if (ahead) feed.start(pages);
     if (p_.early != 0) begin_after_predecessor();
-    if (!ahead) feed.start(warp_);
+    if (!ahead) feed.start(pages);
     store_query(range.item_begin, range.row, 0);
     __syncthreads();
 

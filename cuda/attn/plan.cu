@@ -7,20 +7,39 @@
 namespace octavo {
 namespace {
 
-__global__ void __launch_bounds__(kPlanThreads) plan_kernel(const __grid_constant__ PlanParams p) {
-  __shared__ Cut cuts[kMaxRanges + 1];
-  gpu_wait_for_predecessor();
-  gpu_release_successor();
+// Rows of a plan that are kept in shared memory too: each of the steps below looks some up.
+constexpr int kSharedRows = 768;
+
+// Sums of query tokens and of rows before each sequence. Returns the number of rows. Without query_len, rows are
+// sequences, and nothing is stored.
+__device__ int sum_rows(const PlanParams& p) {
+  if (p.query_len == nullptr) return smaller(p.num_seqs, p.max_rows);
   block_prefix_sum(
-      p.num_seqs, [&](int s) { return p.query_len == nullptr ? 1 : p.query_len[s]; },
+      p.num_seqs, [&](int s) { return p.query_len[s]; },
       [&](int s, int64_t sum) { p.seq_token[s] = static_cast<int32_t>(sum); });
   block_prefix_sum(
       p.num_seqs, [&](int s) { return count_rows(p, s); },
       [&](int s, int64_t sum) { p.seq_row[s] = static_cast<int32_t>(sum); });
-  const int num_rows = smaller(p.seq_row[p.num_seqs], p.max_rows);
+  return smaller(p.seq_row[p.num_seqs], p.max_rows);
+}
+
+__global__ void __launch_bounds__(kPlanThreads) plan_kernel(const __grid_constant__ PlanParams params) {
+  __shared__ Cut cuts[kMaxRanges + 1];
+  __shared__ PlanRow shared_rows[kSharedRows];
+  __shared__ int64_t shared_cost[kSharedRows + 1];
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  PlanParams p = params;
+  if (p.max_rows <= kSharedRows) {
+    p.rows = shared_rows;
+    p.row_cost = shared_cost;
+  }
+  const int num_rows = sum_rows(p);
   for (int r = threadIdx.x; r < num_rows; r += kPlanThreads) {
-    const int seq = find_last(p.seq_row, p.num_seqs, r);
-    p.rows[r] = make_row(p, seq, r - p.seq_row[seq]);
+    const int seq = p.query_len == nullptr ? r : find_last(p.seq_row, p.num_seqs, r);
+    const PlanRow row = make_row(p, seq, p.query_len == nullptr ? 0 : r - p.seq_row[seq]);
+    p.rows[r] = row;
+    params.rows[r] = row;
   }
   __syncthreads();
   block_prefix_sum(

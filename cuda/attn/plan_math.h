@@ -50,7 +50,7 @@ OCTAVO_HOST_DEVICE inline PlanRow make_row(const PlanParams& p, int seq, int til
   const int first = tile * p.tile_tokens;
   PlanRow row = {};
   row.seq = seq;
-  row.token_begin = p.seq_token[seq] + first;
+  row.token_begin = (p.query_len == nullptr ? seq : p.seq_token[seq]) + first;
   // Lengths that disagree with num_tokens are cut, so that nothing outside q and out is touched.
   row.num_tokens = larger(smaller(smaller(p.tile_tokens, query_len - first), p.num_tokens - row.token_begin), 0);
   row.kv_end = larger(seq_len - query_len + first + row.num_tokens, 0);

@@ -24,7 +24,7 @@ struct PrefillMmaTile {
   static constexpr int kKeys = kHeadDim <= 64 ? 64 : 32;  // of a step
   static constexpr int kOctets = kKeys / 8;
   static constexpr int kGranules = kKeys / kGranuleTokens;
-  static constexpr int kRowBytes = row_bytes_of(kHeadDim, Stored::kBytes);
+  static constexpr int kRowBytes = row_bytes_of(kHeadDim, Stored::kKeyBits / 8);
   static constexpr int kHalfBytes = half_granule_bytes(kRowBytes);
   static constexpr int kGranuleBytes = 2 * kHalfBytes;
   static constexpr int kChunks = kRowBytes / kChunkBytes;
@@ -162,8 +162,8 @@ class PrefillMmaBlock {
                                       chunk_offset(Tile::kRowBytes, token, min(2 * pair + upper, Tile::kChunks - 1)));
       }
 #pragma unroll
-      for (int i = 0; i < Stored::kSteps; ++i) {
-        const int dim_step = pair * Stored::kSteps + i;
+      for (int i = 0; i < Stored::kKeySteps; ++i) {
+        const int dim_step = pair * Stored::kKeySteps + i;
         if (dim_step >= Tile::kDimSteps) break;
         uint32_t a[Tile::kRowTiles][4];
 #pragma unroll
@@ -209,8 +209,8 @@ class PrefillMmaBlock {
         ldmatrix_x4_trans(raw, at + granule * Tile::kGranuleBytes + Tile::kHalfBytes +
                                    chunk_offset(Tile::kRowBytes, token, min(2 * pair + upper, Tile::kChunks - 1)));
 #pragma unroll
-        for (int i = 0; i < Stored::kSteps; ++i) {
-          const int dim_step = pair * Stored::kSteps + i;
+        for (int i = 0; i < Stored::kValueSteps; ++i) {
+          const int dim_step = pair * Stored::kValueSteps + i;
           if (dim_step >= Tile::kDimSteps) break;
           uint32_t b[4];
           Stored::value_fragment(raw, i, b);
@@ -238,7 +238,7 @@ class PrefillMmaBlock {
         for (int d = 0; d < Tile::kDimSteps; ++d) {
           const float x = o_[m][2 * d][2 * r] * end.factor, y = o_[m][2 * d][2 * r + 1] * end.factor;
           const float z = o_[m][2 * d + 1][2 * r] * end.factor, w = o_[m][2 * d + 1][2 * r + 1] * end.factor;
-          if constexpr (Stored::kBytes == 1) {  // dims 4t, 4t+2 and 4t+1, 4t+3
+          if constexpr (Stored::kValueBits == 8) {  // dims 4t, 4t+2 and 4t+1, 4t+3
             write_pair(p_, end.index + d * 16 + 4 * t, x, z);
             write_pair(p_, end.index + d * 16 + 4 * t + 2, y, w);
           } else {
