@@ -61,7 +61,11 @@ void test_head_dim(int d) {
   slots[4] = -1;
 
   octavo::AppendParams p = {};
-  p.kv = {octavo::row_bytes_of(d, 4), 2 * octavo::half_granule_bytes(octavo::row_bytes_of(d, 4)), 5, kv_heads, 0};
+  p.kv.row_bytes = p.kv.value_row_bytes = octavo::row_bytes_of(d, 4);
+  p.kv.value_at = octavo::half_granule_bytes(p.kv.row_bytes);
+  p.kv.granule_bytes = 2 * p.kv.value_at;
+  p.kv.page_shift = 5;
+  p.kv.num_kv_heads = kv_heads;
   p.kv.page_bytes = static_cast<int64_t>(kv_heads) * 2 * p.kv.granule_bytes;
   std::vector<uint8_t> pages(static_cast<size_t>(num_pages * p.kv.page_bytes), 0xA5);
   float* device_qkv = upload(qkv);
@@ -109,7 +113,7 @@ void test_head_dim(int d) {
         float k = 0, v = 0;
         const int at = octavo::byte_offset(p.kv.row_bytes, slots[t] % 16, i * 4);
         std::memcpy(&k, granule + at, 4);
-        std::memcpy(&v, granule + p.kv.granule_bytes / 2 + at, 4);
+        std::memcpy(&v, granule + p.kv.value_at + at, 4);
         const double expected = key[i] / scales[h];
         require(std::abs(k - expected) <= 1e-5 * (1 + std::abs(expected)), "k", t, h, i, k, expected);
         const float value = row[(q_heads + kv_heads + h) * d + i] / scales[kv_heads + h];
