@@ -187,7 +187,8 @@ class UnitRun {
     const int64_t end_granule = (tile.end + kGranuleTokens - 1) / kGranuleTokens;
 
     for (int64_t g = first_granule; g < end_granule; ++g) {
-      if (format_.key.scales != KvScales::kNone) ask(next_[g] + layout_.key.scales_at, layout_.granule_bytes - layout_.key.scales_at);
+      const int64_t scales_at = layout_.key.scales_at;
+      if (scales_at < layout_.granule_bytes) ask(next_[g] + scales_at, layout_.granule_bytes - scales_at);
       load_keys<Element>(g);
     }
     multiply_scores<Element>(first_granule * kGranuleTokens, end_granule * kGranuleTokens);

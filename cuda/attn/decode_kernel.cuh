@@ -10,8 +10,9 @@
 // bits in every run).
 //
 // Softmax is in base 2. P = 2^(s - m + kShift) keeps small weights above f16's smallest number; m lags behind the true
-// maximum by at most kSlack, so that the sums are rescaled rarely. Where each token has a scale of its own, K's multiplies
-// its score and V's its weight, in units of a power of two above all of V's scales seen, so that f16 holds the product.
+// maximum by at most kSlack, so that the sums are rescaled rarely. Where each token has a scale of its own, K's
+// multiplies its score and V's its weight, in units of a power of two above all of V's scales seen, so that f16 holds the
+// product.
 #pragma once
 
 #include <cfloat>
@@ -887,7 +888,8 @@ class DecodeBlock {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       const float4 sum = merged[part].sum;
-      x[part][0] = sum.x * factor, x[part][1] = sum.y * factor, x[part][2] = sum.z * factor, x[part][3] = sum.w * factor;
+      x[part][0] = sum.x * factor, x[part][1] = sum.y * factor;
+      x[part][2] = sum.z * factor, x[part][3] = sum.w * factor;
     }
     if constexpr (Stored::kMayRotate) {
       if (p_.is_rotated != 0) rotate_quads(x);

@@ -62,7 +62,10 @@ struct DecodeTile {
   static constexpr int kDimSteps = kHeadDim / 16;   // MMA steps over the head dim
   // About 8 KB a step: what a step costs besides its keys is spread over enough bytes, and granules give independent
   // MMA chains. Tiles with many sums have no registers for more than one.
-  static constexpr int kGranules = kTiles == 4 || kDimSteps * kTiles > 24 ? 1 : kKeyScalesAt <= 2048 ? 4 : kKeyScalesAt <= 4096 ? 2 : 1;
+  static constexpr int kGranules = kTiles == 4 || kDimSteps * kTiles > 24 ? 1
+                                   : kKeyScalesAt <= 2048                 ? 4
+                                   : kKeyScalesAt <= 4096                 ? 2
+                                                                          : 1;
   static constexpr int kStepTokens = kGranules * kGranuleTokens;
   static constexpr int kStepBytes = kGranules * kGranuleBytes;
   // Four column tiles leave no registers for Q: it is read from shared memory each step.

@@ -73,9 +73,9 @@ typedef enum octavo_dtype {
  * fp8_per_token_head, int8, int8_per_token_head, k8v4, int4.
  *
  * The formats from OCTAVO_KV_FP8_PER_TOKEN_HEAD on keep their scales with the tokens (octavo_kv_shape says where), so
- * they take none from the caller. A scale is absmax / largest code of the values that share it (rounded to f16 where it is
- * stored so, no larger than 65504), or 1 where that is 0; infinite values count as the largest finite one. In the integer formats a NaN makes its scale NaN, and with it all
- * values that share it.
+ * they take none from the caller. A scale is absmax / largest code of the values that share it (rounded to f16 where it
+ * is stored so, no larger than 65504), or 1 where that is 0; infinite values count as the largest finite one. In the
+ * integer formats a NaN makes its scale NaN, and with it all values that share it.
  *
  * "Rotated" formats store H x in place of x, for K and V, with H the normalised Hadamard matrix (order: Sylvester's) of
  * the largest power of two that divides head_dim, block by block over head_dim. Attention rotates q and turns its output
@@ -90,8 +90,8 @@ typedef enum octavo_kv_dtype {
   OCTAVO_KV_INT8 = 6,               /* rotated; -127 .. 127, one f32 scale for each token and kv head */
   OCTAVO_KV_INT8_PER_TOKEN_HEAD = 7, /* the same without rotation */
   OCTAVO_KV_K8V4 = 8,                /* K as INT8, V as INT4 */
-  OCTAVO_KV_INT4 = 9 /* rotated; -7 .. 7 stored as code + 8, two a byte, the lower dim in the low bits; one f16 scale for 32
-                        dims. head_dim must be a multiple of 32, for K8V4 too (else OCTAVO_UNSUPPORTED) */
+  OCTAVO_KV_INT4 = 9 /* rotated; -7 .. 7 stored as code + 8, two a byte, the lower dim in the low bits; one f16 scale
+                        for 32 dims. head_dim must be a multiple of 32, for K8V4 too (else OCTAVO_UNSUPPORTED) */
 } octavo_kv_dtype;
 
 /* How a GPU build keeps the weights of the layers' matrices. */
@@ -424,8 +424,8 @@ OCTAVO_API int32_t octavo_quantize(int32_t kv_dtype, const float *x, int32_t n, 
 OCTAVO_API int32_t octavo_dequantize(int32_t kv_dtype, const uint8_t *stored, int32_t n, float scale, float *x);
 
 /* Writes K and V of num_tokens tokens. k, v: float[num_tokens][num_kv_heads][head_dim] (K after RoPE). slot_mapping:
- * int32[num_tokens], page * page_size + offset, or -1 to skip the token. scales: float[2][num_kv_heads] or NULL = 1; NULL
- * for formats with scales of their own. */
+ * int32[num_tokens], page * page_size + offset, or -1 to skip the token. scales: float[2][num_kv_heads] or NULL = 1;
+ * NULL for formats with scales of their own. */
 OCTAVO_API int32_t octavo_kv_append(const octavo_kv_shape *shape, uint8_t *pages, const float *k, const float *v,
                                     const int32_t *slot_mapping, int32_t num_tokens, const float *scales);
 
@@ -438,8 +438,8 @@ OCTAVO_API int32_t octavo_paged_attention(const octavo_kv_shape *shape, const oc
                                           const int32_t *seq_len, const int32_t *page_table, const float *scales,
                                           const float *sinks, float *out, float *lse);
 
-/* Copies what is stored between rows and pages, bit for bit. k, v: num_tokens x num_kv_heads rows of head_dim elements of
- * kv_dtype, in formats with scales of their own each followed by its scales: head_dim + 4 bytes (f32), or head_dim/2 +
+/* Copies what is stored between rows and pages, bit for bit. k, v: num_tokens x num_kv_heads rows of head_dim elements
+ * of kv_dtype, in formats with scales of their own each followed by its scales: head_dim + 4 bytes (f32), or head_dim/2 +
  * head_dim/16 (f16) of 4-bit codes. */
 OCTAVO_API int32_t octavo_kv_pack(const octavo_kv_shape *shape, uint8_t *pages, const uint8_t *k, const uint8_t *v,
                                   const int32_t *slot_mapping, int32_t num_tokens);

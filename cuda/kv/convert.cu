@@ -72,9 +72,9 @@ __global__ void __launch_bounds__(kThreads) move_kernel(const __grid_constant__ 
     const int token = in_page & 15;
     const int in_scales = byte - part.row_bytes;  // below 0: among the codes
     const bool is_used = in_scales >= 0 || byte < part.codes_bytes;
+    const int scale = in_scales < 0 ? 0 : in_scales / part.scale_bytes;
     const int in_granule = in_scales < 0 ? part.codes_at + byte_offset(part.row_bytes, token, byte)
-                                         : part.scales_at +
-                                               (in_scales / part.scale_bytes * kGranuleTokens + token) * part.scale_bytes +
+                                         : part.scales_at + (scale * kGranuleTokens + token) * part.scale_bytes +
                                                in_scales % part.scale_bytes;
     const int in_row = in_scales < 0 ? byte : part.codes_bytes + in_scales;
     uint8_t* granule = p.pages + p.kv.granule_offset(static_cast<int32_t>(slot >> p.kv.page_shift), head, in_page);

@@ -91,7 +91,8 @@ void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int
     for (int32_t i = 0; i * dims < shape.head_dim; ++i) {
       if (num_scales > 0) {
         scale = own_scale(row_format.code, row + i * dims, dims);
-        store_scale(row_format, scale, granule + part.scales_at + (i * kGranuleTokens + token) * row_format.scale_bytes());
+        const int64_t index = i * kGranuleTokens + token;
+        store_scale(row_format, scale, granule + part.scales_at + index * row_format.scale_bytes());
       }
       quantize(row_format.code, row + i * dims, dims, scale, stored + row_format.codes_bytes(i * dims));
     }

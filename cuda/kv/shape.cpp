@@ -40,8 +40,8 @@ void check_kv_shape(const octavo_kv_shape& shape) {
   }
   const KvFormat format = kv_format(shape.kv_dtype);
   if (format.value.scales == KvScales::kGroups && shape.head_dim % kGroupDims != 0) {
-    fail(OCTAVO_UNSUPPORTED, "kv_dtype %d needs a head_dim that is a multiple of %d, found %d", shape.kv_dtype, kGroupDims,
-         shape.head_dim);
+    fail(OCTAVO_UNSUPPORTED, "kv_dtype %d needs a head_dim that is a multiple of %d, found %d", shape.kv_dtype,
+         kGroupDims, shape.head_dim);
   }
   if (shape.reserved != 0) fail(OCTAVO_INVALID_ARGUMENT, "reserved must be 0, found %d", shape.reserved);
   // At most 2^16 heads x 2^17 bytes a page and 2^31 pages: the product needs a check.

@@ -14,7 +14,8 @@
 //          | 2t, 2t+1 -> 8t+2s, 8t+2s+4; 2t+8, 2t+9 -> one more | g -> 4g+2s, g+8 -> 4g+2s+1
 //
 // The maps cost nothing: Q is loaded with the same contraction map (query_slot, and query_dims where dims lie in pairs)
-// and output rows are put right where they are written (output_dims). tests/cuda/lane_maps_test.cpp emulates all of this on the CPU.
+// and output rows are put right where they are written (output_dims). tests/cuda/host_tests.cpp emulates all of this on
+// the CPU.
 #pragma once
 
 #include <cstdint>
@@ -176,7 +177,9 @@ struct Stored16 {
   OCTAVO_HOST_DEVICE static constexpr QuerySlot query_slot(int dim) {
     return {dim >> 4, (dim >> 1) & 3, (dim >> 3) & 1, dim & 1};
   }
-  OCTAVO_HOST_DEVICE static constexpr DimPair output_dims(int step, int g) { return {16 * step + g, 16 * step + g + 8}; }
+  OCTAVO_HOST_DEVICE static constexpr DimPair output_dims(int step, int g) {
+    return {16 * step + g, 16 * step + g + 8};
+  }
 
   __device__ static void key_fragment(const uint32_t (&r)[4], int, uint32_t (&a)[4]) {
     for (int i = 0; i < 4; ++i) a[i] = r[i];
