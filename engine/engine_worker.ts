@@ -128,7 +128,7 @@ function readyMessage(parts: {
       kvCacheDtypeReason: settings.kvCacheDtypeReason,
       kvLayers: settings.kvScales.map((scales, layer) => ({
         dtype: settings.layerKvDtypes[layer] ?? settings.kvCacheDtype,
-        scales,
+        scales: settings.calculateKvScales ? null : scales,
       })),
       pageSize,
       numPages,

@@ -139,7 +139,7 @@ export interface EngineInfo {
   readonly kvCacheDtype: KvCacheDtype;
   /** Why that dtype, for the log: for example "given by --kv-cache-dtype"; names the layers kept in another. */
   readonly kvCacheDtypeReason: string;
-  /** Of each layer: how it is stored, and its scales; null where the dtype takes none from outside. */
+  /** Of each layer: how it is stored, and its scales; null where the dtype takes none from outside or the first step calculates them. */
   readonly kvLayers: readonly { readonly dtype: KvCacheDtype; readonly scales: LayerKvScales | null }[];
   /** Tokens of a page. */
   readonly pageSize: number;

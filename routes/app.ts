@@ -15,6 +15,7 @@ import { completionRoutes } from "./completions.ts";
 import type { ServerContext } from "./context.ts";
 import { ApiError, errorResponse, toApiError } from "./errors.ts";
 import { healthRoutes } from "./health.ts";
+import { kvRoutes } from "./kv.ts";
 import { metricsRoutes } from "./metrics.ts";
 import { modelRoutes } from "./models.ts";
 import { openapiRoutes } from "./openapi.ts";
@@ -47,6 +48,7 @@ export function createApp(context: ServerContext): Hono {
     modelRoutes(server),
     healthRoutes(server),
     versionRoutes(server),
+    kvRoutes(server),
     metricsRoutes(server),
     openapiRoutes(server),
     statusPageRoutes(server),

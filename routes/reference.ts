@@ -95,6 +95,13 @@ export const ENDPOINTS: readonly EndpointInfo[] = [
   },
   {
     method: "get",
+    path: "/v1/kv",
+    summary: "How the KV cache is stored: dtype, pages, and of each layer dtype, scales and where they come from.",
+    responseTypes: [JSON_TYPE],
+    errors: [401],
+  },
+  {
+    method: "get",
     path: "/metrics",
     summary: "Counters, gauges and latencies in Prometheus' format, under octavo_ and vllm: names.",
     responseTypes: ["text/plain"],

@@ -55,3 +55,17 @@ Deno.test("/version says the version", async () => {
   const { app } = fakeApp();
   assertEquals(await (await app.request("/version")).json(), { version: "0.1.0" });
 });
+
+Deno.test("/v1/kv says how every layer's cache is stored and where its scales come from", async () => {
+  const { app } = fakeApp();
+  const scales = { k: [1], v: [1], granularity: "tensor", source: "default" };
+  assertEquals(await (await app.request("/v1/kv")).json(), {
+    dtype: "fp8_e4m3",
+    reason: "given by --kv-cache-dtype",
+    page_size: 16,
+    num_pages: 100,
+    num_tokens: 1600,
+    bytes_per_token: 23040,
+    layers: [{ layer: 0, dtype: "fp8_e4m3", scales }],
+  });
+});
