@@ -15,6 +15,9 @@ export interface StepBufferCapacity {
   readonly maxPagesPerSeq: number;
   readonly maxLogprobs: number;
   readonly maxLogitEdits: number;
+  readonly maxTokenMasks: number;
+  readonly tokenMaskWords: number;
+  readonly maxScores: number;
 }
 
 type I32 = Int32Array<ArrayBuffer>;
@@ -28,7 +31,10 @@ export class StepBuffer implements StepBufferCapacity {
   readonly maxPagesPerSeq: number;
   readonly maxLogprobs: number;
   readonly maxLogitEdits: number;
-  /** [0] sequences, [1] tokens, [2] logit edits of the step. */
+  readonly maxTokenMasks: number;
+  readonly tokenMaskWords: number;
+  readonly maxScores: number;
+  /** [0] sequences, [1] tokens, [2] logit edits, [3] token masks, [4] scores of the step. */
   readonly header: I32;
   readonly tokens: I32;
   readonly queryLen: I32;
@@ -52,11 +58,22 @@ export class StepBuffer implements StepBufferCapacity {
   readonly editCount: I32;
   readonly editFlags: I32;
   readonly editBias: F32;
+  readonly maskIndex: I32;
+  /** Mask m starts at m * tokenMaskWords. */
+  readonly tokenMasks: Uint32Array<ArrayBuffer>;
+  readonly scoreIndex: I32;
+  readonly scoreToken: I32;
+  readonly scoreNumLogprobs: I32;
   readonly sampled: I32;
   readonly sampledLogprob: F32;
   /** Row s starts at s * maxLogprobs. */
   readonly topToken: I32;
   readonly topLogprob: F32;
+  readonly scoreLogprob: F32;
+  readonly scoreRank: I32;
+  /** Row x starts at x * maxLogprobs. */
+  readonly scoreTopToken: I32;
+  readonly scoreTopLogprob: F32;
 
   /** @param engineConfig An encoded octavo_engine_config. @throws {NativeError} It is out of range. */
   constructor(library: Library, engineConfig: Uint8Array<ArrayBuffer>, capacity: StepBufferCapacity) {
@@ -73,6 +90,9 @@ export class StepBuffer implements StepBufferCapacity {
     this.maxPagesPerSeq = p;
     this.maxLogprobs = l;
     this.maxLogitEdits = e;
+    this.maxTokenMasks = capacity.maxTokenMasks;
+    this.tokenMaskWords = capacity.tokenMaskWords;
+    this.maxScores = capacity.maxScores;
     this.header = i32(layout.header, 16);
     this.tokens = i32(layout.tokens, t);
     this.queryLen = i32(layout.query_len, s);
@@ -94,9 +114,18 @@ export class StepBuffer implements StepBufferCapacity {
     this.editCount = i32(layout.edit_count, e);
     this.editFlags = i32(layout.edit_flags, e);
     this.editBias = f32(layout.edit_bias, e);
+    this.maskIndex = i32(layout.mask_index, s);
+    this.tokenMasks = new Uint32Array(memory, layout.token_masks, capacity.maxTokenMasks * capacity.tokenMaskWords);
+    this.scoreIndex = i32(layout.score_index, capacity.maxScores);
+    this.scoreToken = i32(layout.score_token, capacity.maxScores);
+    this.scoreNumLogprobs = i32(layout.score_num_logprobs, capacity.maxScores);
     this.sampled = i32(layout.sampled, s);
     this.sampledLogprob = f32(layout.sampled_logprob, s);
     this.topToken = i32(layout.top_token, s * l);
     this.topLogprob = f32(layout.top_logprob, s * l);
+    this.scoreLogprob = f32(layout.score_logprob, capacity.maxScores);
+    this.scoreRank = i32(layout.score_rank, capacity.maxScores);
+    this.scoreTopToken = i32(layout.score_top_token, capacity.maxScores * l);
+    this.scoreTopLogprob = f32(layout.score_top_logprob, capacity.maxScores * l);
   }
 }

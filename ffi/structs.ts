@@ -69,6 +69,9 @@ export const ENGINE_CONFIG = new Struct("octavo_engine_config", {
   max_pages_per_seq: "i32",
   max_logprobs: "i32",
   max_logit_edits: "i32",
+  max_token_masks: "i32",
+  token_mask_words: "i32",
+  max_scores: "i32",
   num_threads: "i32",
   calculate_kv_scales: "i32",
 });
@@ -96,11 +99,19 @@ export const STEP_LAYOUT = new Struct("octavo_step_layout", {
   edit_count: "i32",
   edit_flags: "i32",
   edit_bias: "i32",
+  mask_index: "i32",
+  token_masks: "i32",
+  score_index: "i32",
+  score_token: "i32",
+  score_num_logprobs: "i32",
   sampled: "i32",
   sampled_logprob: "i32",
   top_token: "i32",
   top_logprob: "i32",
-  reserved: "i32",
+  score_logprob: "i32",
+  score_rank: "i32",
+  score_top_token: "i32",
+  score_top_logprob: "i32",
 });
 
 export const KV_SHAPE = new Struct("octavo_kv_shape", {

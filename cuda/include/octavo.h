@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 4
+#define OCTAVO_ABI_VERSION 5
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
@@ -201,6 +201,10 @@ typedef struct octavo_engine_config {
   int32_t max_pages_per_seq;      /* the longest sequence has so many pages, or max_model_len tokens if that is less */
   int32_t max_logprobs;           /* top log-probabilities a sequence may ask for, 0 .. 64 */
   int32_t max_logit_edits;        /* entries of the logit edit tables of one step, >= 0 */
+  int32_t max_token_masks;        /* token masks of one step, >= 0 */
+  int32_t token_mask_words;       /* 32-bit words of a mask: ceil(vocab_size / 32); 0 with max_token_masks 0 */
+  int32_t max_scores;             /* tokens whose log-probability one step can tell, 0 .. max_num_batched_tokens;
+                                     GPU builds: 0 */
   int32_t num_threads;            /* CPU: 0 = physical cores. Ignored by GPU builds. */
   int32_t calculate_kv_scales;    /* 1: the first step sets one K and one V scale a layer from its own values, absmax
                                      / 200 and / 100; fixed from then on. fp8_e4m3 or fp8_e5m2 without kv_scales only.
@@ -211,9 +215,11 @@ typedef struct octavo_engine_config {
  * The step buffer: one flat block of host memory, allocated by the caller, octavo_step_layout.total_bytes long, 8-byte
  * aligned. Input tables are written and output tables read in place, through typed-array views at the offsets
  * that octavo_step_layout_get() gives (each a multiple of 64). S = max_num_seqs, T = max_num_batched_tokens,
- * P = max_pages_per_seq, L = max_logprobs, E = max_logit_edits.
+ * P = max_pages_per_seq, L = max_logprobs, E = max_logit_edits, M = max_token_masks, W = token_mask_words,
+ * X = max_scores.
  *
- *  1. header              int32[16]  [0] num_seqs  [1] num_tokens  [2] num_logit_edits  [3..15] 0
+ *  1. header              int32[16]  [0] num_seqs  [1] num_tokens  [2] num_logit_edits  [3] num_token_masks
+ *                                    [4] num_scores  [5..15] 0
  *  2. tokens              int32[T]   token ids of all sequences, one after another; -(r+1): the token that row r of the
  *                                    step submitted before sampled, where r sampled
  *  3. query_len           int32[S]   tokens of this step, >= 1; they add up to num_tokens
@@ -236,16 +242,25 @@ typedef struct octavo_engine_config {
  * 19. edit_count          int32[E]   times generated so far (presence and frequency penalty)
  * 20. edit_flags          int32[E]   bit 0: in prompt or output (repetition penalty); bit 1: banned (-infinity)
  * 21. edit_bias           float[E]   added to the logit
+ * 22. mask_index          int32[S]   which token mask sequence s obeys, -1 = none; several may name the same
+ * 23. token_masks         uint32[M*W] bit t % 32 of word t / 32: token t may be sampled; others are banned
+ * 24. score_index         int32[X]   which token of the step, 0 .. num_tokens-1, stands before the scored one
+ * 25. score_token         int32[X]   the token whose log-probability is asked for, in the place after it
+ * 26. score_num_logprobs  int32[X]   how many most likely tokens are asked for there, 0 .. L
  *  out:
- * 22. sampled             int32[S]   the token; -1 where sample is 0, or where no logit that is not banned is a number
+ * 27. sampled             int32[S]   the token; -1 where sample is 0, or where no logit that is not banned is a number
  *                                    above -infinity (broken weights), which no other sequence feels
- * 23. sampled_logprob     float[S]   natural log-probability, after penalties and edits, before temperature and
+ * 28. sampled_logprob     float[S]   natural log-probability, after penalties and edits, before temperature and
  *                                    filters; 0 where num_logprobs is -1
- * 24. top_token           int32[S*L] most likely tokens, best first; -1 fills up
- * 25. top_logprob         float[S*L]
+ * 29. top_token           int32[S*L] most likely tokens, best first; -1 fills up
+ * 30. top_logprob         float[S*L]
+ * 31. score_logprob       float[X]   natural log-probability by the logits as they are: no penalty, edit or mask
+ * 32. score_rank          int32[X]   1 for the most likely token: 1 + the number of those above it
+ * 33. score_top_token     int32[X*L] as top_token
+ * 34. score_top_logprob   float[X*L]
  *
  * Order of logit processing: repetition penalty (logit > 0 ? logit / r : logit * r), then frequency and presence
- * penalty, bias, ban; log-probabilities; temperature; top-k; top-p; min-p; draw.
+ * penalty, bias, bans and mask; log-probabilities; temperature; top-k; top-p; min-p; draw.
  */
 typedef struct octavo_step_layout {
   double total_bytes;
@@ -270,11 +285,19 @@ typedef struct octavo_step_layout {
   int32_t edit_count;
   int32_t edit_flags;
   int32_t edit_bias;
+  int32_t mask_index;
+  int32_t token_masks;
+  int32_t score_index;
+  int32_t score_token;
+  int32_t score_num_logprobs;
   int32_t sampled;
   int32_t sampled_logprob;
   int32_t top_token;
   int32_t top_logprob;
-  int32_t reserved;
+  int32_t score_logprob;
+  int32_t score_rank;
+  int32_t score_top_token;
+  int32_t score_top_logprob;
 } octavo_step_layout;
 
 /* --- The library ------------------------------------------------------------------------------------------ */

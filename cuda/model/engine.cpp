@@ -1,12 +1,12 @@
 #include "model/engine.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "arch/cpu.h"
 #include "arch/error.h"
 #include "arch/memory.h"
-#include "model/forward.h"
 
 namespace octavo {
 namespace {
@@ -14,6 +14,7 @@ namespace {
 const octavo_engine_config& check_config(const Model& model, const octavo_engine_config& config) {
   if (!model.is_finished()) fail(OCTAVO_INVALID_ARGUMENT, "the model is not finished");
   check_engine_config(config);
+  check_mask_words(config, model.config().vocab_size);
   // Memory is reserved without being committed, so a cache larger than the machine would fail only when it fills.
   const double cache_bytes = static_cast<double>(KvCache::size_bytes(model.config(), model.layers(), config));
   const double memory_bytes = available_memory().total_bytes;
@@ -36,6 +37,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& c
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
   for (int32_t i = 0; i < threads_.size(); ++i) samplers_.emplace_back(model_->config().vocab_size);
   row_seq_.reserve(static_cast<size_t>(config.max_num_seqs));
+  row_token_.reserve(static_cast<size_t>(config.max_num_seqs));
   sampled_.reserve(static_cast<size_t>(config.max_num_seqs));
   tokens_.resize(static_cast<size_t>(config.max_num_batched_tokens));
 }
@@ -48,12 +50,20 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
              page_writer_);
   resolve_tokens(step);
   row_seq_.clear();
+  row_token_.clear();
+  int32_t end = 0;  // first token after the sequence
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
-    if (step.sample[s] != 0) row_seq_.push_back(s);
+    end += step.query_len[s];
+    if (step.sample[s] == 0) continue;
+    row_seq_.push_back(s);
+    row_token_.push_back(end - 1);
   }
-  const int32_t num_rows = run_forward(
-      {*model_, step, config_.max_pages_per_seq, kv_, kv_stats_.get(), scratch_, attention_scratch_, threads_});
-  sample(step, num_rows);
+  const ForwardContext context = {*model_,           step,     config_.max_pages_per_seq, kv_, kv_stats_.get(), scratch_,
+                                  attention_scratch_, threads_};
+  run_layers(context);
+  score(step, context);
+  compute_logits(context, row_token_.data(), static_cast<int32_t>(row_token_.size()));
+  sample(step);
   sampled_.assign(step.sampled, step.sampled + step.num_seqs());
   queue_.submit(step_buffer, step);
 }
@@ -67,7 +77,34 @@ void Engine::resolve_tokens(StepView& step) {
   step.tokens = tokens_.data();
 }
 
-void Engine::sample(const StepView& step, int32_t num_rows) {
+// As many at a time as there are rows of logits.
+void Engine::score(const StepView& step, const ForwardContext& context) {
+  for (int32_t begin = 0; begin < step.num_scores(); begin += config_.max_num_seqs) {
+    const int32_t num_rows = std::min(step.num_scores() - begin, config_.max_num_seqs);
+    compute_logits(context, step.score_index + begin, num_rows);
+    threads_.run(num_rows, [&](int64_t row, int thread) {
+      score_row(step, begin + static_cast<int32_t>(row), scratch_.logits.row(row),
+                samplers_[static_cast<size_t>(thread)]);
+    });
+  }
+}
+
+void Engine::score_row(const StepView& step, int32_t score, const float* logits, Sampler& sampler) const {
+  const int32_t token = step.score_token[score];
+  const int64_t first = int64_t{score} * config_.max_logprobs;
+  std::fill_n(step.score_top_token + first, config_.max_logprobs, -1);
+  std::fill_n(step.score_top_logprob + first, config_.max_logprobs, 0.0f);
+  step.score_logprob[score] = -std::numeric_limits<float>::infinity();
+  step.score_rank[score] = 1;
+  if (!sampler.prepare_plain(logits)) return;
+  const double log_sum_exp = sampler.log_sum_exp();
+  step.score_logprob[score] = sampler.log_probability(token, log_sum_exp);
+  step.score_rank[score] = sampler.rank(token);
+  sampler.top_log_probabilities(step.score_num_logprobs[score], log_sum_exp, step.score_top_token + first,
+                                step.score_top_logprob + first);
+}
+
+void Engine::sample(const StepView& step) {
   const int32_t num_logprobs = config_.max_logprobs;
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
     step.sampled[s] = -1;
@@ -75,7 +112,7 @@ void Engine::sample(const StepView& step, int32_t num_rows) {
     std::fill_n(step.top_token + int64_t{s} * num_logprobs, num_logprobs, -1);
     std::fill_n(step.top_logprob + int64_t{s} * num_logprobs, num_logprobs, 0.0f);
   }
-  threads_.run(num_rows, [&](int64_t row, int thread) {
+  threads_.run(static_cast<int64_t>(row_seq_.size()), [&](int64_t row, int thread) {
     sample_row(step, static_cast<int32_t>(row), samplers_[static_cast<size_t>(thread)]);
   });
 }
@@ -85,7 +122,8 @@ void Engine::sample(const StepView& step, int32_t num_rows) {
 void Engine::sample_row(const StepView& step, int32_t row, Sampler& sampler) const {
   const int32_t s = row_seq_[static_cast<size_t>(row)];
   const SamplingParams params = step.sampling_params(s);
-  if (!sampler.prepare(scratch_.logits.row(row), params, step.logit_edits(s))) return;
+  if (!sampler.prepare(scratch_.logits.row(row), params, step.logit_edits(s),
+                       step.token_mask(s, config_.token_mask_words))) return;
   const int32_t token = sampler.draw(params.sample_index);
   step.sampled[s] = token;
   if (step.num_logprobs[s] >= 0) {

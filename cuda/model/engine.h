@@ -9,6 +9,7 @@
 #include "arch/thread_pool.h"
 #include "attn/attention.h"
 #include "model/engine_base.h"
+#include "model/forward.h"
 #include "model/kv_cache.h"
 #include "model/kv_stats.h"
 #include "model/model.h"
@@ -36,7 +37,9 @@ class Engine final : public EngineBase {
 
  private:
   void resolve_tokens(StepView& step);
-  void sample(const StepView& step, int32_t num_rows);
+  void score(const StepView& step, const ForwardContext& context);
+  void score_row(const StepView& step, int32_t score, const float* logits, Sampler& sampler) const;
+  void sample(const StepView& step);
   void sample_row(const StepView& step, int32_t row, Sampler& sampler) const;
 
   std::shared_ptr<const Model> model_;
@@ -50,6 +53,7 @@ class Engine final : public EngineBase {
   std::vector<Sampler> samplers_;     // one a thread
   std::vector<int32_t> page_writer_;  // for check_step
   std::vector<int32_t> row_seq_;      // sequence of each row of logits in the last step
+  std::vector<int32_t> row_token_;    // and its last token's place in the step
   std::vector<int32_t> tokens_;       // the step's tokens with none left below 0
   std::vector<int32_t> sampled_;      // of the last step
 };

@@ -193,38 +193,30 @@ void run_layer(const ForwardContext& context, int32_t layer) {
   add_residual(context, {none, weights.ffn_post_norm, is_last ? none : layers[static_cast<size_t>(layer) + 1].attn_norm});
 }
 
-// The output norm and head, only for the last token of the sequences that sample.
-int32_t compute_logits(const ForwardContext& context) {
-  const Model& model = context.model;
-  Scratch& scratch = context.scratch;
-  int32_t num_rows = 0;
-  int32_t end = 0;  // first token after the sequence
-  for (int32_t s = 0; s < context.step.num_seqs(); ++s) {
-    end += context.step.query_len[s];
-    if (context.step.sample[s] == 0) continue;
-    norm_row(context, model.weights().output_norm, scratch.hidden.row(end - 1), scratch.head_input.row(num_rows++));
-  }
-  if (num_rows == 0) return 0;
-  model.lm_head().multiply(scratch.head_input.data(), scratch.head_input.width(), num_rows, scratch.logits.data(),
-                           scratch.logits.width(), context.threads);
-  const float cap = model.config().final_logit_softcap;
-  if (cap > 0) {
-    const int32_t vocab_size = model.config().vocab_size;
-    for_each_token(context.threads, num_rows, int64_t{4} * vocab_size,
-                   [&](int32_t row) { vector_ops().softcap(scratch.logits.row(row), vocab_size, cap); });
-  }
-  return num_rows;
-}
-
 }  // namespace
 
-int32_t run_forward(const ForwardContext& context) {
+void run_layers(const ForwardContext& context) {
   place_tokens(context);
   fill_rope_tables(context);
   embed_tokens(context);
   for (int32_t layer = 0; layer < context.model.config().num_layers; ++layer) run_layer(context, layer);
   context.kv.freeze_scales();
-  return compute_logits(context);
+}
+
+void compute_logits(const ForwardContext& context, const int32_t* tokens, int32_t num_rows) {
+  const Model& model = context.model;
+  Scratch& scratch = context.scratch;
+  if (num_rows == 0) return;
+  for (int32_t row = 0; row < num_rows; ++row) {
+    norm_row(context, model.weights().output_norm, scratch.hidden.row(tokens[row]), scratch.head_input.row(row));
+  }
+  model.lm_head().multiply(scratch.head_input.data(), scratch.head_input.width(), num_rows, scratch.logits.data(),
+                           scratch.logits.width(), context.threads);
+  const float cap = model.config().final_logit_softcap;
+  if (cap == 0) return;
+  const int32_t vocab_size = model.config().vocab_size;
+  for_each_token(context.threads, num_rows, int64_t{4} * vocab_size,
+                 [&](int32_t row) { vector_ops().softcap(scratch.logits.row(row), vocab_size, cap); });
 }
 
 }  // namespace octavo

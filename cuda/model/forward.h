@@ -25,9 +25,12 @@ struct ForwardContext {
   ThreadPool& threads;
 };
 
-// Runs the tokens of the step through the model, appends their keys and values to the pages and leaves the logits of the
-// sequences that sample in scratch.logits, one row each in their order. Returns the number of those rows. A token's result
+// Runs the tokens of the step through the model's layers and appends their keys and values to the pages. A token's result
 // does not depend, bit for bit, on the other sequences of the step, on chunking or on page order.
-int32_t run_forward(const ForwardContext& context);
+void run_layers(const ForwardContext& context);
+
+// The logits after some tokens of the step that the layers have run: one row of scratch.logits each. tokens: their places
+// in the step, num_rows of them, at most max_num_seqs.
+void compute_logits(const ForwardContext& context, const int32_t* tokens, int32_t num_rows);
 
 }  // namespace octavo

@@ -12,6 +12,9 @@ namespace octavo {
 // Throws Error (OCTAVO_INVALID_ARGUMENT) naming the first field of config out of its range.
 void check_engine_config(const octavo_engine_config& config);
 
+// Throws Error (OCTAVO_INVALID_ARGUMENT) where there are masks and their length does not fit the vocabulary.
+void check_mask_words(const octavo_engine_config& config, int32_t vocab_size);
+
 // Offsets of the tables for a config, each a multiple of 64. Throws Error when the buffer would pass 2 GB.
 octavo_step_layout make_step_layout(const octavo_engine_config& config);
 
@@ -38,16 +41,29 @@ struct StepView {
   const int32_t* edit_count;          // [E]
   const int32_t* edit_flags;          // [E]
   const float* edit_bias;             // [E]
+  const int32_t* mask_index;          // [S]
+  const uint32_t* token_masks;        // [M][W]
+  const int32_t* score_index;         // [X]
+  const int32_t* score_token;         // [X]
+  const int32_t* score_num_logprobs;  // [X]
   int32_t* sampled;                   // [S]
   float* sampled_logprob;             // [S]
   int32_t* top_token;                 // [S][L]
   float* top_logprob;                 // [S][L]
+  float* score_logprob;               // [X]
+  int32_t* score_rank;                // [X]
+  int32_t* score_top_token;           // [X][L]
+  float* score_top_logprob;           // [X][L]
 
   int32_t num_seqs() const { return header[0]; }
   int32_t num_tokens() const { return header[1]; }
   int32_t num_logit_edits() const { return header[2]; }
+  int32_t num_token_masks() const { return header[3]; }
+  int32_t num_scores() const { return header[4]; }
   SamplingParams sampling_params(int32_t seq_index) const;
   LogitEdits logit_edits(int32_t seq_index) const;
+  // The mask that the sequence obeys, or nullptr. words: W.
+  const uint32_t* token_mask(int32_t seq_index, int32_t words) const;
 };
 
 // Throws Error (OCTAVO_INVALID_ARGUMENT) unless the buffer has the layout's size and is aligned to 8 bytes.

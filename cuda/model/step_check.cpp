@@ -15,7 +15,9 @@ void check_header(const StepView& step, const octavo_engine_config& config) {
   check(step.num_seqs(), "num_seqs", 1, config.max_num_seqs);
   check(step.num_tokens(), "num_tokens", 1, config.max_num_batched_tokens);
   check(step.num_logit_edits(), "num_logit_edits", 0, config.max_logit_edits);
-  for (int32_t i = 3; i < 16; ++i) check(step.header[i], "a reserved header word", 0, 0);
+  check(step.num_token_masks(), "num_token_masks", 0, config.max_token_masks);
+  check(step.num_scores(), "num_scores", 0, config.max_scores);
+  for (int32_t i = 5; i < 16; ++i) check(step.header[i], "a reserved header word", 0, 0);
 }
 
 void check_lengths(const StepView& step, const StepLimits& limits) {
@@ -116,6 +118,26 @@ void check_sampling(const StepView& step, const StepLimits& limits) {
   }
 }
 
+void check_masks(const StepView& step) {
+  for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    if (step.sample[s] == 0 || (step.mask_index[s] >= -1 && step.mask_index[s] < step.num_token_masks())) continue;
+    fail(OCTAVO_INVALID_ARGUMENT, "mask_index of sequence %d must be -1 to %d, found %d", s,
+         step.num_token_masks() - 1, step.mask_index[s]);
+  }
+}
+
+void check_scores(const StepView& step, const StepLimits& limits) {
+  const auto check = [](int32_t value, const char* name, int32_t score, int32_t highest) {
+    if (value >= 0 && value <= highest) return;
+    fail(OCTAVO_INVALID_ARGUMENT, "%s of score %d must be 0 to %d, found %d", name, score, highest, value);
+  };
+  for (int32_t x = 0; x < step.num_scores(); ++x) {
+    check(step.score_index[x], "score_index", x, step.num_tokens() - 1);
+    check(step.score_token[x], "score_token", x, limits.vocab_size - 1);
+    check(step.score_num_logprobs[x], "score_num_logprobs", x, limits.config.max_logprobs);
+  }
+}
+
 }  // namespace
 
 void check_step(const StepView& step, const StepLimits& limits, std::vector<int32_t>& page_writer) {
@@ -124,6 +146,8 @@ void check_step(const StepView& step, const StepLimits& limits, std::vector<int3
   check_tokens(step, limits);
   check_edit_ranges(step);
   check_sampling(step, limits);
+  check_masks(step);
+  check_scores(step, limits);
   try {
     check_pages(step, limits.config, page_writer);
   } catch (...) {

@@ -45,8 +45,18 @@ void check_engine_config(const octavo_engine_config& config) {
   check_field(config.max_pages_per_seq, "max_pages_per_seq", 1, INT32_MAX / config.page_size);
   check_field(config.max_logprobs, "max_logprobs", 0, 64);
   check_field(config.max_logit_edits, "max_logit_edits", 0, 1 << 28);
+  check_field(config.max_token_masks, "max_token_masks", 0, 1 << 20);
+  check_field(config.token_mask_words, "token_mask_words", config.max_token_masks > 0 ? 1 : 0,
+              config.max_token_masks > 0 ? 1 << 19 : 0);
+  check_field(config.max_scores, "max_scores", 0, config.max_num_batched_tokens);
   check_field(config.num_threads, "num_threads", 0, 1024);
   check_field(config.calculate_kv_scales, "calculate_kv_scales", 0, 1);
+}
+
+void check_mask_words(const octavo_engine_config& config, int32_t vocab_size) {
+  if (config.max_token_masks == 0) return;
+  const int32_t words = vocab_size / 32 + (vocab_size % 32 != 0);
+  check_field(config.token_mask_words, "token_mask_words", words, words);
 }
 
 octavo_step_layout make_step_layout(const octavo_engine_config& config) {
@@ -77,10 +87,21 @@ octavo_step_layout make_step_layout(const octavo_engine_config& config) {
   builder.place(&layout.edit_count, edits);
   builder.place(&layout.edit_flags, edits);
   builder.place(&layout.edit_bias, edits);
+  builder.place(&layout.mask_index, seqs);
+  builder.place(&layout.token_masks, static_cast<uint64_t>(config.max_token_masks),
+                static_cast<uint64_t>(config.token_mask_words));
+  const uint64_t scores = static_cast<uint64_t>(config.max_scores);
+  builder.place(&layout.score_index, scores);
+  builder.place(&layout.score_token, scores);
+  builder.place(&layout.score_num_logprobs, scores);
   builder.place(&layout.sampled, seqs);
   builder.place(&layout.sampled_logprob, seqs);
   builder.place(&layout.top_token, seqs, logprobs);
   builder.place(&layout.top_logprob, seqs, logprobs);
+  builder.place(&layout.score_logprob, scores);
+  builder.place(&layout.score_rank, scores);
+  builder.place(&layout.score_top_token, scores, logprobs);
+  builder.place(&layout.score_top_logprob, scores, logprobs);
   layout.total_bytes = builder.total_bytes();
   return layout;
 }
@@ -120,10 +141,19 @@ StepView view_step_buffer(const octavo_step_layout& layout, uint8_t* step_buffer
   view.edit_count = ints(layout.edit_count);
   view.edit_flags = ints(layout.edit_flags);
   view.edit_bias = floats(layout.edit_bias);
+  view.mask_index = ints(layout.mask_index);
+  view.token_masks = reinterpret_cast<const uint32_t*>(step_buffer + layout.token_masks);
+  view.score_index = ints(layout.score_index);
+  view.score_token = ints(layout.score_token);
+  view.score_num_logprobs = ints(layout.score_num_logprobs);
   view.sampled = ints(layout.sampled);
   view.sampled_logprob = floats(layout.sampled_logprob);
   view.top_token = ints(layout.top_token);
   view.top_logprob = floats(layout.top_logprob);
+  view.score_logprob = floats(layout.score_logprob);
+  view.score_rank = ints(layout.score_rank);
+  view.score_top_token = ints(layout.score_top_token);
+  view.score_top_logprob = floats(layout.score_top_logprob);
   return view;
 }
 
@@ -138,6 +168,10 @@ SamplingParams StepView::sampling_params(int32_t s) const {
 LogitEdits StepView::logit_edits(int32_t s) const {
   const int32_t begin = edit_begin[s];
   return {edit_token + begin, edit_count + begin, edit_flags + begin, edit_bias + begin, edit_begin[s + 1] - begin};
+}
+
+const uint32_t* StepView::token_mask(int32_t s, int32_t words) const {
+  return mask_index[s] < 0 ? nullptr : token_masks + int64_t{mask_index[s]} * words;
 }
 
 }  // namespace octavo

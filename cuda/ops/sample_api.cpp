@@ -13,7 +13,7 @@ extern "C" int32_t octavo_sample(const octavo_sampling* sampling, const float* l
     check_sample_arguments(*sampling, logits, vocab_size, edits, sampled);
     check_logit_edits(edits, vocab_size, 0);
     Sampler sampler(vocab_size);
-    if (!sampler.prepare(logits, params, edits)) {
+    if (!sampler.prepare(logits, params, edits, nullptr)) {
       fail(OCTAVO_INVALID_ARGUMENT, "logits hold no value above -infinity that is not banned");
     }
     const double log_sum_exp = sampled_logprob != nullptr ? sampler.log_sum_exp() : 0;

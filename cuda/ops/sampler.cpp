@@ -50,14 +50,28 @@ void Sampler::edit_logits(const float* logits, const SamplingParams& params, con
   }
 }
 
-bool Sampler::prepare(const float* logits, const SamplingParams& params, const LogitEdits& edits) {
-  if (edits.num > 0) edit_logits(logits, params, edits);
-  logits_ = edits.num > 0 ? edited_.as<float>() : logits;
-  seed_[0] = params.seed_low;
-  seed_[1] = params.seed_high;
+void Sampler::apply_mask(const uint32_t* mask) {
+  float* edited = edited_.as<float>();
+  for (int32_t i = 0; i < vocab_size_; ++i) {
+    if ((mask[i / 32] >> (i % 32) & 1) == 0) edited[i] = -kInfinity;
+  }
+}
+
+bool Sampler::prepare_plain(const float* logits) {
+  logits_ = logits;
   vector_ops().block_max(logits_, vocab_size_, maxima_.as<float>());
   max_ = *std::max_element(maxima_.as<float>(), maxima_.as<float>() + num_blocks_);
-  if (max_ == -kInfinity) return false;
+  return max_ > -kInfinity;
+}
+
+bool Sampler::prepare(const float* logits, const SamplingParams& params, const LogitEdits& edits,
+                      const uint32_t* mask) {
+  const bool changes = edits.num > 0 || mask != nullptr;
+  if (changes) edit_logits(logits, params, edits);
+  if (mask != nullptr) apply_mask(mask);
+  seed_[0] = params.seed_low;
+  seed_[1] = params.seed_high;
+  if (!prepare_plain(changes ? edited_.as<float>() : logits)) return false;
   if (params.temperature == 0 || max_ == kInfinity) {
     keep_one(most_likely());
   } else {
@@ -169,6 +183,11 @@ int32_t Sampler::draw(int32_t sample_index) const {
 double Sampler::log_sum_exp() {
   vector_ops().exp_weights(logits_, vocab_size_, max_, 1.0f, log_weights_.as<float>(), block_scratch_.as<float>());
   return max_ + std::log(sum(block_scratch_.as<float>(), num_blocks_));
+}
+
+int32_t Sampler::rank(int32_t token) const {
+  const float logit = logits_[token];
+  return 1 + static_cast<int32_t>(std::count_if(logits_, logits_ + vocab_size_, [&](float x) { return x > logit; }));
 }
 
 float Sampler::log_probability(int32_t token, double log_sum_exp) const {

@@ -15,12 +15,19 @@ class Sampler {
  public:
   explicit Sampler(int32_t vocab_size);
 
-  // Prepares draws from logits[vocab_size], which must stay until the last draw. params and edits must be valid.
-  // Returns false when no logit is above -infinity; then nothing may be drawn. NaN counts as -infinity.
-  bool prepare(const float* logits, const SamplingParams& params, const LogitEdits& edits);
+  // Prepares draws from logits[vocab_size], which must stay until the last draw. params and edits must be valid. mask:
+  // bits of the tokens that may be drawn, or nullptr for all. Returns false when no logit is above -infinity; then nothing
+  // may be drawn. NaN counts as -infinity.
+  bool prepare(const float* logits, const SamplingParams& params, const LogitEdits& edits, const uint32_t* mask);
 
   // The token of draw sample_index under the row's seed; the most likely one when temperature is 0.
   int32_t draw(int32_t sample_index) const;
+
+  // Takes logits as they are, for log-probabilities alone; otherwise as prepare().
+  bool prepare_plain(const float* logits);
+
+  // 1 + the number of tokens that are likelier than this one.
+  int32_t rank(int32_t token) const;
 
   // Natural log of the sum of exp of the edited logits.
   double log_sum_exp();
@@ -33,6 +40,7 @@ class Sampler {
 
  private:
   void edit_logits(const float* logits, const SamplingParams& params, const LogitEdits& edits);
+  void apply_mask(const uint32_t* mask);
   int32_t most_likely() const;
   void keep_one(int32_t token);
   void keep_all(float temperature);
@@ -41,7 +49,7 @@ class Sampler {
 
   int32_t vocab_size_;
   int32_t num_blocks_;
-  AlignedBuffer edited_;         // float[vocab_size]
+  AlignedBuffer edited_;         // float[vocab_size], after edits and mask
   AlignedBuffer maxima_;         // float[num_blocks]
   AlignedBuffer block_scratch_;  // float[num_blocks]
   AlignedBuffer candidates_;     // Candidate[vocab_size], by token
