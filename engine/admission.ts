@@ -19,6 +19,8 @@ export interface RequestLimits {
   readonly maxNumSeqs: number;
   readonly maxLogprobs: number;
   readonly maxLogitEdits: number;
+  /** 0: the device takes no masks. */
+  readonly maxTokenMasks: number;
 }
 
 /** More sequences than fit in one step wait their turn; a request may fill this many turns. */
@@ -78,6 +80,10 @@ function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: 
   }
   checkTokenIds("logit_bias", sampling.logitBias.keys(), vocabSize);
   checkTokenIds("stop_token_ids", sampling.stopTokenIds, vocabSize);
+  if (sampling.allowedTokenIds !== null && limits.maxTokenMasks === 0) {
+    throw new RequestError("allowed_token_ids is not offered on this device", { param: "allowed_token_ids" });
+  }
+  checkTokenIds("allowed_token_ids", sampling.allowedTokenIds ?? [], vocabSize);
   for (const word of sampling.badWords) checkTokenIds("bad_words", word, vocabSize);
   const numStopBans = sampling.minTokens > 0 ? sampling.stopTokenIds.length + numEosTokenIds : 0;
   if (sampling.badWords.length + numStopBans >= vocabSize) {

@@ -13,7 +13,7 @@
  */
 
 import type { StepBufferViews } from "./native.ts";
-import type { Sequence } from "./sequence.ts";
+import type { LiveRequest, Sequence } from "./sequence.ts";
 
 /** What a row of the page table holds already. */
 interface Row {
@@ -25,10 +25,14 @@ interface Row {
 export class BatchWriter {
   readonly #buffer: StepBufferViews;
   readonly #rows: readonly Row[];
+  /** What each place of the mask table holds already. */
+  readonly #masks: (Uint32Array | null)[];
+  #numMasks = 0;
 
   constructor(buffer: StepBufferViews) {
     this.#buffer = buffer;
     this.#rows = Array.from({ length: buffer.maxNumSeqs }, () => ({ sequence: null, admission: 0, numPages: 0 }));
+    this.#masks = Array.from({ length: buffer.maxTokenMasks }, () => null);
   }
 
   /** Fills the input tables. Steady decoding writes one token, one length and at most one page id a sequence. */
@@ -36,6 +40,7 @@ export class BatchWriter {
     const { header, editBegin } = this.#buffer;
     let numTokens = 0;
     let numEdits = 0;
+    this.#numMasks = 0;
     for (let s = 0; s < batch.length; s++) {
       const sequence = batch[s]!;
       sequence.copyTokens(this.#buffer.tokens, numTokens, sequence.numComputed, sequence.queryLen);
@@ -52,6 +57,22 @@ export class BatchWriter {
     header[0] = batch.length;
     header[1] = numTokens;
     header[2] = numEdits;
+    header[3] = this.#numMasks;
+  }
+
+  /** The mask's place in the table; sequences of one request share it, and one that stays in its place is not copied. */
+  #placeMask(request: LiveRequest): number {
+    request.tokenMask ??= tokenMask(request.sampling.allowedTokenIds, this.#buffer.tokenMaskWords);
+    const mask = request.tokenMask;
+    if (mask === null) return -1;
+    const found = this.#masks.indexOf(mask);
+    if (found >= 0 && found < this.#numMasks) return found;
+    const place = this.#numMasks++;
+    if (found !== place) {
+      this.#buffer.tokenMasks.set(mask, place * this.#buffer.tokenMaskWords);
+      this.#masks[place] = mask;
+    }
+    return place;
   }
 
   /** A page table only grows while its sequence runs, so a row that holds its beginning needs only the rest. */
@@ -85,10 +106,19 @@ export class BatchWriter {
     buffer.seed[2 * s + 1] = sequence.seedHigh;
     buffer.sampleIndex[s] = sequence.output.length + sequence.numUnread;
     buffer.numLogprobs[s] = sampling.logprobs ?? -1;
+    buffer.maskIndex[s] = samples(sequence) ? this.#placeMask(sequence.request) : -1;
   }
 }
 
 /** Whether this step computes the sequence's last token, so that the next one can be sampled. */
 export function samples(sequence: Sequence): boolean {
   return sequence.queryLen === sequence.numPending;
+}
+
+/** A mask that lets these tokens be sampled; null for all. */
+function tokenMask(allowed: readonly number[] | null, numWords: number): Uint32Array | null {
+  if (allowed === null) return null;
+  const mask = new Uint32Array(numWords);
+  for (const id of allowed) mask[id >>> 5]! |= 1 << (id & 31);
+  return mask;
 }

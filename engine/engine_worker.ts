@@ -89,6 +89,8 @@ function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: S
     maxPagesPerSeq: Math.ceil(settings.maxModelLen / pageSize),
     maxLogprobs: settings.maxLogprobs,
     maxLogitEdits: sizes.maxLogitEdits,
+    maxTokenMasks: sizes.maxTokenMasks,
+    tokenMaskWords: sizes.tokenMaskWords,
     numThreads: settings.numThreads,
     calculateKvScales: settings.calculateKvScales,
   };
@@ -119,7 +121,7 @@ function readyMessage(parts: {
 }): WorkerMessage {
   const { device, nativeModel, model, settings, sizes, numPages } = parts;
   const { pageSize, maxModelLen, maxLogprobs } = settings;
-  const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits } = sizes;
+  const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits, maxTokenMasks } = sizes;
   const { backend, name, isa, numCores } = device.library.deviceInfo();
   return {
     type: "ready",
@@ -152,6 +154,7 @@ function readyMessage(parts: {
       maxNumSeqs,
       maxLogprobs,
       maxLogitEdits,
+      maxTokenMasks,
     },
   };
 }

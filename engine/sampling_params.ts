@@ -35,8 +35,8 @@ const MIN_TOP_P = 1e-6;
 /**
  * Complete sampling params.
  *
- * Defaults: n 1, maxTokens 16, minTokens 0, temperature 1, topK 0, topP 1, minP 0, no penalties, no bias, no bad
- * words, a random seed, no stops, no log-probabilities, special tokens skipped.
+ * Defaults: n 1, maxTokens 16, minTokens 0, temperature 1, topK 0, topP 1, minP 0, no penalties, no bias, all tokens
+ * allowed, no bad words, a random seed, no stops, no log-probabilities, special tokens skipped.
  *
  * @param defaults What the model's own generation config says, between the options and the defaults above.
  * @throws {RequestError} Naming the field, in wire spelling, what it may be and what it was.
@@ -69,6 +69,7 @@ export function samplingParams(options: SamplingOptions = {}, defaults: Generati
     presencePenalty: number("presence_penalty", options.presencePenalty ?? 0, -2, 2),
     frequencyPenalty: number("frequency_penalty", options.frequencyPenalty ?? 0, -2, 2),
     logitBias: logitBias(options.logitBias ?? {}),
+    allowedTokenIds: allowedTokenIds(options.allowedTokenIds ?? null),
     badWords: badWords(options.badWords ?? []),
     seed: seed(options.seed ?? null),
     stop: stopStrings(options.stop ?? []),
@@ -116,6 +117,13 @@ function stopStrings(given: string | readonly string[]): readonly string[] {
     check("stop", stop.length, stop.length <= MAX_STOP_LENGTH, `strings of at most ${MAX_STOP_LENGTH} characters`);
   }
   return [...new Set(stops)];
+}
+
+function allowedTokenIds(given: readonly number[] | null): readonly number[] | null {
+  if (given === null) return null;
+  check("allowed_token_ids", given.length, given.length > 0, "one token id or more");
+  for (const id of given) check("allowed_token_ids", id, Number.isInteger(id) && id >= 0, "token ids");
+  return [...new Set(given)];
 }
 
 function badWords(given: readonly (readonly number[])[]): readonly (readonly number[])[] {

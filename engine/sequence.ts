@@ -30,6 +30,8 @@ export class LiveRequest {
   numCompletionTokens = 0;
   /** Prompt tokens found in the prefix cache when its first sequence was admitted; null before. */
   numCachedTokens: number | null = null;
+  /** Bits of the tokens that may be sampled, bit t % 32 of word t / 32; null: all. Made when first written to a step. */
+  tokenMask: Uint32Array | null | undefined = undefined;
   /** What this step added, until the step's outcomes are taken. */
   deltas: Delta[] = [];
 

@@ -12,6 +12,10 @@ export interface StepSizes {
   /** At least maxNumSeqs, so that every decode fits. */
   readonly maxNumBatchedTokens: number;
   readonly maxLogitEdits: number;
+  /** One for each sequence of a step, or 0 where the device takes none. */
+  readonly maxTokenMasks: number;
+  /** 32-bit words of a mask. */
+  readonly tokenMaskWords: number;
 }
 
 /** What a device runs well. A GPU reads its weights once for all tokens of a step. */
@@ -31,9 +35,12 @@ export function stepSizes(
 ): StepSizes {
   const defaults = backend === "cpu" ? DEFAULTS.cpu : DEFAULTS.gpu;
   const maxNumSeqs = settings.maxNumSeqs ?? defaults.maxNumSeqs;
+  const maxTokenMasks = backend === "cpu" ? maxNumSeqs : 0;
   return {
     maxNumSeqs,
     maxNumBatchedTokens: Math.max(settings.maxNumBatchedTokens ?? defaults.maxNumBatchedTokens, maxNumSeqs),
     maxLogitEdits: Math.max(vocabSize, maxNumSeqs * LOGIT_EDITS_PER_SEQ),
+    maxTokenMasks,
+    tokenMaskWords: maxTokenMasks > 0 ? Math.ceil(vocabSize / 32) : 0,
   };
 }

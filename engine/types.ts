@@ -47,6 +47,8 @@ export interface SamplingParams {
   readonly frequencyPenalty: number;
   /** Token id to the value added to its logit; -100 bans in practice. */
   readonly logitBias: ReadonlyMap<number, number>;
+  /** The only tokens that may be sampled; null: all. */
+  readonly allowedTokenIds: readonly number[] | null;
   /**
    * Runs of token ids that the output shall not hold: where it ends with all but a run's last token, that one is banned.
    */

@@ -23,11 +23,11 @@ export interface NativeEngineConfig {
   readonly maxLogprobs: number;
   readonly maxLogitEdits: number;
   /** Token masks of one step. */
-  readonly maxTokenMasks: number;
+  readonly maxTokenMasks?: number;
   /** 32-bit words of a mask: ceil(vocabSize / 32), or 0 where there are none. */
-  readonly tokenMaskWords: number;
+  readonly tokenMaskWords?: number;
   /** Tokens that one step can score, 0 .. maxNumBatchedTokens. */
-  readonly maxScores: number;
+  readonly maxScores?: number;
   /** 0 = physical cores. */
   readonly numThreads: number;
   /** The first step sets one K and one V scale a layer from its own values (FP8 without kvScales only). */
@@ -44,9 +44,9 @@ function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
     max_pages_per_seq: config.maxPagesPerSeq,
     max_logprobs: config.maxLogprobs,
     max_logit_edits: config.maxLogitEdits,
-    max_token_masks: config.maxTokenMasks,
-    token_mask_words: config.tokenMaskWords,
-    max_scores: config.maxScores,
+    max_token_masks: config.maxTokenMasks ?? 0,
+    token_mask_words: config.tokenMaskWords ?? 0,
+    max_scores: config.maxScores ?? 0,
     num_threads: config.numThreads,
     calculate_kv_scales: config.calculateKvScales ? 1 : 0,
   });

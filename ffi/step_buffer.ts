@@ -15,9 +15,12 @@ export interface StepBufferCapacity {
   readonly maxPagesPerSeq: number;
   readonly maxLogprobs: number;
   readonly maxLogitEdits: number;
-  readonly maxTokenMasks: number;
-  readonly tokenMaskWords: number;
-  readonly maxScores: number;
+  /** Default 0. */
+  readonly maxTokenMasks?: number;
+  /** 32-bit words of a mask. Default 0. */
+  readonly tokenMaskWords?: number;
+  /** Default 0. */
+  readonly maxScores?: number;
 }
 
 type I32 = Int32Array<ArrayBuffer>;
@@ -81,6 +84,7 @@ export class StepBuffer implements StepBufferCapacity {
     library.check(library.symbols.octavo_step_layout_get(engineConfig, layoutBytes));
     const layout = STEP_LAYOUT.decode(layoutBytes);
     const { maxNumSeqs: s, maxNumBatchedTokens: t, maxPagesPerSeq: p, maxLogprobs: l, maxLogitEdits: e } = capacity;
+    const { maxTokenMasks: m = 0, tokenMaskWords: w = 0, maxScores: x = 0 } = capacity;
     const memory = new ArrayBuffer(layout.total_bytes);
     const i32 = (offset: number, length: number) => new Int32Array(memory, offset, length);
     const f32 = (offset: number, length: number) => new Float32Array(memory, offset, length);
@@ -90,9 +94,9 @@ export class StepBuffer implements StepBufferCapacity {
     this.maxPagesPerSeq = p;
     this.maxLogprobs = l;
     this.maxLogitEdits = e;
-    this.maxTokenMasks = capacity.maxTokenMasks;
-    this.tokenMaskWords = capacity.tokenMaskWords;
-    this.maxScores = capacity.maxScores;
+    this.maxTokenMasks = m;
+    this.tokenMaskWords = w;
+    this.maxScores = x;
     this.header = i32(layout.header, 16);
     this.tokens = i32(layout.tokens, t);
     this.queryLen = i32(layout.query_len, s);
@@ -115,17 +119,17 @@ export class StepBuffer implements StepBufferCapacity {
     this.editFlags = i32(layout.edit_flags, e);
     this.editBias = f32(layout.edit_bias, e);
     this.maskIndex = i32(layout.mask_index, s);
-    this.tokenMasks = new Uint32Array(memory, layout.token_masks, capacity.maxTokenMasks * capacity.tokenMaskWords);
-    this.scoreIndex = i32(layout.score_index, capacity.maxScores);
-    this.scoreToken = i32(layout.score_token, capacity.maxScores);
-    this.scoreNumLogprobs = i32(layout.score_num_logprobs, capacity.maxScores);
+    this.tokenMasks = new Uint32Array(memory, layout.token_masks, m * w);
+    this.scoreIndex = i32(layout.score_index, x);
+    this.scoreToken = i32(layout.score_token, x);
+    this.scoreNumLogprobs = i32(layout.score_num_logprobs, x);
     this.sampled = i32(layout.sampled, s);
     this.sampledLogprob = f32(layout.sampled_logprob, s);
     this.topToken = i32(layout.top_token, s * l);
     this.topLogprob = f32(layout.top_logprob, s * l);
-    this.scoreLogprob = f32(layout.score_logprob, capacity.maxScores);
-    this.scoreRank = i32(layout.score_rank, capacity.maxScores);
-    this.scoreTopToken = i32(layout.score_top_token, capacity.maxScores * l);
-    this.scoreTopLogprob = f32(layout.score_top_logprob, capacity.maxScores * l);
+    this.scoreLogprob = f32(layout.score_logprob, x);
+    this.scoreRank = i32(layout.score_rank, x);
+    this.scoreTopToken = i32(layout.score_top_token, x * l);
+    this.scoreTopLogprob = f32(layout.score_top_logprob, x * l);
   }
 }

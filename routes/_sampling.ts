@@ -58,6 +58,7 @@ export function requestSampling(
     presencePenalty: body.presence_penalty ?? undefined,
     frequencyPenalty: body.frequency_penalty ?? undefined,
     logitBias: body.logit_bias ?? null,
+    allowedTokenIds: body.allowed_token_ids ?? null,
     badWords: badWordTokens(server, body.bad_words ?? []),
     seed: body.seed ?? null,
     stop: body.stop ?? null,

@@ -242,7 +242,8 @@ typedef struct octavo_engine_config {
  * 19. edit_count          int32[E]   times generated so far (presence and frequency penalty)
  * 20. edit_flags          int32[E]   bit 0: in prompt or output (repetition penalty); bit 1: banned (-infinity)
  * 21. edit_bias           float[E]   added to the logit
- * 22. mask_index          int32[S]   which token mask sequence s obeys, -1 = none; several may name the same
+ * 22. mask_index          int32[S]   which token mask sequence s obeys, -1 = none; several may name the same.
+ *                                    Not read where num_token_masks is 0
  * 23. token_masks         uint32[M*W] bit t % 32 of word t / 32: token t may be sampled; others are banned
  * 24. score_index         int32[X]   which token of the step, 0 .. num_tokens-1, stands before the scored one
  * 25. score_token         int32[X]   the token whose log-probability is asked for, in the place after it

@@ -119,6 +119,7 @@ void check_sampling(const StepView& step, const StepLimits& limits) {
 }
 
 void check_masks(const StepView& step) {
+  if (step.num_token_masks() == 0) return;
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
     if (step.sample[s] == 0 || (step.mask_index[s] >= -1 && step.mask_index[s] < step.num_token_masks())) continue;
     fail(OCTAVO_INVALID_ARGUMENT, "mask_index of sequence %d must be -1 to %d, found %d", s,

@@ -171,7 +171,7 @@ LogitEdits StepView::logit_edits(int32_t s) const {
 }
 
 const uint32_t* StepView::token_mask(int32_t s, int32_t words) const {
-  return mask_index[s] < 0 ? nullptr : token_masks + int64_t{mask_index[s]} * words;
+  return num_token_masks() == 0 || mask_index[s] < 0 ? nullptr : token_masks + int64_t{mask_index[s]} * words;
 }
 
 }  // namespace octavo

@@ -64,6 +64,10 @@ export const GENERATION_FIELDS = {
       }),
     `Token id to a value added to its logit; at most ${MAX_LOGIT_BIASES}.`,
   ),
+  allowed_token_ids: field(
+    z.array(integer(0)).min(1),
+    "The only tokens that may be sampled; the end-of-sequence token too only if it is among them. On the CPU only.",
+  ),
   bad_words: field(
     z.array(z.string().min(1).max(MAX_STOP_LENGTH)).max(MAX_BAD_WORDS / 2),
     "Texts that the output shall not hold, at its beginning or after a space: their last token is banned where it would " +

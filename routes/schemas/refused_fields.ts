@@ -16,7 +16,6 @@ const never: RefusedField = { allowed: [] };
 const unless = (...allowed: unknown[]): RefusedField => ({ allowed });
 
 const SHARED: Readonly<Record<string, RefusedField>> = {
-  allowed_token_ids: unless([]),
   early_stopping: unless(false),
   guided_choice: never,
   guided_decoding_backend: never,

@@ -23,6 +23,7 @@ export function clientOptions() {
     maxNumSeqs,
     maxLogprobs: 4,
     maxLogitEdits: 4096,
+    maxTokenMasks: 16,
   };
   const info = {
     kvCacheDtype: "float32",

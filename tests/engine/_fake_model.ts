@@ -102,12 +102,20 @@ export function expectedOutput(prompt: readonly number[], sampling: SamplingPara
       seedHigh: Number(seed >> 32n),
       sampleIndex: output.length,
       edits: expectedEdits(prompt, output, sampling),
-      banned: new Set([...output.length < sampling.minTokens ? ends : [], ...badTokens(output, sampling)]),
+      banned: new Set([
+        ...disallowed(sampling),
+        ...output.length < sampling.minTokens ? ends : [],
+        ...badTokens(output, sampling),
+      ]),
     });
     output.push(token);
     if (ends.has(token) && output.length > sampling.minTokens) break;
   }
   return output;
+}
+
+function disallowed({ allowedTokenIds }: SamplingParams): number[] {
+  return allowedTokenIds === null ? [] : [...Array(VOCAB_SIZE).keys()].filter((id) => !allowedTokenIds.includes(id));
 }
 
 /** Tokens that would complete a bad word. */
@@ -248,6 +256,7 @@ export class FakeRunner implements StepRunner {
     if (buffer.sample[s] !== 1) return;
     assert(buffer.topP[s]! > 0 && buffer.topP[s]! <= 1 && buffer.repetitionPenalty[s]! > 0, "params are in range");
     const { edits, banned } = this.#readEdits(s);
+    for (const token of this.#masked(s)) banned.add(token);
     const token = draw(slots.map((slot) => this.#kv[slot]!).reduce(mix, 7), {
       temperature: buffer.temperature[s]!,
       seedLow: buffer.seed[2 * s]!,
@@ -264,6 +273,15 @@ export class FakeRunner implements StepRunner {
       buffer.topToken[s * buffer.maxLogprobs + i] = isAsked ? (token + i) % VOCAB_SIZE : -1;
       buffer.topLogprob[s * buffer.maxLogprobs + i] = isAsked ? -token - 1 - i : NaN;
     }
+  }
+
+  /** Tokens that the sequence's mask bans. */
+  #masked(s: number): number[] {
+    const { header, maskIndex, tokenMasks, tokenMaskWords } = this.buffer;
+    if (header[3] === 0 || maskIndex[s] === -1) return [];
+    assert(maskIndex[s]! >= 0 && maskIndex[s]! < header[3]!, "the mask is one of the step's");
+    const bits = (id: number) => tokenMasks[maskIndex[s]! * tokenMaskWords + (id >>> 5)]! >>> (id & 31) & 1;
+    return [...Array(VOCAB_SIZE).keys()].filter((id) => bits(id) === 0);
   }
 
   #readEdits(s: number): { edits: number; banned: Set<number> } {
@@ -301,6 +319,9 @@ function newBuffer(config: FakeRunnerConfig): StepBufferViews {
     maxPagesPerSeq: p,
     maxLogprobs: l,
     maxLogitEdits: e,
+    maxTokenMasks: s,
+    tokenMaskWords: 2,
+    maxScores: 0,
     header: i32(16),
     tokens: i32(t),
     queryLen: i32(s),
@@ -322,9 +343,18 @@ function newBuffer(config: FakeRunnerConfig): StepBufferViews {
     editCount: i32(e),
     editFlags: i32(e),
     editBias: f32(e),
+    maskIndex: i32(s),
+    tokenMasks: new Uint32Array(2 * s),
+    scoreIndex: i32(0),
+    scoreToken: i32(0),
+    scoreNumLogprobs: i32(0),
     sampled: i32(s),
     sampledLogprob: f32(s),
     topToken: i32(s * l),
     topLogprob: f32(s * l),
+    scoreLogprob: f32(0),
+    scoreRank: i32(0),
+    scoreTopToken: i32(0),
+    scoreTopLogprob: f32(0),
   };
 }

@@ -12,6 +12,7 @@ const LIMITS: RequestLimits = {
   maxNumSeqs: 2,
   maxLogprobs: 5,
   maxLogitEdits: 30,
+  maxTokenMasks: 2,
 };
 
 function check(promptTokenIds: number[], options: SamplingOptions = {}, limits: Partial<RequestLimits> = {}) {
@@ -66,6 +67,9 @@ Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine 
     refusal([1], { stopTokenIds, minTokens: 1 })[0],
     "min_tokens and bad_words would ban all 50 tokens: too many stop_token_ids",
   );
+  check([1], { allowedTokenIds: [1, 49] });
+  assertEquals(refusal([1], { allowedTokenIds: [50] })[1], "allowed_token_ids");
+  assertThrows(() => check([1], { allowedTokenIds: [1] }, { maxTokenMasks: 0 }), RequestError, "not offered");
   const badWords = tokens(48).map((id) => [id]);
   check([1], { badWords }, { maxLogitEdits: 50 });
   assertEquals(refusal([1], { badWords, minTokens: 2, maxTokens: 3 })[1], "bad_words");

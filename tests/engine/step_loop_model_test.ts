@@ -20,6 +20,7 @@ const request = fc.record({
   cacheSalt: fc.constantFrom("", "", "", "a"),
   maxTokens: fc.integer({ min: 1, max: 12 }),
   minTokens: fc.integer({ min: 0, max: 4 }),
+  allowedTokenIds: fc.option(fc.uniqueArray(fc.integer({ min: 0, max: 39 }), { minLength: 8 }), { freq: 3 }),
   badWords: fc.array(fc.array(fc.integer({ min: 0, max: 4 }), { minLength: 1, maxLength: 2 }), { maxLength: 3 }),
   n: fc.integer({ min: 1, max: 3 }),
   temperature: fc.constantFrom(0, 1),
@@ -106,6 +107,7 @@ function submit(
       maxNumSeqs,
       maxLogprobs: 4,
       maxLogitEdits,
+      maxTokenMasks: maxNumSeqs,
     });
   } catch (error) {
     if (error instanceof RequestError) return 0;

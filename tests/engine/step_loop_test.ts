@@ -136,6 +136,24 @@ Deno.test("StepLoop bans a bad word's last token where it would complete one, an
   }
 });
 
+Deno.test("StepLoop samples nothing but allowed_token_ids, also for batch-mates and after aborts", () => {
+  const harness = new Harness(ROOMY);
+  const allowed = [[2, 3, 39], null, [5, 6, 7, 32], [31], null];
+  const keys = allowed.map((allowedTokenIds) =>
+    harness.submit(PROMPT, { ...LONG, n: 2, temperature: 1, allowedTokenIds })
+  );
+  for (let i = 0; i < 4; i++) harness.step();
+  harness.abort(keys[0]!);
+  harness.finish();
+  for (const [i, key] of keys.entries()) {
+    const sampling = { ...LONG, n: 2, temperature: 1, allowedTokenIds: allowed[i]! };
+    harness.tokens(key).forEach((tokens, index) => {
+      assertEquals(tokens, expectedOutput(PROMPT, sampling, index).slice(0, tokens.length));
+      if (i > 0) assertGreater(tokens.length, 4);
+    });
+  }
+});
+
 // After vllm#10087, pegainfer#215: an aborted request's pages are free before the next step.
 for (const [state, steps] of [["waiting", 0], ["prefilling", 1], ["decoding", 5]] as const) {
   Deno.test(`StepLoop.abort() frees a request's pages at once when it is ${state}`, () => {

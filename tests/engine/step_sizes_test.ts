@@ -3,11 +3,19 @@ import { stepSizes } from "../../engine/step_sizes.ts";
 
 Deno.test("stepSizes() takes what is given, else what suits the device", () => {
   const none = { maxNumSeqs: null, maxNumBatchedTokens: null };
-  assertEquals(stepSizes(none, "cpu", 100), { maxNumSeqs: 16, maxNumBatchedTokens: 256, maxLogitEdits: 16_384 });
+  assertEquals(stepSizes(none, "cpu", 100), {
+    maxNumSeqs: 16,
+    maxNumBatchedTokens: 256,
+    maxLogitEdits: 16_384,
+    maxTokenMasks: 16,
+    tokenMaskWords: 4,
+  });
   assertEquals(stepSizes(none, "cuda", 300_000), {
     maxNumSeqs: 256,
     maxNumBatchedTokens: 2048,
     maxLogitEdits: 300_000,
+    maxTokenMasks: 0,
+    tokenMaskWords: 0,
   });
   // A step holds at least a token of each sequence.
   const many = stepSizes({ maxNumSeqs: 300, maxNumBatchedTokens: 8 }, "cpu", 100);

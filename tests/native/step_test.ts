@@ -21,6 +21,7 @@ const sampler = openLibrary(["octavo_sample"]);
 const model = makeRandomModel({ roles: ["q_norm", "k_norm"] });
 const native = loadModel(library, model);
 const { vocabSize } = model.config;
+const MASK_WORDS = Math.ceil(vocabSize / 32);
 const open = (settings: EngineSettings = {}) => openEngine(native, settings);
 
 /** The logits after prompt, computed alone in one step. */
@@ -39,19 +40,57 @@ Deno.test("octavo_step_layout_get() places the tables in order without overlap",
     max_pages_per_seq: 7,
     max_logprobs: 3,
     max_logit_edits: 19,
+    max_token_masks: 3,
+    token_mask_words: 11,
+    max_scores: 17,
     num_threads: 0,
     calculate_kv_scales: 0,
   };
   const bytes = new Uint8Array(STEP_LAYOUT.sizeBytes);
   library.check(library.symbols.octavo_step_layout_get(ENGINE_CONFIG.encode(config), bytes));
-  const { total_bytes, reserved, ...offsets } = STEP_LAYOUT.decode(bytes);
-  const words = [16, 33, 5, 5, 35, 5, 5, 5, 5, 5, 5, 5, 5, 10, 5, 5, 6, 19, 19, 19, 19, 5, 5, 15, 15];
+  const { total_bytes, ...offsets } = STEP_LAYOUT.decode(bytes);
+  const words = [
+    16,
+    33,
+    5,
+    5,
+    35,
+    5,
+    5,
+    5,
+    5,
+    5,
+    5,
+    5,
+    5,
+    10,
+    5,
+    5,
+    6,
+    19,
+    19,
+    19,
+    19,
+    5,
+    33,
+    17,
+    17,
+    17,
+    5,
+    5,
+    15,
+    15,
+    17,
+    17,
+    51,
+    51,
+  ];
   let end = 0;
   Object.entries(offsets).forEach(([name, offset], i) => {
     assertEquals(offset, end, name);
     end += Math.ceil(words[i]! * 4 / 64) * 64;
   });
-  assertEquals([total_bytes, reserved], [end, 0]);
+  assertEquals(total_bytes, end);
 });
 
 Deno.test("octavo_engine_create() refuses settings out of their range", () => {
@@ -64,6 +103,9 @@ Deno.test("octavo_engine_create() refuses settings out of their range", () => {
   refused({ maxPagesPerSeq: 0 }, "max_pages_per_seq must be 1 to 134217727, found 0");
   refused({ maxLogprobs: 65 }, "max_logprobs must be 0 to 64, found 65");
   refused({ maxLogitEdits: -1 }, "max_logit_edits");
+  refused({ maxTokenMasks: 2, tokenMaskWords: 1 }, `token_mask_words must be ${MASK_WORDS} to ${MASK_WORDS}, found 1`);
+  refused({ tokenMaskWords: 3 }, "token_mask_words must be 0 to 0, found 3");
+  refused({ maxScores: 129 }, "max_scores must be 0 to 128, found 129");
   refused({ numThreads: -1 }, "num_threads");
   refused({ maxNumSeqs: 2 ** 20, maxPagesPerSeq: 2 ** 20 }, "the step buffer would need");
   refused({ numPages: 2 ** 27 - 1, pageSize: 16 }, "a KV cache of 134217727 pages needs");
@@ -132,12 +174,25 @@ const REFUSED: Record<string, { change: (buffer: StepBuffer) => void; message: s
   "an edit outside the vocabulary": { change: (b) => b.editToken[1] = 101, message: "edit_token 0 of sequence 1" },
   "a negative edit_count": { change: (b) => b.editCount[0] = -1, message: "edit_count of sequence 0" },
   "unknown edit_flags": { change: (b) => b.editFlags[0] = 4, message: "edit_flags 0 of sequence 0 must be 0 to 3" },
+  "too many masks": { change: (b) => b.header[3] = 2, message: "num_token_masks of the step must be 0 to 1, found 2" },
+  "a mask that is not there": {
+    change: (b) => b.maskIndex[1] = 1,
+    message: "mask_index of sequence 1 must be -1 to 0",
+  },
+  "mask_index below -1": { change: (b) => b.maskIndex[0] = -2, message: "mask_index of sequence 0 must be -1 to 0" },
+  "too many scores": { change: (b) => b.header[4] = 5, message: "num_scores of the step must be 0 to 4, found 5" },
+  "a score past the step": { change: (b) => b.scoreIndex[0] = 7, message: "score_index of score 0 must be 0 to 6" },
+  "a score of no token": { change: (b) => b.scoreToken[1] = 101, message: "score_token of score 1 must be 0 to 100" },
+  "too many logprobs of a score": {
+    change: (b) => b.scoreNumLogprobs[1] = 5,
+    message: "score_num_logprobs of score 1 must be 0 to 4, found 5",
+  },
   "an edit_bias that is no number": { change: (b) => b.editBias[1] = NaN, message: "edit_bias of sequence 1" },
 };
 
 for (const [name, { change, message }] of Object.entries(REFUSED)) {
   Deno.test(`octavo_step() refuses ${name} and changes nothing`, () => {
-    using engine = open();
+    using engine = open({ maxTokenMasks: 1, tokenMaskWords: MASK_WORDS, maxScores: 4 });
     const { buffer } = engine;
     const first = randomTokens(20, vocabSize, 1);
     runStep(engine, [{ tokens: first, pages: [4, 5], sample: false }, { tokens: first, pages: [6, 7], sample: false }]);
@@ -153,6 +208,13 @@ for (const [name, { change, message }] of Object.entries(REFUSED)) {
       buffer.editFlags.set([0, 0]);
       buffer.editCount.fill(0);
       buffer.editBias.fill(0);
+      buffer.header[3] = 1;
+      buffer.maskIndex.set([0, -1]);
+      buffer.tokenMasks.fill(2 ** 32 - 1);
+      buffer.header[4] = 2;
+      buffer.scoreIndex.set([0, 6]);
+      buffer.scoreToken.set([1, 100]);
+      buffer.scoreNumLogprobs.set([0, 4]);
     };
     fill();
     buffer.sampled.fill(77);
@@ -307,6 +369,73 @@ Deno.test("octavo_step() reports the most likely tokens, best first", () => {
   assertEquals([...buffer.topToken.subarray(0, 4)], [...order.slice(0, 3), -1]);
   for (let i = 0; i < 3; i++) assertAlmostEquals(buffer.topLogprob[i]!, logits![order[i]!]! - logSum, 2e-6);
   assertEquals(buffer.topLogprob[3], 0);
+});
+
+Deno.test("octavo_step() samples as octavo_sample() does with all that a token mask leaves out banned", () => {
+  using engine = open({ maxTokenMasks: 2, tokenMaskWords: MASK_WORDS, maxLogitEdits: 12 });
+  const { buffer } = engine;
+  const prompt = randomTokens(20, vocabSize, 40);
+  const rows = [0, 1, 2].map((s) => ({
+    tokens: prompt,
+    pages: [2 * s, 2 * s + 1],
+    temperature: 1,
+    seed: 3,
+    numLogprobs: 4,
+  }));
+  const allowed = [[5, 31, 32, vocabSize - 1], [7]];
+  fillStep(buffer, rows);
+  buffer.header[3] = 2;
+  buffer.tokenMasks.fill(0);
+  allowed.forEach((ids, m) => ids.forEach((id) => buffer.tokenMasks[m * MASK_WORDS + (id >>> 5)]! |= 1 << (id & 31)));
+  buffer.maskIndex.set([0, -1, 1]);
+  engine.step();
+  const logits = new Float32Array(engine.logits(0));
+  const banned = (ids: number[]) =>
+    [...Array(vocabSize).keys()].filter((id) => !ids.includes(id)).map((token) => ({ token, banned: true }));
+  const expected = [banned(allowed[0]!), [], banned(allowed[1]!)]
+    .map((edits) => sample(sampler, logits, { temperature: 1, seed: 3n, edits }));
+  assertEquals([...buffer.sampled.subarray(0, 3)], expected.map(({ tokens }) => tokens[0]!));
+  assertEquals([...buffer.sampledLogprob.subarray(0, 3)], expected.map(({ logprobs }) => logprobs[0]!));
+  assertEquals(buffer.sampled[2], 7);
+  assertEquals(buffer.sampledLogprob[2], 0);
+  assertEquals([...buffer.topToken.subarray(0, 4)].toSorted((a, b) => a - b), allowed[0]!);
+  // A mask of nothing leaves nothing to sample; the others keep their tokens.
+  fillStep(buffer, rows);
+  buffer.header[3] = 2;
+  buffer.tokenMasks.fill(0, MASK_WORDS);
+  engine.step();
+  assertEquals([...buffer.sampled.subarray(0, 3)], [...expected.slice(0, 2).map(({ tokens }) => tokens[0]!), -1]);
+});
+
+Deno.test("octavo_step() tells the log-probabilities of tokens in the midst of a prompt", () => {
+  using engine = open({ maxScores: 40, maxNumSeqs: 3 });
+  const { buffer } = engine;
+  const prompt = randomTokens(30, vocabSize, 41);
+  const other = randomTokens(9, vocabSize, 42);
+  fillStep(buffer, [{ tokens: other, pages: [2] }, { tokens: prompt, pages: [0, 1], sample: false }]);
+  const places = [0, 1, 2, 3, 5, 9, 14, 15, 16, 28];
+  buffer.header[4] = places.length;
+  places.forEach((place, x) => {
+    buffer.scoreIndex[x] = other.length + place;
+    buffer.scoreToken[x] = prompt[place + 1]!;
+    buffer.scoreNumLogprobs[x] = x % 4;
+  });
+  engine.step();
+  assertEquals(engine.logits(0), logitsAlone(other), "the sampling sequence's logits are not disturbed");
+  places.forEach((place, x) => {
+    const logits = logitsAlone(prompt.slice(0, place + 1));
+    const max = Math.max(...logits);
+    const logSum = max + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - max), 0));
+    const token = prompt[place + 1]!;
+    assertAlmostEquals(buffer.scoreLogprob[x]!, logits[token]! - logSum, 1e-5);
+    assertEquals(buffer.scoreRank[x], 1 + logits.filter((logit) => logit > logits[token]!).length);
+    const order = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b);
+    const top = [...buffer.scoreTopToken.subarray(x * 4, x * 4 + 4)];
+    assertEquals(top, [...order.slice(0, x % 4), ...Array(4 - x % 4).fill(-1)]);
+    for (let i = 0; i < x % 4; i++) {
+      assertAlmostEquals(buffer.scoreTopLogprob[x * 4 + i]!, logits[order[i]!]! - logSum, 1e-5);
+    }
+  });
 });
 
 Deno.test("octavo_step() keeps KV in every dtype within its precision", () => {

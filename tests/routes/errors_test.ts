@@ -134,6 +134,7 @@ const BAD: [string, string, unknown, string | null, string][] = [
   ["best_of below n", COMPLETIONS, { prompt: "a", n: 3, best_of: 2 }, "best_of", "at least n 3"],
   ["best_of in a stream", COMPLETIONS, { prompt: "a", best_of: 2, stream: true }, "best_of", "cannot be streamed"],
   ["too many choices to make", COMPLETIONS, { prompt: Array(9).fill("a"), best_of: 128 }, "best_of", "at most 1024"],
+  ["no allowed token", COMPLETIONS, { prompt: "a", allowed_token_ids: [] }, "allowed_token_ids", "allowed_token_ids"],
   ["a bad word of spaces", COMPLETIONS, { prompt: "a", bad_words: ["  "] }, "bad_words", "more than spaces"],
   ["a prompt longer than the context", COMPLETIONS, { prompt: Array(256).fill(1) }, "prompt", "256"],
 ];
