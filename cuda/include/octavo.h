@@ -201,7 +201,7 @@ typedef struct octavo_engine_config {
   int32_t max_pages_per_seq;      /* the longest sequence has so many pages, or max_model_len tokens if that is less */
   int32_t max_logprobs;           /* top log-probabilities a sequence may ask for, 0 .. 64 */
   int32_t max_logit_edits;        /* entries of the logit edit tables of one step, >= 0 */
-  int32_t max_token_masks;        /* token masks of one step, >= 0 */
+  int32_t max_token_masks;        /* token masks of one step, >= 0; GPU builds: 0 */
   int32_t token_mask_words;       /* 32-bit words of a mask: ceil(vocab_size / 32); 0 with max_token_masks 0 */
   int32_t max_scores;             /* tokens whose log-probability one step can tell, 0 .. max_num_batched_tokens;
                                      GPU builds: 0 */

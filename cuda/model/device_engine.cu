@@ -11,6 +11,10 @@ namespace {
 
 const octavo_engine_config& check_config(const DeviceModel& model, const octavo_engine_config& config) {
   check_engine_config(config);
+  if (config.max_token_masks > 0 || config.max_scores > 0) {
+    fail(OCTAVO_UNSUPPORTED, "GPU builds take no token masks and no scores: max_token_masks is %d, max_scores %d",
+         config.max_token_masks, config.max_scores);
+  }
   // Refuses what no attention kernel takes before anything large is allocated.
   decode_shape(config.kv_dtype, model.config().head_dim, model.config().num_q_heads / model.config().num_kv_heads, 1);
   return config;

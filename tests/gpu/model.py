@@ -38,19 +38,21 @@ class Tensor(ctypes.Structure):
 class EngineConfig(ctypes.Structure):
     _fields_ = [(name, _i32) for name in
                 ("kv_dtype", "page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_pages_per_seq",
-                 "max_logprobs", "max_logit_edits", "num_threads", "calculate_kv_scales")]
+                 "max_logprobs", "max_logit_edits", "max_token_masks", "token_mask_words", "max_scores", "num_threads",
+                 "calculate_kv_scales")]
 
 
 _TABLES = ("header", "tokens", "query_len", "seq_len", "page_table", "sample", "temperature", "top_k", "top_p", "min_p",
            "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "sample_index", "num_logprobs",
-           "edit_begin", "edit_token", "edit_count", "edit_flags", "edit_bias", "sampled", "sampled_logprob", "top_token",
-           "top_logprob")
+           "edit_begin", "edit_token", "edit_count", "edit_flags", "edit_bias", "mask_index",
+           "token_masks", "score_index", "score_token", "score_num_logprobs", "sampled", "sampled_logprob", "top_token",
+           "top_logprob", "score_logprob", "score_rank", "score_top_token", "score_top_logprob")
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "edit_bias",
            "sampled_logprob", "top_logprob")
 
 
 class StepLayout(ctypes.Structure):
-    _fields_ = [("total_bytes", ctypes.c_double)] + [(name, _i32) for name in _TABLES + ("reserved",)]
+    _fields_ = [("total_bytes", ctypes.c_double)] + [(name, _i32) for name in _TABLES]
 
 
 class OctavoError(RuntimeError):

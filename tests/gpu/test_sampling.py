@@ -21,8 +21,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = ["ops/device_sampler.cu", "ops/sampling_params.cpp", "arch/gpu.cu", "arch/error.cpp"]
 INPUTS = ("header tokens query_len seq_len page_table sample temperature top_k top_p min_p repetition_penalty "
           "presence_penalty frequency_penalty seed sample_index num_logprobs edit_begin edit_token edit_count edit_flags "
-          "edit_bias").split()
-TABLES = INPUTS + "sampled sampled_logprob top_token top_logprob reserved".split()
+          "edit_bias mask_index token_masks score_index score_token score_num_logprobs").split()
+TABLES = INPUTS + ("sampled sampled_logprob top_token top_logprob score_logprob score_rank score_top_token "
+                   "score_top_logprob").split()
 FLOATS = set("temperature top_p min_p repetition_penalty presence_penalty frequency_penalty edit_bias sampled_logprob "
              "top_logprob".split())
 MAX_LOGPROBS = 20
@@ -67,7 +68,8 @@ class Step:
         lengths = dict.fromkeys(TABLES, num_rows) | {
             "header": 16, "tokens": 0, "query_len": 0, "seq_len": 0, "page_table": 0, "seed": 2 * num_rows,
             "edit_begin": num_rows + 1, "top_token": num_rows * max_logprobs, "top_logprob": num_rows * max_logprobs,
-            "reserved": 0} | dict.fromkeys(["edit_token", "edit_count", "edit_flags", "edit_bias"], edits)
+            "token_masks": 0} | dict.fromkeys([name for name in TABLES if name.startswith("score_")], 0) | dict.fromkeys(
+                ["edit_token", "edit_count", "edit_flags", "edit_bias"], edits)
         self.layout = StepLayout()
         end = 0
         offsets = {}
