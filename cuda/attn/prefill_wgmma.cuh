@@ -252,37 +252,50 @@ class PrefillWgmmaBlock {
     }
   }
 
-  // A unit is 16 dims of a row. A thread has kBatch of them under way.
+  // A unit is 16 dims of a row. Queries of 16 bits are copied as they lie, all at once, and converted in place, each by the
+  // thread that brought it, where they are not of the products' type.
   __device__ void store_queries(const Item& item, int w, uint8_t* base, int thread) const {
+    const auto store = [&](int row, int dim, const uint32_t (&pairs)[8]) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        *reinterpret_cast<uint4*>(base + Tile::query_chunk(row, dim / 8 + half)) =
+            make_uint4(pairs[4 * half], pairs[4 * half + 1], pairs[4 * half + 2], pairs[4 * half + 3]);
+      }
+    };
+    const bool is_f32 = p_.q_dtype == OCTAVO_F32;
+    for_each_unit(item, w, thread, [&](int row, int dim, bool is_there) {
+      const int64_t at = query_index(p_, item.tile, item.head, item.tile.row_begin + w * 64 + row) + dim;
+      if (is_there && !is_f32) {
+        const uint8_t* from = static_cast<const uint8_t*>(p_.q) + at * 2;
+        copy_16(smem_address(base + Tile::query_chunk(row, dim / 8)), from);
+        copy_16(smem_address(base + Tile::query_chunk(row, dim / 8 + 1)), from + kChunkBytes);
+        return;
+      }
+      uint32_t pairs[8] = {};
+      if (is_there) read_query<Tile::kBf16>(p_.q, OCTAVO_F32, at, pairs);
+      store(row, dim, pairs);
+    });
+    copy_commit();
+    copy_wait<0>();
+    if (is_f32 || p_.q_dtype == (Tile::kBf16 ? OCTAVO_BF16 : OCTAVO_F16)) return;
+    for_each_unit(item, w, thread, [&](int row, int dim, bool is_there) {
+      if (!is_there) return;
+      const RawQuery raw = {*reinterpret_cast<const uint4*>(base + Tile::query_chunk(row, dim / 8)),
+                            *reinterpret_cast<const uint4*>(base + Tile::query_chunk(row, dim / 8 + 1))};
+      uint32_t pairs[8];
+      convert_query<Tile::kBf16>(raw, p_.q_dtype, pairs);
+      store(row, dim, pairs);
+    });
+  }
+
+  // Calls visit(row, first dim, whether q has it) for the thread's units of a warpgroup's 64 rows.
+  template <class Visit>
+  __device__ void for_each_unit(const Item& item, int w, int thread, Visit visit) const {
     constexpr int kSteps = Tile::kHeadDim / 16;
-    constexpr int kBatch = Tile::kHeadDim == 256 ? 1 : 2;
-    for (int first = thread; first < 64 * kSteps; first += kBatch * Tile::kLoaderThreads) {
-      const auto row_of = [&](int u) { return (first + u * Tile::kLoaderThreads) / kSteps; };
-      const auto dim_of = [&](int u) { return (first + u * Tile::kLoaderThreads) % kSteps * 16; };
-      const auto is_there = [&](int u) { return w * 64 + row_of(u) < item.tile.num_rows && dim_of(u) < p_.head_dim; };
-      const auto index_of = [&](int u) {
-        return query_index(p_, item.tile, item.head, item.tile.row_begin + w * 64 + row_of(u)) + dim_of(u);
-      };
-      RawQuery raw[kBatch] = {};
-      if (p_.q_dtype != OCTAVO_F32) {
-#pragma unroll
-        for (int u = 0; u < kBatch; ++u) {
-          if (is_there(u)) raw[u] = load_query(p_.q, index_of(u));
-        }
-      }
-#pragma unroll
-      for (int u = 0; u < kBatch; ++u) {
-        uint32_t pairs[8] = {};
-        if (p_.q_dtype != OCTAVO_F32)
-          convert_query<Tile::kBf16>(raw[u], p_.q_dtype, pairs);
-        else if (is_there(u))
-          read_query<Tile::kBf16>(p_.q, p_.q_dtype, index_of(u), pairs);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          *reinterpret_cast<uint4*>(base + Tile::query_chunk(row_of(u), dim_of(u) / 8 + half)) =
-              make_uint4(pairs[4 * half], pairs[4 * half + 1], pairs[4 * half + 2], pairs[4 * half + 3]);
-        }
-      }
+    for (int i = thread; i < 64 * kSteps; i += Tile::kLoaderThreads) {
+      const int row = i / kSteps;
+      const int dim = i % kSteps * 16;
+      visit(row, dim, w * 64 + row < item.tile.num_rows && dim < p_.head_dim);
     }
   }
 
