@@ -275,7 +275,6 @@ void convert_keys(const PagedAttentionArgs& args, const PrefillShape& shape, con
   params.scratch = scratch.memory;
   params.head_bytes = int64_t{scratch.granules} * shape.scratch_granule_bytes;
   params.row_bytes = row_bytes_of(shape.scratch_dim, 2);
-  params.head_dim = args.shape.head_dim;
   params.kv_dtype = args.shape.kv_dtype;
   fill_scratch(params, stream, overlap);
 }

@@ -28,9 +28,6 @@ bool comes_in_16_bits(int kv_dtype) {
     case OCTAVO_KV_BFLOAT16:
     case OCTAVO_KV_FP8_E4M3:
     case OCTAVO_KV_FP8_E5M2:
-    case OCTAVO_KV_FP8_PER_TOKEN_HEAD:
-    case OCTAVO_KV_INT8:
-    case OCTAVO_KV_INT8_PER_TOKEN_HEAD:
       return true;
     default:
       return false;

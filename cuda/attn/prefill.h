@@ -66,12 +66,10 @@ struct ScratchParams {
   uint8_t* scratch;
   int64_t head_bytes;   // of the scratch's part for one kv head
   int32_t row_bytes;    // of the scratch's granules
-  int32_t head_dim;
   int32_t kv_dtype;
 };
 
-// Enqueues the conversion of the plan's spans into the scratch: FP8 becomes f16, exactly; 16-bit formats stay; formats
-// with scales of their own become f16 rounded from codes x scales, saturating, turned back where they are rotated.
+// Enqueues the conversion of the plan's spans into the scratch: FP8 becomes f16, exactly; 16-bit formats stay.
 void fill_scratch(const ScratchParams& params, GpuStream stream, bool overlap);
 
 }  // namespace octavo
