@@ -1,5 +1,4 @@
-// The ABI of GPU builds: the library itself and the single kernels (octavo.h). What runs a model is not built yet and
-// says so (gpu_model_api.cu).
+// The ABI of GPU builds: the library itself and the single kernels (octavo.h).
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -11,6 +10,7 @@
 #include "arch/gpu.h"
 #include "attn/attention_checks.h"
 #include "attn/paged_attention.h"
+#include "gemm/single_matmul.h"
 #include "kv/append.h"
 #include "kv/checks.h"
 #include "kv/convert.h"
@@ -256,6 +256,27 @@ extern "C" int32_t octavo_kv_unpack(const octavo_kv_shape* shape, const uint8_t*
       octavo::unpack_gpu(octavo::move_params(*shape, const_cast<uint8_t*>(pages), k, v, slot_mapping, num_tokens),
                          stream);
     });
+  });
+}
+
+extern "C" int32_t octavo_matmul(int32_t dtype, const uint8_t* w, double weight_bytes, int32_t rows, int32_t cols,
+                                 const float* x, int32_t m, float* y, int32_t) {
+  return octavo::guard([&] {
+    if (rows <= 0 || cols <= 0 || m < 0) {
+      octavo::fail(OCTAVO_INVALID_ARGUMENT,
+                   "rows and cols must be positive and m must not be negative, found %d, %d and %d", rows, cols, m);
+    }
+    check_not_null("w", w);
+    octavo::check_aligned("w", w);
+    const double expected_bytes = double{1} * rows * cols * (dtype == OCTAVO_F8_E4M3 ? 1 : 2);
+    if (weight_bytes != expected_bytes) {
+      octavo::fail(OCTAVO_INVALID_ARGUMENT, "weights of dtype %d, %d x %d, must have %.0f bytes, found %.0f", dtype, rows,
+                   cols, expected_bytes, weight_bytes);
+    }
+    if (m == 0) return;
+    check_not_null("x", x);
+    check_not_null("y", y);
+    octavo::run_on_stream([&](auto stream) { octavo::single_matmul({w, nullptr, rows, cols, dtype}, x, m, y, stream); });
   });
 }
 

@@ -113,7 +113,7 @@ struct DeviceMatmul::State {
       for (int32_t m : {std::min(s.max_m, kStreamedMax), s.max_m}) {
         const int32_t x = x_dtype(s.dtype, m);
         prepare_stream(s.dtype, x);
-        columns = std::max(columns, std::min(m, stream_max_columns(s.dtype, x)));
+        columns = std::max(columns, std::min(m, stream_max_columns()));
       }
       large = large || s.max_m > kStreamedMax;
       if (is_gate(s.epilogue) && s.max_m > kStreamedMax) {

@@ -1,5 +1,5 @@
-// What happens to a finished sum: scales, bias, gate and the store. A warp holds 16 rows x 8 tokens at a time, as MMA
-// leaves them (lane = 4 g + t): {row g: tokens 2t, 2t + 1; row g + 8: the same tokens}.
+// What happens to a finished sum: scales, bias, gate and the store. A warp finishes a unit at a time, 16 lines of a tile x
+// 8 tokens as MMA leaves them (lane = 4 g + t): {line g: tokens 2t, 2t + 1; line g + 8: the same tokens}.
 #pragma once
 
 #include "arch/ptx.cuh"
@@ -9,32 +9,53 @@
 
 namespace octavo {
 
-struct StreamRowPair {
-  int row[2];  // of W: this lane's two
+// This lane's two rows of W. Gates: the second is the up row of the first.
+struct StreamRows {
+  int row[2];
   float scale[2];
   float bias[2];
   bool valid[2];
 };
 
-__device__ inline bool is_gate(const StreamParams& p) {
-  return p.epilogue == MatmulEpilogue::kSiluGate || p.epilogue == MatmulEpilogue::kGeluGate;
-}
+// What a unit needs beside its sums, loaded before they are there.
+struct StreamUnit {
+  StreamRows rows;
+  int column;  // first token
+  float x_scale[2];
+  float before[2][2];  // of y, kAdd: [row][token]
+};
 
-// Gates: rows of a tile alternate, 8 of gate and the 8 of up that belong to them, so a lane's second row is the up row of
-// its first.
-__device__ inline StreamRowPair stream_rows(const StreamParams& p, int tile, int warp, int lane) {
-  StreamRowPair rows;
+__device__ inline StreamRows load_stream_rows(const StreamParams& p, int tile, int warp, int lane) {
+  StreamRows rows;
   const int g = lane >> 2;
   const int half = p.rows / 2;
-  rows.row[0] = is_gate(p) ? tile * (kStreamRows / 2) + warp * 8 + g : tile * kStreamRows + warp * 16 + g;
-  rows.row[1] = rows.row[0] + (is_gate(p) ? half : 8);
+  const bool gate = p.plan.gate != 0;
+  rows.row[0] = gate ? tile * (kStreamRows / 2) + warp * 8 + g : tile * kStreamRows + warp * 16 + g;
+  rows.row[1] = rows.row[0] + (gate ? half : 8);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    rows.valid[i] = is_gate(p) ? rows.row[0] < half : rows.row[i] < p.rows;
+    rows.valid[i] = gate ? rows.row[0] < half : rows.row[i] < p.rows;
     rows.scale[i] = p.row_scales != nullptr && rows.valid[i] ? p.row_scales[rows.row[i]] : 1.0f;
     rows.bias[i] = p.bias != nullptr && rows.valid[i] ? p.bias[rows.row[i]] : 0.0f;
   }
   return rows;
+}
+
+__device__ inline StreamUnit load_unit(const StreamParams& p, const StreamRows& rows, int column, int lane) {
+  StreamUnit unit;
+  unit.rows = rows;
+  unit.column = column;
+  const int token = column + 2 * (lane & 3);
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    unit.x_scale[e] = p.x_scales != nullptr && token + e < p.m ? p.x_scales[token + e] : 1.0f;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const bool needed = p.epilogue == MatmulEpilogue::kAdd && rows.valid[i] && token + e < p.m;
+      unit.before[i][e] = needed ? static_cast<const float*>(p.y)[(token + e) * p.y_stride + rows.row[i]] : 0.0f;
+    }
+  }
+  return unit;
 }
 
 // Stores rows (row, row + 1) of one token in a 16-bit type; outside of limit nothing.
@@ -47,62 +68,44 @@ __device__ inline void store_pair(const StreamParams& p, int token, int row, int
     *to = static_cast<uint16_t>(pair);
 }
 
-__device__ inline uint32_t pack_output(const StreamParams& p, float low, float high) {
-  return p.y_dtype == OCTAVO_BF16 ? pack_bf16x2(low, high) : pack_f16x2(low, high);
-}
-
-// Two tokens of one row each a lane become two rows of one token: `pair` in 16 bits, turned by the warp.
-__device__ inline void store_turned(const StreamParams& p, int column, int first_row, int limit, uint32_t pair,
+// Two tokens of one row a lane become two rows of one token, turned by the warp, in a 16-bit type.
+__device__ inline void store_turned(const StreamParams& p, int column, int first_row, int limit, const float (&value)[2],
                                     int lane) {
+  const uint32_t pair =
+      p.y_dtype == OCTAVO_BF16 ? pack_bf16x2(value[0], value[1]) : pack_f16x2(value[0], value[1]);
   store_pair(p, column + (lane >> 2), first_row + 2 * (lane & 3), limit, movmatrix_trans(pair));
 }
 
-// Tokens column .. column + 7 of a warp's rows. All lanes of the warp call it.
-__device__ inline void finish_sums(const StreamParams& p, const StreamRowPair& rows, int column, float4 sums,
-                                   int lane) {
-  const int g = lane >> 2;
-  const int token = column + 2 * (lane & 3);
-  float x_scale[2] = {1.0f, 1.0f};
-  if (p.x_scales != nullptr) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) x_scale[e] = token + e < p.m ? p.x_scales[token + e] : 0.0f;
-  }
+// All lanes of the warp call it.
+__device__ inline void finish_unit(const StreamParams& p, const StreamUnit& unit, float4 sums, int lane) {
+  const StreamRows& rows = unit.rows;
+  const bool gate = p.plan.gate != 0;
   float value[2][2] = {{sums.x, sums.y}, {sums.z, sums.w}};
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
-    for (int e = 0; e < 2; ++e) value[i][e] = value[i][e] * (rows.scale[i] * x_scale[e]) + rows.bias[i];
-  }
-  int count = 2;  // rows of y
-  int limit = p.rows;
-  if (is_gate(p)) {
-    for (int e = 0; e < 2; ++e) value[0][e] = activate(value[0][e], p.epilogue) * value[1][e];
-    count = 1;
-    limit = p.rows / 2;
-  }
-  if (p.y_dtype != OCTAVO_F32) {
-    store_turned(p, column, rows.row[0] - g, limit, pack_output(p, value[0][0], value[0][1]), lane);
-    if (count == 2) store_turned(p, column, rows.row[1] - g, limit, pack_output(p, value[1][0], value[1][1]), lane);
-    return;
-  }
-  float* y = static_cast<float*>(p.y);
-  const bool add = p.epilogue == MatmulEpilogue::kAdd;
-  float before[2][2] = {};
-  if (add) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        if (rows.valid[i] && token + e < p.m) before[i][e] = y[(token + e) * p.y_stride + rows.row[i]];
-      }
+    for (int e = 0; e < 2; ++e) {
+      value[i][e] = value[i][e] * (rows.scale[i] * unit.x_scale[e]) + rows.bias[i] + unit.before[i][e];
     }
   }
+  if (gate) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) value[0][e] = activate(value[0][e], p.epilogue) * value[1][e];
+  }
+  const int count = gate ? 1 : 2;  // rows of y
+  const int limit = gate ? p.rows / 2 : p.rows;
+  if (p.y_dtype != OCTAVO_F32) {
+    store_turned(p, unit.column, rows.row[0] - (lane >> 2), limit, value[0], lane);
+    if (count == 2) store_turned(p, unit.column, rows.row[1] - (lane >> 2), limit, value[1], lane);
+    return;
+  }
+  const int token = unit.column + 2 * (lane & 3);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       if (i < count && rows.valid[i] && token + e < p.m) {
-        y[(token + e) * p.y_stride + rows.row[i]] = before[i][e] + value[i][e];
+        static_cast<float*>(p.y)[(token + e) * p.y_stride + rows.row[i]] = value[i][e];
       }
     }
   }

@@ -6,6 +6,31 @@
 
 namespace octavo {
 
+// As gpu_launch, but on Hopper in clusters of a tile's blocks; of one block too, without which the launch is refused.
+template <class Tile>
+void launch_stream(const StreamParams& params, GpuStream stream, bool overlap) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(params.plan.num_groups * params.plan.split));
+  config.blockDim = dim3(Tile::kThreads);
+  config.dynamicSmemBytes = Tile::kSmemBytes;
+  config.stream = stream;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (Tile::kHopper) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim = {static_cast<unsigned>(params.plan.split), 1, 1};
+    ++count;
+  }
+  if (overlap && gpu_device().compute_major >= 9) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count].val.programmaticStreamSerializationAllowed = 1;
+    ++count;
+  }
+  config.attrs = attributes;
+  config.numAttrs = count;
+  OCTAVO_GPU_CHECK(cudaLaunchKernelEx(&config, stream_kernel<Tile>, params));
+}
+
 // Launches (or, with nullptr, prepares) the kernel for `columns` tokens.
 template <int kWeight, int kActivation, bool kHopper, int kColumns>
 void launch_stream_at(const StreamParams* params, GpuStream stream, bool overlap) {
@@ -13,8 +38,7 @@ void launch_stream_at(const StreamParams* params, GpuStream stream, bool overlap
   if (params == nullptr)
     gpu_allow_smem(stream_kernel<Tile>, Tile::kSmemBytes);
   else
-    gpu_launch(stream_kernel<Tile>, params->plan.num_blocks, Tile::kThreads, Tile::kSmemBytes, stream, overlap,
-               *params);
+    launch_stream<Tile>(*params, stream, overlap);
 }
 
 template <int kWeight, int kActivation>
@@ -26,9 +50,6 @@ StreamLauncher find_stream_launcher(int columns, bool hopper) {
       case 32: return launch_stream_at<kWeight, kActivation, true, 32>;
       case 64: return launch_stream_at<kWeight, kActivation, true, 64>;
       case 128: return launch_stream_at<kWeight, kActivation, true, 128>;
-    }
-    if constexpr (kWeight == kActivation) {  // else a stage of 256 tokens is too large
-      if (columns == 256) return launch_stream_at<kWeight, kActivation, true, 256>;
     }
   } else if constexpr (kActivation != OCTAVO_F8_E4M3) {
     switch (columns) {

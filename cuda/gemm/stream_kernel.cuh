@@ -9,21 +9,34 @@
 #include "arch/hopper.cuh"
 #include "gemm/warpgroup_mma.cuh"
 #include "gemm/stream_fragment.cuh"
-#include "gemm/stream_merge.cuh"
+#include "gemm/stream_exchange.cuh"
 
 namespace octavo {
 
-// A block's steps in order, as (tile, step of the tile).
+// Walks the steps of a block of a plan, tile by tile.
 struct StreamCursor {
   int tile;
   int step;
-  int tile_steps;
 
-  __device__ StreamCursor(const StreamPlan& plan, int at)
-      : tile(at / plan.tile_steps), step(at - tile * plan.tile_steps), tile_steps(plan.tile_steps) {}
-  __device__ void advance() {
-    if (++step == tile_steps) step = 0, ++tile;
+  __device__ StreamCursor(const StreamPlan& plan, int block)
+      : tile(block / plan.split), groups_(plan.num_groups) {
+    const int rank = block - tile * plan.split;
+    step = begin_ = plan.tile_steps * rank / plan.split;
+    end_ = plan.tile_steps * (rank + 1) / plan.split;
+    tiles_ = tile < plan.num_tiles ? (plan.num_tiles - tile + groups_ - 1) / groups_ : 0;
   }
+  __device__ void advance() {
+    if (++step == end_) step = begin_, tile += groups_;
+  }
+  __device__ int steps_per_tile() const { return end_ - begin_; }
+  __device__ int num_tiles() const { return tiles_; }
+  __device__ int num_steps() const { return tiles_ * (end_ - begin_); }
+
+ private:
+  int groups_;
+  int begin_;
+  int end_;
+  int tiles_;
 };
 
 // --- Hopper: one lane of a ninth warp copies, two warpgroups multiply ---------------------------------------------
@@ -45,34 +58,36 @@ class TensorFeed {
     barrier_init_fence();
   }
 
-  // Copies all of steps [begin, end).
-  __device__ void run(int begin, int end) const {
+  // Copies all of the block's steps, then the first of the next product's weights to the second-level cache.
+  __device__ void run() const {
     prefetch_tensor_map(p_.w_map);
     prefetch_tensor_map(p_.x_map);
     const uint64_t weight_policy = evict_first_policy();
     const uint64_t x_policy = evict_last_policy();
-    const int early = min(end - begin, Tile::kStages);
-    StreamCursor weights(p_.plan, begin);
+    StreamCursor weights(p_.plan, blockIdx.x);
+    StreamCursor x = weights;
+    const int steps = weights.num_steps();
+    const int early = min(steps, Tile::kStages);
     for (int i = 0; i < early; ++i, weights.advance()) copy_weights(i, weights, weight_policy);
     gpu_wait_for_predecessor();
-    StreamCursor x(p_.plan, begin);
+    gpu_release_successor();
     for (int i = 0; i < early; ++i, x.advance()) copy_x(i, x, x_policy);
     int index = 0;
     int round = 0;
-    for (int at = begin + early; at < end; ++at, weights.advance()) {
+    for (int i = early; i < steps; ++i, weights.advance()) {
       barrier_wait(empty(index), round & 1);
       copy_weights(index, weights, weight_policy);
       copy_x(index, weights, x_policy);
       if (++index == Tile::kStages) index = 0, ++round;
     }
-    gpu_release_successor();
+    prefetch_next();
   }
 
  private:
   __device__ void copy_weights(int index, const StreamCursor& at, uint64_t policy) const {
     barrier_arrive_expect(full(index), Tile::kStageBytes);
     const int column = at.step * Tile::kStepCols;
-    if (is_gate(p_))
+    if (p_.plan.gate != 0)
       tensor_copy_4d(stage(index), p_.w_map, column, 0, 0, at.tile * (kStreamRows / 16), full(index), policy);
     else
       tensor_copy_2d(stage(index), p_.w_map, column, at.tile * kStreamRows, full(index), policy);
@@ -86,18 +101,38 @@ class TensorFeed {
     }
   }
 
+  // The steps that the next product's blocks begin with, so that memory is not idle between the two.
+  __device__ void prefetch_next() const {
+    const StreamPlan& next = p_.next_plan;
+    if (next.num_tiles == 0) return;
+    prefetch_tensor_map(p_.next_map);
+    for (int block = blockIdx.x; block < next.num_groups * next.split; block += gridDim.x) {
+      StreamCursor at(next, block);
+      const int steps = min(at.num_steps(), kStreamPrefetchSteps);
+      for (int i = 0; i < steps; ++i, at.advance()) {
+        if (next.gate != 0)
+          tensor_prefetch_4d(p_.next_map, at.step * next.step_cols, 0, 0, at.tile * (kStreamRows / 16));
+        else
+          tensor_prefetch_2d(p_.next_map, at.step * next.step_cols, at.tile * kStreamRows);
+      }
+    }
+  }
+
   const StreamParams& p_;
   uint32_t smem_;
 };
+
+// An operand of a stage: rows of 128 bytes, all of the contracted axis that it has. 32 bytes are a step: 2 units.
+__device__ inline uint64_t stream_descriptor(uint32_t address) { return wgmma_descriptor(address, 8 * 128, 16); }
 
 // One stage on a warpgroup. weights: the warpgroup's 64 rows; x: the stage's panels.
 template <class Tile>
 __device__ inline void multiply_stage(uint32_t weights, uint32_t x, bool accumulate, float (&sums)[Tile::kSums]) {
   using Mma = WarpgroupMma<Tile::kColumns>;
-  warpgroup_fence();
+  wgmma_fence();
   if constexpr (Tile::kPanels == 1) {
-    const uint64_t a = matrix_descriptor(weights);
-    const uint64_t b = matrix_descriptor(x);
+    const uint64_t a = stream_descriptor(weights);
+    const uint64_t b = stream_descriptor(x);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {  // 32 bytes of each row
       const bool add = accumulate || k > 0;
@@ -105,7 +140,7 @@ __device__ inline void multiply_stage(uint32_t weights, uint32_t x, bool accumul
       if constexpr (Tile::kWeight == OCTAVO_F16) Mma::f16_shared(sums, a + 2 * k, b + 2 * k, add);
       if constexpr (Tile::kWeight == OCTAVO_F8_E4M3) Mma::e4m3_shared(sums, a + 2 * k, b + 2 * k, add);
     }
-    warpgroup_commit();
+    wgmma_commit();
   } else {
     const int lane = threadIdx.x & 31;
     const uint32_t rows = weights + ((threadIdx.x >> 5) & 3) * 16 * 128;
@@ -114,19 +149,19 @@ __device__ inline void multiply_stage(uint32_t weights, uint32_t x, bool accumul
       uint32_t a[2][4];
 #pragma unroll
       for (int k = 0; k < 2; ++k) load_e4m3_fragment<Tile::kActivation>(rows, 2 * quarter + k, lane, a[k]);
-      const uint64_t b = matrix_descriptor(x + (quarter >> 1) * Tile::kPanelBytes) + (quarter & 1) * 4;
-      warpgroup_fence();
+      const uint64_t b = stream_descriptor(x + (quarter >> 1) * Tile::kPanelBytes) + (quarter & 1) * 4;
+      wgmma_fence();
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
         const bool add = accumulate || quarter + k > 0;
         if constexpr (Tile::kActivation == OCTAVO_BF16) Mma::bf16_registers(sums, a[k], b + 2 * k, add);
         if constexpr (Tile::kActivation == OCTAVO_F16) Mma::f16_registers(sums, a[k], b + 2 * k, add);
       }
-      warpgroup_commit();
-      warpgroup_wait<1>();
+      wgmma_commit();
+      wgmma_wait<1>();
     }
   }
-  warpgroup_wait<0>();
+  wgmma_wait<0>();
 }
 
 // --- Elsewhere: all warps copy and multiply -----------------------------------------------------------------------
@@ -174,7 +209,7 @@ class AsyncFeed {
 
   // The row of W at a line of a tile, or -1.
   __device__ int matrix_row(int tile, int line) const {
-    if (!is_gate(p_)) {
+    if (p_.plan.gate == 0) {
       const int row = tile * kStreamRows + line;
       return row < p_.rows ? row : -1;
     }
@@ -227,64 +262,73 @@ template <class Tile>
 class StreamBlock {
  public:
   __device__ StreamBlock(const StreamParams& p, uint32_t smem)
-      : p_(p),
-        smem_(smem),
-        warp_(threadIdx.x >> 5),
-        lane_(threadIdx.x & 31),
-        begin_(p.plan.begin(blockIdx.x)),
-        end_(p.plan.begin(blockIdx.x + 1)) {}
+      : p_(p), smem_(smem), warp_(threadIdx.x >> 5), lane_(threadIdx.x & 31), exchange_(p, smem, warp_, lane_) {}
 
   __device__ void run() {
-    if constexpr (Tile::kHopper) {
-      const TensorFeed<Tile> feed(p_, smem_);
-      if (threadIdx.x == 0) feed.init();
-      __syncthreads();
-      if (warp_ == kStreamWarps) {
-        if (lane_ == 0) feed.run(begin_, end_);
-        return;
-      }
-      gpu_wait_for_predecessor();
-      walk([&](int, float(&sums)[Tile::kSums], bool accumulate) {
-        barrier_wait(feed.full(stage_), round_ & 1);
-        const uint32_t at = feed.stage(stage_);
-        multiply_stage<Tile>(at + (warp_ >> 2) * (Tile::kWeightBytes / 2), at + Tile::kWeightBytes, accumulate, sums);
-        if (lane_ == 0) barrier_arrive(feed.empty(stage_));
-        if (++stage_ == Tile::kStages) stage_ = 0, ++round_;
-      });
-    } else {
-      const AsyncFeed<Tile> feed(p_, smem_);
-      StreamCursor ahead = fill(feed);
-      walk([&](int at, float(&sums)[Tile::kSums], bool accumulate) {
-        if (!accumulate) {
-#pragma unroll
-          for (int i = 0; i < Tile::kSums; ++i) sums[i] = 0.0f;
-        }
-        copy_wait<Tile::kStages - 2>();
-        __syncthreads();  // the stage is there for all, and all have left the one before
-        const int free = stage_ == 0 ? Tile::kStages - 1 : stage_ - 1;
-        if (at + Tile::kStages - 1 < end_) {
-          feed.copy_weights(free, ahead);
-          feed.copy_x(free, ahead);
-          ahead.advance();
-        } else {
-          gpu_release_successor();
-        }
-        copy_commit();
-        const uint32_t stage = feed.stage(stage_);
-        multiply_stage_by_warp<Tile>(stage + warp_ * 16 * 128, stage + Tile::kWeightBytes, sums);
-        if (++stage_ == Tile::kStages) stage_ = 0;
-      });
-    }
+    if constexpr (Tile::kHopper)
+      run_on_hopper();
+    else
+      run_elsewhere();
   }
 
  private:
+  __device__ void run_on_hopper() {
+    const TensorFeed<Tile> feed(p_, smem_);
+    if (threadIdx.x == 0) {
+      StreamExchange<Tile>::init(smem_);
+      feed.init();
+    }
+    __syncthreads();
+    cluster_arrive();  // this block's barriers can be used
+    if (warp_ == kStreamWarps) {
+      if (lane_ == 0) feed.run();
+      __syncwarp();
+      cluster_wait();
+      return;
+    }
+    gpu_wait_for_predecessor();
+    cluster_wait();
+    walk([&](int, float(&sums)[Tile::kSums], bool accumulate) {
+      barrier_wait(feed.full(stage_), round_ & 1);
+      const uint32_t at = feed.stage(stage_);
+      multiply_stage<Tile>(at + (warp_ >> 2) * (Tile::kWeightBytes / 2), at + Tile::kWeightBytes, accumulate, sums);
+      if (lane_ == 0) barrier_arrive(feed.empty(stage_));
+      if (++stage_ == Tile::kStages) stage_ = 0, ++round_;
+    });
+  }
+
+  __device__ void run_elsewhere() {
+    const AsyncFeed<Tile> feed(p_, smem_);
+    StreamCursor ahead = fill(feed);
+    const int steps = ahead.num_steps();
+    walk([&](int step, float(&sums)[Tile::kSums], bool accumulate) {
+      if (!accumulate) {
+#pragma unroll
+        for (int i = 0; i < Tile::kSums; ++i) sums[i] = 0.0f;
+      }
+      copy_wait<Tile::kStages - 2>();
+      __syncthreads();  // the stage is there for all, and all have left the one before
+      if (step + Tile::kStages - 1 < steps) {
+        const int free = stage_ == 0 ? Tile::kStages - 1 : stage_ - 1;
+        feed.copy_weights(free, ahead);
+        feed.copy_x(free, ahead);
+        ahead.advance();
+      }
+      copy_commit();
+      const uint32_t stage = feed.stage(stage_);
+      multiply_stage_by_warp<Tile>(stage + warp_ * 16 * 128, stage + Tile::kWeightBytes, sums);
+      if (++stage_ == Tile::kStages) stage_ = 0;
+    });
+  }
+
   // Starts the copies of all stages but the last: weights first, x when the predecessor has finished.
   __device__ StreamCursor fill(const AsyncFeed<Tile>& feed) const {
-    const int early = min(end_ - begin_, Tile::kStages - 1);
-    StreamCursor weights(p_.plan, begin_);
+    StreamCursor weights(p_.plan, blockIdx.x);
+    StreamCursor x = weights;
+    const int early = min(weights.num_steps(), Tile::kStages - 1);
     for (int i = 0; i < early; ++i, weights.advance()) feed.copy_weights(i, weights);
     gpu_wait_for_predecessor();
-    StreamCursor x(p_.plan, begin_);
+    gpu_release_successor();
     for (int i = 0; i < Tile::kStages - 1; ++i) {
       if (i < early) {
         feed.copy_x(i, x);
@@ -296,37 +340,30 @@ class StreamBlock {
   }
 
   // Takes the block's steps tile by tile; take(step, sums, accumulate) adds one.
-  //
-  //   range:  | tail of tile 3 | tile 4 | head of tile 5 |      whole tiles are finished at once, the others' parts
-  //             stored, slot 0            stored, slot 1        stored and merged when the range is done
   template <class Take>
   __device__ void walk(Take&& take) {
-    const StreamMerge<Tile> merge(p_, warp_, lane_);
-    int head = -1;  // tiles of which this block has a part
-    int tail = -1;
-    for (int at = begin_; at < end_;) {
-      const StreamCursor cursor(p_.plan, at);
-      const int steps = min(p_.plan.tile_steps - cursor.step, end_ - at);
+    const StreamCursor first(p_.plan, blockIdx.x);
+    const int steps = first.steps_per_tile();
+    for (int i = 0; i < first.num_tiles(); ++i) {
+      const int tile = first.tile + i * p_.plan.num_groups;
       float sums[Tile::kSums];
-      for (int i = 0; i < steps; ++i) take(at + i, sums, i > 0);
-      at += steps;
-      if (steps < p_.plan.tile_steps) {
-        merge.store(cursor.tile, sums);
-        (at == begin_ + steps ? head : tail) = cursor.tile;
+      if (p_.plan.split > 1) {
+        for (int k = 0; k < steps; ++k) take(i * steps + k, sums, k > 0);
+        exchange_.finish(tile, sums);
       } else {
-        finish_tile(cursor.tile, sums);
+        const StreamRows rows = load_stream_rows(p_, tile, warp_, lane_);
+        for (int k = 0; k < steps; ++k) take(i * steps + k, sums, k > 0);
+        finish_alone(rows, sums);
       }
     }
-    if (head >= 0) merge.merge(head);
-    if (tail >= 0) merge.merge(tail);
   }
 
-  __device__ void finish_tile(int tile, const float (&sums)[Tile::kSums]) const {
-    const StreamRowPair rows = stream_rows(p_, tile, warp_, lane_);
+  __device__ void finish_alone(const StreamRows& rows, const float (&sums)[Tile::kSums]) const {
 #pragma unroll
     for (int j = 0; j < Tile::kColumns / 8; ++j) {
       if (j * 8 >= p_.m) break;
-      finish_sums(p_, rows, j * 8, make_float4(sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]), lane_);
+      finish_unit(p_, load_unit(p_, rows, j * 8, lane_),
+                  make_float4(sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]), lane_);
     }
   }
 
@@ -334,8 +371,7 @@ class StreamBlock {
   uint32_t smem_;
   int warp_;
   int lane_;
-  int begin_;
-  int end_;
+  StreamExchange<Tile> exchange_;
   int stage_ = 0;
   int round_ = 0;
 };
@@ -347,7 +383,7 @@ constexpr bool kStreamCompiledHopper = false;
 #endif
 
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kBoundThreads, Tile::kBlocksPerSm)
+__global__ void __launch_bounds__(Tile::kThreads, 1)
     stream_kernel(const __grid_constant__ StreamParams p) {
   if constexpr (Tile::kHopper == kStreamCompiledHopper) {
     extern __shared__ __align__(1024) uint8_t smem[];

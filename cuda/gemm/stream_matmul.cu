@@ -2,17 +2,18 @@
 
 #include <algorithm>
 
-#include "arch/hopper.cuh"
 #include "arch/tensor_map.h"
+#include "arch/wgmma.cuh"
 #include "gemm/stream_launcher.h"
 #include "gemm/stream_tile.h"
 
 namespace octavo {
 namespace {
 
-constexpr int kMinSteps = 4;  // of a range: shorter ones cost more to merge than they save
+constexpr int kEnoughBlocks = 96;  // to keep the memory busy
+constexpr int kOccupantSmem = 226 * 1024;
 
-__device__ int built_with_warpgroup_mma = OCTAVO_WARPGROUP_MMA;
+__device__ int built_with_warpgroup_mma = OCTAVO_WGMMA;
 
 // Whether the code that runs on this card is that of 9.0a: the plain 9.0 has no warpgroup MMA.
 bool is_hopper() {
@@ -45,13 +46,13 @@ CUtensorMapDataType map_type(int32_t dtype) {
   return CU_TENSOR_MAP_DATA_TYPE_UINT8;
 }
 
-// W as a tile's lines: rows in order, or for gates 8 of gate, 8 of up, and so on.
-CUtensorMap map_weights(const DeviceMatrix& w, bool gate) {
+// W as a tile's lines.
+CUtensorMap map_weights(const DeviceMatrix& w, const StreamPlan& plan) {
   const uint64_t rows = static_cast<uint64_t>(w.rows);
   const uint64_t cols = static_cast<uint64_t>(w.cols);
   const uint64_t row_bytes = cols * stream_element_bytes(w.dtype);
-  const uint32_t span = static_cast<uint32_t>(kStreamStepBytes / stream_element_bytes(w.dtype));
-  if (!gate) {
+  const uint32_t span = static_cast<uint32_t>(plan.step_cols);
+  if (plan.gate == 0) {
     return make_tensor_map({map_type(w.dtype), w.data, 2, {cols, rows}, {row_bytes}, {span, kStreamRows}});
   }
   return make_tensor_map({map_type(w.dtype),
@@ -72,33 +73,71 @@ CUtensorMap map_tokens(const StreamParams& p, int32_t dtype, int columns) {
                           {static_cast<uint32_t>(128 / bytes), static_cast<uint32_t>(columns)}});
 }
 
+// As large a block as the products' are, to ask how many clusters of them fit the card.
+__global__ void occupant() {}
+
+int count_groups(int split) {
+  static int counts[kStreamMaxSplit + 1] = {};
+  if (counts[split] != 0) return counts[split];
+  int count = gpu_device().num_sms / split;
+  if (is_hopper() && split > 1) {
+    OCTAVO_GPU_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(occupant),
+                                          cudaFuncAttributeMaxDynamicSharedMemorySize, kOccupantSmem));
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(count * split));
+    config.blockDim = dim3(kStreamThreads + 32);
+    config.dynamicSmemBytes = kOccupantSmem;
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(split), 1, 1};
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int fitting = 0;
+    OCTAVO_GPU_CHECK(cudaOccupancyMaxActiveClusters(&fitting, occupant, &config));
+    count = std::min(count, fitting);
+  }
+  return counts[split] = count;
+}
+
 }  // namespace
 
-StreamPlan plan_stream(int32_t rows, int32_t cols, int32_t dtype) {
-  const int step_cols = kStreamStepBytes / stream_element_bytes(dtype);
-  StreamPlan plan;
-  plan.num_tiles = (rows + kStreamRows - 1) / kStreamRows;
-  plan.tile_steps = (cols + step_cols - 1) / step_cols;
-  plan.total_steps = plan.num_tiles * plan.tile_steps;
-  plan.num_blocks = std::clamp(plan.total_steps / kMinSteps, 1, gpu_device().num_sms);
+// Of the splits, the smallest with the best product of: the share of time in which all blocks work, and how nearly there
+// are enough blocks.
+StreamPlan plan_stream(const DeviceMatrix& w, MatmulEpilogue epilogue) {
+  StreamPlan plan = {};
+  plan.step_cols = kStreamStepBytes / stream_element_bytes(w.dtype);
+  plan.gate = is_gate(epilogue) ? 1 : 0;
+  plan.num_tiles = (w.rows + kStreamRows - 1) / kStreamRows;
+  plan.tile_steps = (w.cols + plan.step_cols - 1) / plan.step_cols;
+  double best = 0;
+  for (int split = 1; split <= std::min(kStreamMaxSplit, plan.tile_steps); split *= 2) {
+    const int most = count_groups(split);
+    if (most == 0) break;
+    const int rounds = (plan.num_tiles + most - 1) / most;
+    const int groups = (plan.num_tiles + rounds - 1) / rounds;
+    const double busy = static_cast<double>(plan.num_tiles) / (groups * rounds);
+    const double score = busy * std::min(1.0, static_cast<double>(groups * split) / kEnoughBlocks);
+    if (split == 1 || score > best + 0.02) {
+      best = score;
+      plan.split = split;
+      plan.num_groups = groups;
+    }
+  }
   return plan;
 }
 
 bool stream_takes_e4m3() { return is_hopper(); }
 
-int32_t stream_max_columns(int32_t weight_dtype, int32_t x_dtype) {
-  if (!is_hopper()) return 64;
-  return weight_dtype == x_dtype ? 256 : 128;
-}
+int32_t stream_max_columns() { return is_hopper() ? 128 : 64; }
 
 size_t stream_partial_bytes(int32_t columns) {
-  return size_t{2} * gpu_device().num_sms * kStreamRows * columns_for(columns) * sizeof(float);
+  return is_hopper() ? 0 : size_t{2} * gpu_device().num_sms * stream_exchange_bytes(columns_for(columns));
 }
 
-size_t stream_counter_bytes() { return size_t{2} * gpu_device().num_sms * sizeof(int32_t); }
+size_t stream_counter_bytes() { return is_hopper() ? 0 : size_t{2} * gpu_device().num_sms * sizeof(int32_t); }
 
 void prepare_stream(int32_t weight_dtype, int32_t x_dtype) {
-  for (int columns = 8; columns <= stream_max_columns(weight_dtype, x_dtype); columns *= 2) {
+  for (int columns = 8; columns <= stream_max_columns(); columns *= 2) {
     find_launcher(weight_dtype, x_dtype, columns)(nullptr, nullptr, false);
   }
 }
@@ -106,9 +145,8 @@ void prepare_stream(int32_t weight_dtype, int32_t x_dtype) {
 void stream_matmul(const MatmulArgs& args, int32_t x_dtype, float* partials, int32_t* counters, GpuStream stream,
                    bool overlap) {
   const DeviceMatrix& w = *args.w;
-  const bool gate = is_gate(args.epilogue);
   StreamParams params = {};
-  params.plan = plan_stream(w.rows, w.cols, w.dtype);
+  params.plan = plan_stream(w, args.epilogue);
   params.w = w.data;
   params.x_stride = args.x_stride;
   params.row_scales = w.row_scales;
@@ -120,8 +158,14 @@ void stream_matmul(const MatmulArgs& args, int32_t x_dtype, float* partials, int
   params.cols = w.cols;
   params.y_dtype = args.y_dtype;
   params.epilogue = args.epilogue;
-  if (is_hopper()) params.w_map = map_weights(w, gate);
-  const int32_t most = stream_max_columns(w.dtype, x_dtype);
+  if (is_hopper()) {
+    params.w_map = map_weights(w, params.plan);
+    if (args.next != nullptr) {
+      params.next_plan = plan_stream(*args.next, args.next_epilogue);
+      params.next_map = map_weights(*args.next, params.next_plan);
+    }
+  }
+  const int32_t most = stream_max_columns();
   for (int32_t first = 0; first < args.m; first += most) {
     params.m = std::min(args.m - first, most);
     params.x = static_cast<const uint8_t*>(args.x) + first * args.x_stride * stream_element_bytes(x_dtype);

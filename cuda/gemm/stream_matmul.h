@@ -1,8 +1,9 @@
 // The streaming products: weights read once at the memory's speed, for few tokens.
 //
-// The steps of all tiles (128 rows x 128 bytes of columns) stand in one line, cut into equal ranges, one a block, so that
-// all multiprocessors finish together ("stream-K"). The cuts depend on the matrix and the card alone: an output's terms
-// are added in the same order whatever the number of tokens.
+// A tile is 128 rows of W; its steps are 128 bytes of each row. `split` blocks share the steps of a tile and add their
+// sums in a fixed order; `num_groups` such groups of blocks take the tiles in turn, as many each as can be, so that all
+// finish together. How a matrix is cut depends on it and on the card alone: an output's terms are added in the same
+// order whatever the number of tokens.
 #pragma once
 
 #include <cuda.h>
@@ -14,34 +15,22 @@
 
 namespace octavo {
 
-// How a matrix is cut.
+// How a matrix is cut: block b is rank b % split of group b / split, which takes tiles group, group + num_groups, ..
 struct StreamPlan {
   int32_t num_tiles;
-  int32_t tile_steps;   // steps of one tile: along the columns
-  int32_t total_steps;
-  int32_t num_blocks;   // ranges
-
-  // Steps [begin(b), begin(b + 1)) are block b's.
-#if defined(__CUDACC__)
-  __host__ __device__
-#endif
-  int begin(int block) const {
-    return static_cast<int>(static_cast<int64_t>(total_steps) * block / num_blocks);
-  }
-
-  // The block whose range holds the step.
-#if defined(__CUDACC__)
-  __host__ __device__
-#endif
-  int block_of(int step) const {
-    return static_cast<int>((static_cast<int64_t>(step + 1) * num_blocks - 1) / total_steps);
-  }
+  int32_t tile_steps;  // along the columns
+  int32_t split;       // 1, 2, 4 or 8: a cluster on Hopper
+  int32_t num_groups;
+  int32_t step_cols;  // columns of a step
+  int32_t gate;       // 1: a tile's lines are 8 rows of gate, 8 of up, and so on
 };
 
 struct StreamParams {
   CUtensorMap w_map;  // Hopper only, as x_map
   CUtensorMap x_map;
+  CUtensorMap next_map;  // of the next product's weights
   StreamPlan plan;
+  StreamPlan next_plan;  // num_tiles 0: none
   const void* w;
   const void* x;
   int64_t x_stride;  // elements
@@ -50,8 +39,8 @@ struct StreamParams {
   const float* bias;        // f32[rows] or nullptr
   void* y;
   int64_t y_stride;   // elements
-  float* partials;    // two slots a block, in the order of the threads' sums
-  int32_t* counters;  // [num_blocks][2]: blocks that have stored, that have merged; 0 between launches
+  float* partials;    // not on Hopper: two exchange buffers a block
+  int32_t* counters;  // not on Hopper: [block][2], warps that have stored into a buffer; 0 between launches
   int32_t rows;       // of W
   int32_t cols;
   int32_t m;
@@ -59,15 +48,15 @@ struct StreamParams {
   MatmulEpilogue epilogue;
 };
 
-StreamPlan plan_stream(int32_t rows, int32_t cols, int32_t dtype);
+StreamPlan plan_stream(const DeviceMatrix& w, MatmulEpilogue epilogue);
 
 // Whether the kernels of the current device multiply E4M3 by E4M3.
 bool stream_takes_e4m3();
 
 // The most tokens one launch takes on the current device, a power of two.
-int32_t stream_max_columns(int32_t weight_dtype, int32_t x_dtype);
+int32_t stream_max_columns();
 
-// Bytes of partial sums for launches of up to `columns` tokens, and of counters, on the current device.
+// Bytes of exchange buffers for launches of up to `columns` tokens, and of counters, on the current device.
 size_t stream_partial_bytes(int32_t columns);
 size_t stream_counter_bytes();
 

@@ -11,14 +11,25 @@ constexpr int kStreamRows = 128;       // rows of W a tile
 constexpr int kStreamStepBytes = 128;  // of each row of W in one step: a whole swizzle span, a whole cache line
 constexpr int kStreamWarps = 8;        // that compute; 16 rows each
 constexpr int kStreamThreads = kStreamWarps * 32;
+constexpr int kStreamExchangeColumns = 64;  // tokens whose sums the blocks of a tile exchange at once
+constexpr int kStreamMaxSplit = 8;          // blocks of a tile
+
+// Steps of the next product that each of its blocks finds in the second-level cache: 132 x 6 x 16 KB take about 4 us to
+// read, as long as the tail of one product, a norm and the start of the next.
+constexpr int kStreamPrefetchSteps = 6;
 
 constexpr int stream_element_bytes(int dtype) { return dtype == OCTAVO_F8_E4M3 ? 1 : 2; }
 
+// Bytes of one buffer of sums from all blocks of a tile, of products of `columns` tokens.
+constexpr int stream_exchange_bytes(int columns) {
+  return kStreamRows * (columns < kStreamExchangeColumns ? columns : kStreamExchangeColumns) * 4;
+}
+
 // kWeight, kActivation: octavo_dtype of W and x. kColumns: tokens of one product, a multiple of 8. kHopper: tensor copies
-// by a warp of its own and warpgroup MMA (9.0a), else asynchronous copies and mma.sync.
+// by a warp of its own, warpgroup MMA and clusters (9.0a), else asynchronous copies and mma.sync.
 //
 //   stage:  W [128 rows][128 bytes] | x [panel][kColumns tokens][128 bytes]     chunk c of a row lies at c ^ (row & 7)
-//   memory: stages | full barrier of each stage | empty barrier of each stage
+//   memory: stages | Hopper: two exchange buffers | full and empty barrier of each stage, one of each buffer
 template <int kWeightType, int kActivationType, int kTokens, bool kOnHopper>
 struct StreamTile {
   static constexpr int kWeight = kWeightType;
@@ -32,17 +43,15 @@ struct StreamTile {
   static constexpr int kWeightBytes = kStreamRows * kStreamStepBytes;
   static constexpr int kPanelBytes = kColumns * 128;
   static constexpr int kStageBytes = kWeightBytes + kPanels * kPanelBytes;
-  // Narrow products leave room on a multiprocessor for the next kernel's block, which fetches its first weights while
-  // this one ends; elsewhere 99 KB must do (8.6 to 8.9, 12.0).
-  static constexpr bool kShared = kColumns <= 64;
-  static constexpr int kRingBytes = !kHopper ? 96 * 1024 : kShared ? 104 * 1024 : 208 * 1024;
-  static constexpr int kStages = kRingBytes / kStageBytes < 6 ? kRingBytes / kStageBytes : 6;
-  static constexpr int kBarriersAt = kStages * kStageBytes;
-  static constexpr int kSmemBytes = kBarriersAt + kStages * 16;
+  static constexpr int kExchangeBytes = stream_exchange_bytes(kColumns);
+  // All of Hopper's 227 KB: two blocks of one kernel on a multiprocessor would finish later than the others. Elsewhere 99
+  // KB must do (8.6 to 8.9, 12.0).
+  static constexpr int kRingBytes = kHopper ? 226 * 1024 - 2 * kExchangeBytes : 96 * 1024;
+  static constexpr int kStages = kRingBytes / kStageBytes < 12 ? kRingBytes / kStageBytes : 12;
+  static constexpr int kExchangeAt = kStages * kStageBytes;
+  static constexpr int kBarriersAt = kExchangeAt + (kHopper ? 2 * kExchangeBytes : 0);
+  static constexpr int kSmemBytes = kBarriersAt + (2 * kStages + 2) * 8;
   static constexpr int kThreads = kStreamThreads + (kHopper ? 32 : 0);
-  // Registers are given to warps by fours: a block of 9 takes those of 12.
-  static constexpr int kBoundThreads = (kThreads + 127) / 128 * 128;
-  static constexpr int kBlocksPerSm = kShared ? 2 : 1;
   static constexpr int kSums = kColumns / 2;  // f32 sums of a thread
   static_assert(kPanels >= 1 && kStages >= 3, "a stage does not fit");
 };

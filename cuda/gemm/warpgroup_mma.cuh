@@ -1,18 +1,18 @@
 // d[64 x kColumns] (+)= a[64 x k] b[k x kColumns] by one warpgroup, f32 sums; 32 bytes of the contracted axis a call.
-// b, and a in the *_shared forms, are shared-memory operands (matrix_descriptor); a in registers is laid out as for
+// b, and a in the *_shared forms, are shared-memory operands (stream_descriptor); a in registers is laid out as for
 // mma.m16n8k16, each warp 16 rows. d: [kColumns / 8][4], element (row g (+ 8 for 2, 3), column 2t (+ 1 for 1, 3)).
 //
 // An inline statement must spell every register, so the widths come from one macro and its lists of operands.
 #pragma once
 
-#include "arch/hopper.cuh"
+#include "arch/wgmma.cuh"
 
 namespace octavo {
 
 template <int kColumns>
 struct WarpgroupMma;
 
-#if OCTAVO_WARPGROUP_MMA
+#if OCTAVO_WGMMA
 
 #define OCTAVO_NAMES_4 "%0, %1, %2, %3"
 #define OCTAVO_NAMES_8 \

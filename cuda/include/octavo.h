@@ -471,7 +471,8 @@ OCTAVO_API int32_t octavo_kv_unpack(const octavo_kv_shape *shape, const uint8_t 
                                     const int32_t *slot_mapping, int32_t num_tokens);
 
 /* y[m][rows] = x[m][cols] W^T with W of any octavo_dtype as it lies in a file (rows x cols, row-major blocks).
- * Packs W as octavo_model_load_tensor does. weight_bytes: size of w. */
+ * Packs W as octavo_model_load_tensor does. weight_bytes: size of w. GPU builds take OCTAVO_F16, OCTAVO_BF16 and
+ * OCTAVO_F8_E4M3, aligned to 16 bytes, and round x to W's type (E4M3: to bf16). */
 OCTAVO_API int32_t octavo_matmul(int32_t dtype, const uint8_t *w, double weight_bytes, int32_t rows, int32_t cols,
                                  const float *x, int32_t m, float *y, int32_t num_threads);
 

@@ -13,6 +13,7 @@ import torch
 FLOAT16, BFLOAT16, FP8_E4M3, FP8_E5M2 = 1, 2, 3, 4
 FP8_PER_TOKEN_HEAD, INT8, INT8_PER_TOKEN_HEAD, K8V4, INT4 = 5, 6, 7, 8, 9  # with scales of their own
 TORCH_DTYPES = {FLOAT16: torch.float16, BFLOAT16: torch.bfloat16, FP8_E4M3: torch.float8_e4m3fn, FP8_E5M2: torch.float8_e5m2}
+_WEIGHT_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30, torch.float8_e4m3fn: 100}
 _Q_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}
 
 
@@ -134,3 +135,11 @@ def paged_attention(shape, pages, q, query_len, seq_len, page_table, *, softmax_
           _pointer(query_len), _pointer(seq_len), _pointer(page_table), _pointer(scales), _pointer(sinks),
           _pointer(out), _pointer(lse))
     return out
+
+
+def matmul(w, x):
+    """x W^T in f32; w [rows, cols] in f16, bf16 or e4m3, x [m, cols] in f32."""
+    y = torch.empty(x.shape[0], w.shape[0], dtype=torch.float32, device=x.device)
+    _call(library.octavo_matmul, _WEIGHT_DTYPES[w.dtype], _pointer(w), ctypes.c_double(w.numel() * w.element_size()),
+          w.shape[0], w.shape[1], _pointer(x), x.shape[0], _pointer(y), 0)
+    return y
