@@ -63,9 +63,11 @@ export class Scheduler {
     insert(this.waiting, sequence);
   }
 
-  /** Whether the next step can be scheduled without taking pages from anyone, whatever it needs. */
+  /** Whether every running sequence can go on in the next step without taking pages from another. */
   get hasRoomToGrow(): boolean {
-    return this.#pool.numFree >= this.running.length;
+    let numNeeded = 0;
+    for (const sequence of this.running) if (!sequence.isFull && this.#needsPage(sequence)) numNeeded++;
+    return numNeeded <= this.#pool.numFree;
   }
 
   /** Chooses the next step: sequences with `queryLen` set. The array is reused by the next call. */
@@ -152,7 +154,7 @@ export class Scheduler {
 
   /** Gives a decode its next page if it needs one. False: the sequence itself was preempted. */
   #makeRoom(sequence: Sequence): boolean {
-    if (this.#numPages(sequence.numTokens) <= sequence.numPages) return true;
+    if (!this.#needsPage(sequence)) return true;
     while (this.#pool.numFree === 0) {
       const youngest = this.running.at(-1)!;
       this.#preempt(youngest);
@@ -176,6 +178,10 @@ export class Scheduler {
     while (sequence.numPages > 0) this.#pool.free(sequence.pages[--sequence.numPages]!);
     this.#numEditsReserved -= this.#editsNeeded(sequence);
     if (--sequence.request.numRunning === 0) this.numRequestsRunning--;
+  }
+
+  #needsPage(sequence: Sequence): boolean {
+    return this.#numPages(sequence.numTokens) > sequence.numPages;
   }
 
   #numPages(numTokens: number): number {
