@@ -92,21 +92,6 @@ __device__ inline void tensor_copy_4d(uint32_t destination, const CUtensorMap& m
 #endif
 }
 
-// The same boxes to the second-level cache.
-__device__ inline void tensor_prefetch_2d(const CUtensorMap& map, int c0, int c1) {
-#if OCTAVO_BULK_COPY
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(c0), "r"(c1) : "memory");
-#endif
-}
-
-__device__ inline void tensor_prefetch_4d(const CUtensorMap& map, int c0, int c1, int c2, int c3) {
-#if OCTAVO_BULK_COPY
-  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(&map), "r"(c0), "r"(c1),
-               "r"(c2), "r"(c3)
-               : "memory");
-#endif
-}
-
 __device__ inline uint64_t evict_last_policy() {
   uint64_t policy = 0;
 #if OCTAVO_BULK_COPY

@@ -48,10 +48,6 @@ struct MatmulArgs {
   int32_t y_dtype;        // OCTAVO_F32 (the only one with kAdd), OCTAVO_BF16, OCTAVO_F16
   const float* bias;      // device f32[rows] or nullptr
   MatmulEpilogue epilogue;
-  // The product that follows in the stream, if known: the first of its weights are fetched to the cache while this one
-  // ends and whatever lies between the two runs.
-  const DeviceMatrix* next = nullptr;
-  MatmulEpilogue next_epilogue = MatmulEpilogue::kStore;
 };
 
 class DeviceMatmul {

@@ -58,7 +58,7 @@ class TensorFeed {
     barrier_init_fence();
   }
 
-  // Copies all of the block's steps, then the first of the next product's weights to the second-level cache.
+  // Copies all of the block's steps.
   __device__ void run() const {
     prefetch_tensor_map(p_.w_map);
     prefetch_tensor_map(p_.x_map);
@@ -80,7 +80,6 @@ class TensorFeed {
       copy_x(index, weights, x_policy);
       if (++index == Tile::kStages) index = 0, ++round;
     }
-    prefetch_next();
   }
 
  private:
@@ -98,23 +97,6 @@ class TensorFeed {
     for (int panel = 0; panel < Tile::kPanels; ++panel) {
       tensor_copy_2d(stage(index) + Tile::kWeightBytes + panel * Tile::kPanelBytes, p_.x_map,
                      at.step * Tile::kStepCols + panel * (Tile::kStepCols / Tile::kPanels), 0, full(index), policy);
-    }
-  }
-
-  // The steps that the next product's blocks begin with, so that memory is not idle between the two.
-  __device__ void prefetch_next() const {
-    const StreamPlan& next = p_.next_plan;
-    if (next.num_tiles == 0) return;
-    prefetch_tensor_map(p_.next_map);
-    for (int block = blockIdx.x; block < next.num_groups * next.split; block += gridDim.x) {
-      StreamCursor at(next, block);
-      const int steps = min(at.num_steps(), kStreamPrefetchSteps);
-      for (int i = 0; i < steps; ++i, at.advance()) {
-        if (next.gate != 0)
-          tensor_prefetch_4d(p_.next_map, at.step * next.step_cols, 0, 0, at.tile * (kStreamRows / 16));
-        else
-          tensor_prefetch_2d(p_.next_map, at.step * next.step_cols, at.tile * kStreamRows);
-      }
     }
   }
 

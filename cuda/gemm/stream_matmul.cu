@@ -158,13 +158,7 @@ void stream_matmul(const MatmulArgs& args, int32_t x_dtype, float* partials, int
   params.cols = w.cols;
   params.y_dtype = args.y_dtype;
   params.epilogue = args.epilogue;
-  if (is_hopper()) {
-    params.w_map = map_weights(w, params.plan);
-    if (args.next != nullptr) {
-      params.next_plan = plan_stream(*args.next, args.next_epilogue);
-      params.next_map = map_weights(*args.next, params.next_plan);
-    }
-  }
+  if (is_hopper()) params.w_map = map_weights(w, params.plan);
   const int32_t most = stream_max_columns();
   for (int32_t first = 0; first < args.m; first += most) {
     params.m = std::min(args.m - first, most);

@@ -28,9 +28,7 @@ struct StreamPlan {
 struct StreamParams {
   CUtensorMap w_map;  // Hopper only, as x_map
   CUtensorMap x_map;
-  CUtensorMap next_map;  // of the next product's weights
   StreamPlan plan;
-  StreamPlan next_plan;  // num_tiles 0: none
   const void* w;
   const void* x;
   int64_t x_stride;  // elements

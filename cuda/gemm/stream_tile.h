@@ -14,10 +14,6 @@ constexpr int kStreamThreads = kStreamWarps * 32;
 constexpr int kStreamExchangeColumns = 64;  // tokens whose sums the blocks of a tile exchange at once
 constexpr int kStreamMaxSplit = 8;          // blocks of a tile
 
-// Steps of the next product that each of its blocks finds in the second-level cache: 132 x 6 x 16 KB take about 4 us to
-// read, as long as the tail of one product, a norm and the start of the next.
-constexpr int kStreamPrefetchSteps = 6;
-
 constexpr int stream_element_bytes(int dtype) { return dtype == OCTAVO_F8_E4M3 ? 1 : 2; }
 
 // Bytes of one buffer of sums from all blocks of a tile, of products of `columns` tokens.
