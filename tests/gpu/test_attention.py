@@ -304,7 +304,7 @@ def test_value_scales_of_any_size(kv_dtype, magnitude):
     # Scales that f16 has no number for are 1, and all codes 0.
     error, size = (out.double() - expected).norm().item(), expected.norm().item()
     # The 4-bit formats' scales are f16, which has few bits left for numbers of 1e-6.
-    limit = 1e-2 if magnitude == 1e-6 and kv_dtype in (octavo.K8V4, octavo.INT4) else 3e-3
+    limit = 3e-2 if magnitude == 1e-6 and kv_dtype in (octavo.K8V4, octavo.INT4) else 3e-3
     assert error <= limit * size, f"error {error:.2e} of {size:.2e}"
 
 
