@@ -23,12 +23,11 @@
 #include <string>
 #include <vector>
 
+#include "_gpu_timing.cuh"
 #include "attn/paged_attention.h"
 #include "kv/format.h"
 
 namespace {
-
-using octavo::GpuStream;
 
 struct Cell {
   int batch;
@@ -53,20 +52,6 @@ struct Options {
   double ceiling = 0;
 };
 
-__global__ void read_kernel(const uint4* data, int64_t n, uint32_t* sink) {
-  uint4 sum = make_uint4(0, 0, 0, 0);
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  for (; i + 7 * stride < n; i += 8 * stride) {
-    uint4 part[8];
-#pragma unroll
-    for (int k = 0; k < 8; ++k) part[k] = __ldcs(data + i + k * stride);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) sum.x ^= part[k].x ^ part[k].y ^ part[k].z ^ part[k].w;
-  }
-  if (sum.x == 0x12345678u) *sink = sum.x;
-}
-
 // What the pool is filled with: random elements of about unit size, never NaN. As bytes they are either fp8; positive
 // bytes are also integer codes and positive f32 and f16 scales.
 enum Fill { kNothing, kBytes, kHalves, kPositiveBytes };
@@ -74,50 +59,11 @@ enum Fill { kNothing, kBytes, kHalves, kPositiveBytes };
 __global__ void fill_kernel(uint32_t* data, int64_t words, Fill fill) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words; i += stride) {
-    uint64_t x = static_cast<uint64_t>(i) * 0x9E3779B97F4A7C15ull + 0x1234567;
-    x ^= x >> 31;
-    x *= 0xBF58476D1CE4E5B9ull;
-    x ^= x >> 29;
-    const uint32_t r = static_cast<uint32_t>(x >> 16);
+    const uint32_t r = random_word(i);
     data[i] = fill == kHalves  ? (r & 0x80FF80FFu) | 0x3F003F00u
               : fill == kBytes ? (r & 0x9F9F9F9Fu) | 0x20202020u
                                : (r & 0x1F1F1F1Fu) | 0x20202020u;
   }
-}
-
-// Median milliseconds of run() over repeats.
-double time_ms(GpuStream stream, int repeats, const std::function<void()>& run) {
-  cudaEvent_t begin, end;
-  OCTAVO_GPU_CHECK(cudaEventCreate(&begin));
-  OCTAVO_GPU_CHECK(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < repeats + 1; ++i) {
-    OCTAVO_GPU_CHECK(cudaEventRecord(begin, stream));
-    run();
-    OCTAVO_GPU_CHECK(cudaEventRecord(end, stream));
-    OCTAVO_GPU_CHECK(cudaEventSynchronize(end));
-    float ms = 0;
-    OCTAVO_GPU_CHECK(cudaEventElapsedTime(&ms, begin, end));
-    if (i > 0) times.push_back(ms);
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
-double measure_ceiling(const uint8_t* pool, int64_t bytes, uint32_t* sink, GpuStream stream) {
-  double best = 0;
-  for (int blocks : {2, 4, 8}) {
-    for (int threads : {256, 512}) {
-      const int64_t n = bytes / 16 / (8ll * blocks * 132 * threads) * (8ll * blocks * 132 * threads);
-      const double ms = time_ms(stream, 5, [&] {
-        read_kernel<<<blocks * 132, threads, 0, stream>>>(reinterpret_cast<const uint4*>(pool), n, sink);
-      });
-      best = std::max(best, static_cast<double>(n) * 16 / ms * 1e-9);
-    }
-  }
-  return best;
 }
 
 constexpr const char* kDtypeNames[] = {"float32",  "float16",            "bfloat16", "fp8_e4m3",
@@ -434,11 +380,11 @@ int main(int argc, char** argv) {
     OCTAVO_GPU_CHECK(cudaGetDeviceProperties(&about, 0));
     OCTAVO_GPU_CHECK(cudaDriverGetVersion(&driver));
     uint32_t* sink = upload(std::vector<uint32_t>(1));
-    options.ceiling = measure_ceiling(bench.pool, 8ll << 30, sink, bench.stream);
+    options.ceiling = measure_read_rate(bench.pool, 8ll << 30, sink, bench.stream);
     std::printf("{\"card\": \"%s\", \"sms\": %d, \"cuda_driver\": %d, \"read_tb_s\": %.3f}\n", about.name,
                 about.multiProcessorCount, driver, options.ceiling);
     for (const Cell& cell : cells) bench.run_cell(cell, options);
-    std::printf("{\"read_tb_s_after\": %.3f}\n", measure_ceiling(bench.pool, 8ll << 30, sink, bench.stream));
+    std::printf("{\"read_tb_s_after\": %.3f}\n", measure_read_rate(bench.pool, 8ll << 30, sink, bench.stream));
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

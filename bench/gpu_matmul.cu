@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "_gpu_timing.cuh"
 #include "gemm/device_matmul.h"
 #include "gemm/library_matmul.h"
 #include "gemm/stream_matmul.h"
@@ -25,7 +26,6 @@ namespace {
 
 using octavo::DeviceMatmul;
 using octavo::DeviceMatrix;
-using octavo::GpuStream;
 using octavo::MatmulArgs;
 using octavo::MatmulEpilogue;
 
@@ -49,29 +49,11 @@ struct Options {
   int layers = 32;
 };
 
-__global__ void read_kernel(const uint4* data, int64_t n, uint32_t* sink) {
-  uint4 sum = make_uint4(0, 0, 0, 0);
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  for (; i + 7 * stride < n; i += 8 * stride) {
-    uint4 part[8];
-#pragma unroll
-    for (int k = 0; k < 8; ++k) part[k] = __ldcs(data + i + k * stride);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) sum.x ^= part[k].x ^ part[k].y ^ part[k].z ^ part[k].w;
-  }
-  if (sum.x == 0x12345678u) *sink = sum.x;
-}
-
 // Random elements below 2 in size, never NaN. E4M3: kind 1.
 __global__ void fill_kernel(uint32_t* data, int64_t words, int kind) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < words; i += stride) {
-    uint64_t x = static_cast<uint64_t>(i) * 0x9E3779B97F4A7C15ull + 0x1234567;
-    x ^= x >> 31;
-    x *= 0xBF58476D1CE4E5B9ull;
-    x ^= x >> 29;
-    const uint32_t r = static_cast<uint32_t>(x >> 16);
+    const uint32_t r = random_word(i);
     data[i] = kind == 1 ? ((r & 0x9F9F9F9Fu) | 0x20202020u) : ((r & 0x80FF80FFu) | 0x3C003C00u);
   }
 }
@@ -86,27 +68,6 @@ struct Buffer {
   uint8_t* data = nullptr;
   int64_t bytes;
 };
-
-// Median milliseconds of run() over repeats.
-double time_ms(GpuStream stream, int repeats, const std::function<void()>& run) {
-  cudaEvent_t begin, end;
-  OCTAVO_GPU_CHECK(cudaEventCreate(&begin));
-  OCTAVO_GPU_CHECK(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < repeats + 1; ++i) {
-    OCTAVO_GPU_CHECK(cudaEventRecord(begin, stream));
-    run();
-    OCTAVO_GPU_CHECK(cudaEventRecord(end, stream));
-    OCTAVO_GPU_CHECK(cudaEventSynchronize(end));
-    float ms = 0;
-    OCTAVO_GPU_CHECK(cudaEventElapsedTime(&ms, begin, end));
-    if (i > 0) times.push_back(ms);
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
 
 // Median milliseconds of a graph of what enqueue() puts into the stream.
 double time_graph_ms(GpuStream stream, int repeats, const std::function<void()>& enqueue) {
@@ -124,20 +85,7 @@ double time_graph_ms(GpuStream stream, int repeats, const std::function<void()>&
 
 double measure_read_rate(GpuStream stream) {
   Buffer pool(int64_t{4} << 30);
-  const int sms = octavo::gpu_device().num_sms;
-  double best = 0;
-  for (int blocks : {2, 4, 8}) {
-    for (int threads : {256, 512}) {
-      const int64_t chunk = 8ll * blocks * sms * threads;
-      const int64_t n = pool.bytes / 16 / chunk * chunk;
-      const double ms = time_ms(stream, 5, [&] {
-        read_kernel<<<blocks * sms, threads, 0, stream>>>(reinterpret_cast<const uint4*>(pool.data), n,
-                                                          reinterpret_cast<uint32_t*>(pool.data));
-      });
-      best = std::max(best, static_cast<double>(n) * 16 / ms * 1e-9);
-    }
-  }
-  return best;
+  return measure_read_rate(pool.data, pool.bytes, reinterpret_cast<uint32_t*>(pool.data), stream);
 }
 
 int element_bytes(int dtype) { return dtype == OCTAVO_F8_E4M3 ? 1 : 2; }

@@ -14,6 +14,7 @@ import { Counters } from "../engine/counters.ts";
 import type { StepBufferViews, StepRunner } from "../engine/native.ts";
 import { samplingParams } from "../engine/sampling_params.ts";
 import { StepLoop } from "../engine/step_loop.ts";
+import { newStepBuffer } from "../tests/engine/_fake_model.ts";
 
 const PAGE_SIZE = 16;
 const TOKEN = 5;
@@ -27,53 +28,15 @@ const steps = Number(flags["steps"] ?? 2000);
 const requests = Number(flags["requests"] ?? 1_000_000);
 
 function stubBuffer(maxNumSeqs: number, maxNumBatchedTokens: number): StepBufferViews {
-  const i32 = (length: number) => new Int32Array(length);
-  const f32 = (length: number) => new Float32Array(length);
-  const s = maxNumSeqs;
-  return {
+  const buffer = newStepBuffer({
     maxNumSeqs,
     maxNumBatchedTokens,
-    maxPagesPerSeq: MAX_PAGES_PER_SEQ,
-    maxLogprobs: 1,
+    pageSize: PAGE_SIZE,
+    numPages: MAX_PAGES_PER_SEQ,
     maxLogitEdits: 1024,
-    maxTokenMasks: 0,
-    tokenMaskWords: 0,
-    maxScores: 0,
-    header: i32(16),
-    tokens: i32(maxNumBatchedTokens),
-    queryLen: i32(s),
-    seqLen: i32(s),
-    pageTable: i32(s * MAX_PAGES_PER_SEQ),
-    sample: i32(s),
-    temperature: f32(s),
-    topK: i32(s),
-    topP: f32(s),
-    minP: f32(s),
-    repetitionPenalty: f32(s),
-    presencePenalty: f32(s),
-    frequencyPenalty: f32(s),
-    seed: new Uint32Array(2 * s),
-    sampleIndex: i32(s),
-    numLogprobs: i32(s),
-    editBegin: i32(s + 1),
-    editToken: i32(1024),
-    editCount: i32(1024),
-    editFlags: i32(1024),
-    editBias: f32(1024),
-    maskIndex: i32(s),
-    tokenMasks: new Uint32Array(0),
-    scoreIndex: i32(0),
-    scoreToken: i32(0),
-    scoreNumLogprobs: i32(0),
-    sampled: i32(s).fill(TOKEN),
-    sampledLogprob: f32(s),
-    topToken: i32(s),
-    topLogprob: f32(s),
-    scoreLogprob: f32(0),
-    scoreRank: i32(0),
-    scoreTopToken: i32(0),
-    scoreTopLogprob: f32(0),
-  };
+  });
+  buffer.sampled.fill(TOKEN);
+  return buffer;
 }
 
 /** A loop on the stub. `submit` queues a request of a prompt that begins with its key. */

@@ -131,23 +131,28 @@ async function includesOf(unit: string): Promise<string[]> {
 }
 
 /**
- * Links `bench/gpu_attention.cu` with the library's objects, which must have been compiled into `folder`.
+ * Links `bench/gpu_attention.cu` and `bench/gpu_matmul.cu` with the library's objects, which must have been compiled into
+ * `folder`.
  *
- * @returns The program.
+ * @returns The programs.
  */
-export async function compileCudaBench(folder: URL, archs: readonly string[]): Promise<URL> {
+export async function compileCudaBenches(folder: URL, archs: readonly string[]): Promise<URL[]> {
   const tools = await findCudaTools();
   const targets = archs.flatMap((arch) => ["-gencode", `arch=${arch.replace("sm_", "compute_")},code=${arch}`]);
   const files = await listSources(SOURCES, "");
   const units = [...files.filter((name) => name.endsWith(".cu")), ...SHARED];
-  const program = new URL("gpu_attention", folder);
-  await runQuietly(`${tools}nvcc`, [
-    ...[...targets, "-std=c++20", "-O3", "-I", toPath(SOURCES), "-I", toPath(new URL("include/", SOURCES))],
-    ...["-L", `${tools}../lib`, "-cudart", "static", toPath(new URL("bench/gpu_attention.cu", PROJECT_FOLDER))],
-    ...units.map((name) => toPath(new URL(`obj/${name.replaceAll("/", "_")}.o`, folder))),
-    ...["-o", toPath(program), "-ldl"],
-  ]);
-  return program;
+  const programs: URL[] = [];
+  for (const name of ["gpu_attention", "gpu_matmul"]) {
+    const program = new URL(name, folder);
+    await runQuietly(`${tools}nvcc`, [
+      ...[...targets, "-std=c++20", "-O3", "-I", toPath(SOURCES), "-I", toPath(new URL("include/", SOURCES))],
+      ...["-L", `${tools}../lib`, "-cudart", "static", toPath(new URL(`bench/${name}.cu`, PROJECT_FOLDER))],
+      ...units.map((unit) => toPath(new URL(`obj/${unit.replaceAll("/", "_")}.o`, folder))),
+      ...["-o", toPath(program), "-ldl"],
+    ]);
+    programs.push(program);
+  }
+  return programs;
 }
 
 async function isBuilt(object: URL, key: string): Promise<boolean> {

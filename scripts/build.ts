@@ -6,7 +6,7 @@
  *     deno task build --backend cuda [--arch sm_90a] [--jobs 2] [--force] [--bench]
  *
  * `--arch` builds for one kind of card only, which is quick; without it, for all (`_cuda.ts`). `--bench` also builds
- * `build/cuda/gpu_attention` from `bench/gpu_attention.cu`.
+ * `build/cuda/gpu_attention` and `build/cuda/gpu_matmul` from `bench/`.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import { parseArgs } from "@std/cli";
 import { ABI_VERSION, BACKENDS, type LibraryManifest, PROJECT_FOLDER, sha256 } from "../ffi/library_search.ts";
 import { withFileLock } from "../models/file_lock.ts";
 import { firstLine, has, PrerequisiteError, runQuietly, toPath } from "./_command.ts";
-import { compileCuda, compileCudaBench, CUDA_ARCHS } from "./_cuda.ts";
+import { compileCuda, compileCudaBenches, CUDA_ARCHS } from "./_cuda.ts";
 
 /** What `build/<name>/octavo.json` holds: the manifest plus what the build was made of. */
 interface BuildManifest extends LibraryManifest {
@@ -31,7 +31,7 @@ export interface BuildOptions {
   readonly arch?: string;
   /** CUDA: compilers at a time; each takes about 1 GB. */
   readonly jobs?: number;
-  /** CUDA: the attention kernels' bench too. */
+  /** CUDA: the kernels' benches too. */
   readonly bench?: boolean;
 }
 
@@ -111,7 +111,7 @@ async function buildCuda({ sanitize, force = false, arch, jobs, bench = false }:
   const start = performance.now();
   const built = await compileCuda(folder, archs, jobs ?? navigator.hardwareConcurrency);
   await install(built, folder, { file: "liboctavo-cuda.so", sources });
-  if (bench) console.error(`Built ${toPath(await compileCudaBench(folder, archs))}`);
+  if (bench) console.error(`Built ${(await compileCudaBenches(folder, archs)).map(toPath).join(" and ")}`);
   console.error(`Built liboctavo-cuda.so in ${((performance.now() - start) / 1000).toFixed(0)} s`);
   return true;
 }

@@ -9,20 +9,12 @@
 #include <random>
 #include <vector>
 
+#include "require.h"
+
 #define OCTAVO_EMULATE_WARP
 #define __device__
 
 namespace {
-
-#define REQUIRE(condition, ...)                                   \
-  do {                                                            \
-    if (!(condition)) {                                           \
-      std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      std::printf(__VA_ARGS__);                                   \
-      std::printf("\n");                                          \
-      std::exit(1);                                               \
-    }                                                             \
-  } while (0)
 
 uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t bytes = (static_cast<uint64_t>(b) << 32) | a;

@@ -13,18 +13,9 @@
 
 #include "attn/prefill_plan_math.h"
 #include "attn/prefill_wgmma_tile.h"
+#include "require.h"
 
 namespace {
-
-#define REQUIRE(condition, ...)                                   \
-  do {                                                            \
-    if (!(condition)) {                                           \
-      std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      std::printf(__VA_ARGS__);                                   \
-      std::printf("\n");                                          \
-      std::exit(1);                                               \
-    }                                                             \
-  } while (0)
 
 using Memory = std::vector<uint16_t>;  // shared memory, in elements
 

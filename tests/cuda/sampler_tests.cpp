@@ -9,20 +9,11 @@
 #include <vector>
 
 #include "emulated_grid.h"
+#include "require.h"
 
 #define __device__
 
 #include "ops/device_sampler_kernel.cuh"
-
-#define REQUIRE(condition, ...)                                   \
-  do {                                                            \
-    if (!(condition)) {                                           \
-      std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      std::printf(__VA_ARGS__);                                   \
-      std::printf("\n");                                          \
-      std::exit(1);                                               \
-    }                                                             \
-  } while (0)
 
 namespace cpu {
 constexpr int32_t kVectorBlock = 256;

@@ -164,7 +164,7 @@ export class FakeRunner implements StepRunner {
   constructor(config: FakeRunnerConfig) {
     this.#config = config;
     this.#kv = new Int32Array(config.numPages * config.pageSize).fill(-1);
-    this.buffers = [newBuffer(config), newBuffer(config)];
+    this.buffers = [newStepBuffer(config), newStepBuffer(config)];
     this.buffer = this.buffers[0];
   }
 
@@ -308,7 +308,8 @@ export class FakeRunner implements StepRunner {
   }
 }
 
-function newBuffer(config: FakeRunnerConfig): StepBufferViews {
+/** A step buffer of plain memory, filled with what no step may read. */
+export function newStepBuffer(config: FakeRunnerConfig): StepBufferViews {
   const { maxNumSeqs: s, maxNumBatchedTokens: t, numPages: p, maxLogitEdits: e = 4096 } = config;
   const l = 4;
   const i32 = (length: number) => new Int32Array(length).fill(-7);
