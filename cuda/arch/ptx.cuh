@@ -41,10 +41,23 @@ __device__ inline float load_shared(uint32_t address) {
   return x;
 }
 
-__device__ inline float load_shared_half(uint32_t address) {
+__device__ inline uint16_t load_shared_16(uint32_t address) {
   uint16_t bits;
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(address) : "memory");
-  return __half2float(__ushort_as_half(bits));
+  return bits;
+}
+
+__device__ inline float load_shared_half(uint32_t address) {
+  return __half2float(__ushort_as_half(load_shared_16(address)));
+}
+
+__device__ inline float4 load_shared_float4(uint32_t address) {
+  float4 x;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "r"(address)
+               : "memory");
+  return x;
 }
 
 // Transposes an 8 x 8 matrix of 16-bit elements held one row of two per lane.
@@ -209,6 +222,12 @@ __device__ inline void copy_16(uint32_t destination, const void* source) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(destination), "l"(source) : "memory");
 }
 
+// Zeros where not valid; source is then not read.
+__device__ inline void copy_16_or_zero(uint32_t destination, const void* source, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(valid ? 16 : 0)
+               : "memory");
+}
+
 __device__ inline void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <int kPending>
@@ -230,6 +249,13 @@ __device__ inline void gpu_release_successor() {
 #if OCTAVO_BULK_COPY
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+// What other blocks wrote before they released *word is seen afterwards.
+__device__ inline uint32_t load_acquire(const uint32_t* word) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+  return value;
 }
 
 // Adds 1 to *counter; earlier writes of this thread are seen by whoever sees the new value, and the other way round.

@@ -116,12 +116,7 @@ class StreamExchange {
   __device__ float4 take(int source, int unit, int count) const {
     const int at = place(source, unit, count);
     if constexpr (Tile::kHopper) {
-      float4 sums;
-      asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                   : "=f"(sums.x), "=f"(sums.y), "=f"(sums.z), "=f"(sums.w)
-                   : "r"(smem_ + Tile::kExchangeAt + buffer() * Tile::kExchangeBytes + at * 16)
-                   : "memory");
-      return sums;
+      return load_shared_float4(smem_ + Tile::kExchangeAt + buffer() * Tile::kExchangeBytes + at * 16);
     } else {
       return __ldcg(global_buffer(rank_) + at);
     }

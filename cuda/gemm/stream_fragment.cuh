@@ -7,12 +7,6 @@
 
 namespace octavo {
 
-__device__ inline uint32_t load_shared_16(uint32_t address) {
-  uint16_t value;
-  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
-  return value;
-}
-
 // Two E4M3 bytes (in the lower half) to two elements of a 16-bit type, exactly.
 template <int kType>
 __device__ inline uint32_t widen_e4m3x2(uint32_t two) {

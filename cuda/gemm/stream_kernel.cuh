@@ -7,7 +7,7 @@
 #pragma once
 
 #include "arch/hopper.cuh"
-#include "gemm/warpgroup_mma.cuh"
+#include "arch/warpgroup_mma.cuh"
 #include "gemm/stream_fragment.cuh"
 #include "gemm/stream_exchange.cuh"
 
@@ -147,11 +147,6 @@ __device__ inline void multiply_stage(uint32_t weights, uint32_t x, bool accumul
 }
 
 // --- Elsewhere: all warps copy and multiply -----------------------------------------------------------------------
-
-__device__ inline void copy_16_or_zero(uint32_t destination, const void* source, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(valid ? 16 : 0)
-               : "memory");
-}
 
 template <class Tile>
 class AsyncFeed {

@@ -1,4 +1,5 @@
 // Launches the device sampler: a fixed grid of blocks_per_row blocks a row.
+#include "arch/hopper.cuh"
 #include "arch/ptx.cuh"
 #include "ops/device_sampler.h"
 #include "ops/device_sampler_kernel.cuh"
@@ -37,8 +38,8 @@ class RowGroup {
   __device__ void sync() {
 #if OCTAVO_BULK_COPY
     if (cluster_) {
-      asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-      asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+      cluster_arrive();
+      cluster_wait();
       return;
     }
 #endif
@@ -54,10 +55,8 @@ class RowGroup {
     __threadfence();
     const uint32_t before = atomicAdd(arrivals_, 1u);
     const uint32_t all = (before / static_cast<uint32_t>(size_) + 1) * static_cast<uint32_t>(size_);
-    uint32_t now;
-    do {
-      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(arrivals_) : "memory");
-    } while (static_cast<int32_t>(now - all) < 0);
+    while (static_cast<int32_t>(load_acquire(arrivals_) - all) < 0) {
+    }
     __threadfence();
   }
 
