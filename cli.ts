@@ -48,13 +48,14 @@ export async function main(args: readonly string[]): Promise<number> {
     if (command !== "serve") throw new OptionError(`Unknown command "${command}"; there are: serve, calibrate`);
     if (rest.length > 0) throw new OptionError(`Expected one MODEL, received also "${rest[0]}"`);
     let report = "";
-    const log = (text: string) => report = text;
-    await using server = await serve({ model, ...options, log, onProgress: progressPrinter() });
+    let log = (text: string) => void (report = text);
+    await using server = await serve({ model, ...options, log: (text) => log(text), onProgress: progressPrinter() });
     closeOnSignals(server);
     // Whoever waits for the report may send a signal at once.
-    console.error(report);
+    log = console.error;
+    log(report);
     await server.finished;
-    return 0;
+    return await server.engine.ended === null ? 0 : 1;
   } catch (error) {
     console.error(`octavo: ${(error as Error).message}`);
     return error instanceof OptionError ? 2 : 1;

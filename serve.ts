@@ -20,7 +20,7 @@ import { VERSION } from "./version.ts";
 export interface ServeOptions extends Partial<Options> {
   /** A .gguf file, a Hugging Face folder, or org/name[:quantization][@revision]; the demo model by default. */
   readonly model?: string | undefined;
-  /** Receives the start-up report; printed to stderr by default. */
+  /** Receives the start-up report and, should the engine fail, a line about that; printed to stderr by default. */
   readonly log?: (report: string) => void;
   /** Told how far fetching and loading have come; drawn on stderr by default, unless `log` is given. */
   readonly onProgress?: ProgressListener;
@@ -28,13 +28,16 @@ export interface ServeOptions extends Partial<Options> {
   readonly drainMs?: number;
 }
 
+/** How long a server whose engine has failed still answers (with 503), so that every client hears why: milliseconds. */
+const FAILURE_GRACE_MS = 2000;
+
 /** A listening server. */
 export interface Server extends AsyncDisposable {
   /** For example "http://127.0.0.1:8000". */
   readonly url: string;
   /** The engine behind it, for its facts and counters. */
   readonly engine: Engine;
-  /** Resolves when the server has shut down. */
+  /** Resolves when the server has shut down: after `close()`, or within seconds of the engine's failure (`engine.ended`). */
   readonly finished: Promise<void>;
   /** Refuses new connections, lets running requests finish for `drainMs`, then ends them. Idempotent. */
   close(): Promise<void>;
@@ -133,6 +136,11 @@ function listen({ model, engine, settings, log, drainMs }: Listening): Server {
       clearTimeout(timer);
       await engine.close();
     })();
+  engine.ended.then((failure) => {
+    if (failure === null) return;
+    log(`${failure.message}. Every request has ended with an error; the server ends in ${FAILURE_GRACE_MS / 1000} s`);
+    setTimeout(close, FAILURE_GRACE_MS);
+  });
   return { url, engine, finished: http.finished, close, [Symbol.asyncDispose]: close };
 }
 

@@ -28,7 +28,8 @@ export class EngineClient implements Engine {
   readonly #options: EngineClientOptions;
   readonly #live = new Map<number, { readonly id: string; readonly sink: Sink }>();
   readonly #ids = new Set<string>();
-  readonly #closed = Promise.withResolvers<void>();
+  readonly #ended = Promise.withResolvers<EngineError | null>();
+  readonly ended = this.#ended.promise;
   #nextKey = 0;
   #isClosing = false;
   /** Why no request is taken any more. */
@@ -95,7 +96,7 @@ export class EngineClient implements Engine {
     };
   }
 
-  close(): Promise<void> {
+  async close(): Promise<void> {
     if (!this.#isClosing) {
       this.#isClosing = true;
       if (this.#failure === null) {
@@ -103,7 +104,7 @@ export class EngineClient implements Engine {
         this.#options.mailbox.post({ type: "close" });
       }
     }
-    return this.#closed.promise;
+    await this.ended;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -169,6 +170,7 @@ export class EngineClient implements Engine {
 
   /** The Worker has nothing more to say: no sink is left without its end. */
   #end(reason: string): void {
+    const hasFailed = !this.#isClosing;
     this.#failure ??= reason;
     const live = [...this.#live.values()];
     this.#live.clear();
@@ -177,6 +179,6 @@ export class EngineClient implements Engine {
     this.#options.counters.set("numRequestsRunning", 0);
     this.#options.worker.terminate();
     this.#options.mailbox.close();
-    this.#closed.resolve();
+    this.#ended.resolve(hasFailed ? new EngineError(this.#failure) : null);
   }
 }

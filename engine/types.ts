@@ -6,6 +6,7 @@
  */
 
 import type { LayerKvScales } from "../models/types.ts";
+import type { EngineError } from "./errors.ts";
 
 /** Names accepted for the KV cache's dtype; `fp8` is `fp8_e4m3`. */
 export type KvCacheDtype =
@@ -219,6 +220,8 @@ export interface Engine {
    * @returns A function that aborts the request; idempotent, without effect once it has ended.
    */
   submit(request: GenerationRequest, sink: Sink): () => void;
+  /** Resolves when the engine takes no request any more: with the error if it failed, with null once it is closed. */
+  readonly ended: Promise<EngineError | null>;
   /** Ends all requests, then the Worker and the native library. */
   close(): Promise<void>;
   /** `close()`, for `await using`. */

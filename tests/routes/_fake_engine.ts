@@ -104,6 +104,7 @@ export class FakeEngine implements Engine {
     numThreads: 2,
     device: { backend: "cpu", name: "Test CPU", isa: "avx2", whyCpu: null },
   };
+  readonly ended = new Promise<null>(() => {});
   #waiters: (() => void)[] = [];
 
   submit(request: GenerationRequest, sink: Sink): () => void {
