@@ -3,7 +3,7 @@
  *
  * One token budget a step: first every decode, then prefill chunks, both by priority (lower first), then in order of
  * arrival. A newcomer is admitted when its tokens so far and one more fit in free pages, beside those that it finds in
- * the prefix cache. When a decode finds no free page, the youngest sequence of the lowest priority is preempted: the
+ * the prefix cache. A request's further sequences wait until one has computed the prompt. When a decode finds no free page, the youngest sequence of the lowest priority is preempted: the
  * first in order always advances, so every sequence ends.
  *
  * @module
@@ -33,20 +33,19 @@ export class Scheduler {
   readonly #pool: PagePool;
   readonly #limits: SchedulerLimits;
   readonly #editsNeeded: (sequence: Sequence) => number;
-  readonly #cache: PrefixCache | null;
+  readonly #cache: PrefixCache;
   readonly #batch: Sequence[] = [];
   #budget = 0;
   #numEditsReserved = 0;
 
   /**
    * @param editsNeeded Most logit edits that a sequence may ever need; reserved while it runs.
-   * @param cache Null: no prefix is shared.
    */
   constructor(
     pool: PagePool,
     limits: SchedulerLimits,
     editsNeeded: (sequence: Sequence) => number,
-    cache: PrefixCache | null = null,
+    cache: PrefixCache,
   ) {
     this.#cache = cache;
     this.#pool = pool;
@@ -106,16 +105,21 @@ export class Scheduler {
 
   #admit(): void {
     const { waiting, running } = this;
-    while (waiting.length > 0 && running.length < this.#limits.maxNumSeqs && this.#budget > 0) {
-      const sequence = waiting[0]!;
+    let next = 0;
+    while (next < waiting.length && running.length < this.#limits.maxNumSeqs && this.#budget > 0) {
+      const sequence = waiting[next]!;
+      if (sequence.request.leader !== null) {
+        next++;
+        continue;
+      }
       const numPages = this.#pagesToAdmit(sequence);
       const numEdits = this.#editsNeeded(sequence);
-      const hits = this.#cache?.find(sequence) ?? [];
+      const hits = this.#cache.find(sequence);
       // A hit that somebody owns costs nothing.
       const numTaken = numPages - hits.reduce((n, page) => n + (this.#pool.isIdle(page) ? 0 : 1), 0);
       if (numTaken + this.#numGrowing() > this.#pool.numFree) return;
       if (numEdits + this.#numEditsReserved > this.#limits.maxLogitEdits) return;
-      waiting.shift();
+      waiting.splice(next, 1);
       insert(running, sequence);
       sequence.state = "running";
       sequence.numAdmissions++;
@@ -135,11 +139,7 @@ export class Scheduler {
       sequence.pages[sequence.numPages++] = page;
     }
     sequence.numComputed = hits.length * this.#limits.pageSize;
-    const { request } = sequence;
-    if (this.#cache === null || request.numCachedTokens !== null) return;
-    request.numCachedTokens = sequence.numComputed;
-    this.#cache.numQueried += request.prompt.length;
-    this.#cache.numHit += sequence.numComputed;
+    this.#cache.begin(sequence, hits.length);
   }
 
   /** Pages for all its tokens and the next, so that prefill never waits for a page halfway. */
@@ -177,6 +177,7 @@ export class Scheduler {
   #release(sequence: Sequence): void {
     while (sequence.numPages > 0) this.#pool.free(sequence.pages[--sequence.numPages]!);
     this.#numEditsReserved -= this.#editsNeeded(sequence);
+    if (sequence.request.leader === sequence) sequence.request.leader = null;
     if (--sequence.request.numRunning === 0) this.numRequestsRunning--;
   }
 

@@ -28,6 +28,8 @@ export class LiveRequest {
   /** Sequences that hold pages. */
   numRunning = 0;
   numCompletionTokens = 0;
+  /** The running sequence that computes the prompt's pages, for which its sisters wait. */
+  leader: Sequence | null = null;
   /** Prompt tokens found in the prefix cache when its first sequence was admitted; null before. */
   numCachedTokens: number | null = null;
   /** Bits of the tokens that may be sampled, bit t % 32 of word t / 32; null: all. Made when first written to a step. */

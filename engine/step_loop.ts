@@ -38,7 +38,7 @@ export interface StepLoopOptions {
   readonly tokenTable: TokenTable;
   readonly eosTokenIds: readonly number[];
   readonly counters: Counters;
-  /** What beside the tokens decides a page's contents; null = no prefix caching. */
+  /** What beside the tokens decides a page's contents; null = no page serves another request. */
   readonly kvFingerprint: string | null;
   /** Submit a step before the last one's tokens are read: for devices that run on by themselves. */
   readonly looksAhead: boolean;
@@ -60,7 +60,7 @@ export class StepLoop {
   readonly #options: StepLoopOptions;
   readonly #pool: PagePool;
   readonly #scheduler: Scheduler;
-  readonly #cache: PrefixCache | null;
+  readonly #cache: PrefixCache;
   readonly #writers: readonly [BatchWriter, BatchWriter];
   /** Oldest first: none between steps, or one with look-ahead. */
   readonly #flights: Flight[] = [];
@@ -83,7 +83,7 @@ export class StepLoop {
     this.#options = options;
     const { pageSize, kvFingerprint: fingerprint } = options;
     this.#pool = new PagePool(options.numPages, pageSize);
-    this.#cache = fingerprint === null ? null : new PrefixCache(this.#pool, { pageSize, fingerprint });
+    this.#cache = new PrefixCache(this.#pool, { pageSize, fingerprint });
     const limits = { pageSize, maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits };
     const editsNeeded = ({ request: { sampling, prompt } }: Sequence) =>
       maxLogitEdits(sampling, {
@@ -235,7 +235,7 @@ export class StepLoop {
     const { sequence, samples: hasSampled, before } = rows[row]!;
     // Ended while the step was under way, or a sister's failure has ended the request.
     if (sequence.state === "finished") return;
-    this.#cache?.share(sequence, before);
+    this.#cache.share(sequence, before);
     if (!hasSampled) return;
     sequence.numUnread--;
     const { request } = sequence;
@@ -313,8 +313,8 @@ export class StepLoop {
     counters.set("numRequestsRunning", this.#scheduler.numRequestsRunning);
     counters.set("numPagesOwned", this.#pool.numOwned);
     counters.set("preemptionsTotal", this.#scheduler.numPreemptions);
-    counters.set("prefixCacheQueriesTotal", this.#cache?.numQueried ?? 0);
-    counters.set("prefixCacheHitsTotal", this.#cache?.numHit ?? 0);
+    counters.set("prefixCacheQueriesTotal", this.#cache.numQueried);
+    counters.set("prefixCacheHitsTotal", this.#cache.numHit);
   }
 }
 

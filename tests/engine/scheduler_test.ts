@@ -1,5 +1,6 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { PagePool } from "../../engine/page_pool.ts";
+import { PrefixCache } from "../../engine/prefix_cache.ts";
 import { Scheduler, type SchedulerLimits } from "../../engine/scheduler.ts";
 import { LiveRequest, type Sequence } from "../../engine/sequence.ts";
 import { greedy } from "./_fake_model.ts";
@@ -18,6 +19,7 @@ class Bench {
       this.pool,
       { ...LIMITS, ...limits },
       (sequence) => edits[this.#names.get(sequence)!] ?? 0,
+      new PrefixCache(this.pool, { pageSize: 4, fingerprint: null }),
     );
   }
 

@@ -95,6 +95,22 @@ Deno.test("Engine samples by seed alone, whatever else is in the batch", async (
   assertEquals(second[0].tokenIds, alone[1]!.tokenIds);
 });
 
+Deno.test("Engine forks a prompt to what each sequence gives alone, bit for bit", async () => {
+  for (const kvCacheDtype of ["float32", "fp8", "int4"] as const) {
+    for (const enablePrefixCaching of [true, false]) {
+      await using engine = await start({ kvCacheDtype, enablePrefixCaching });
+      // 37 tokens: two pages are shared, the third is each sequence's own.
+      const prompt = Array.from({ length: 37 }, (_, i) => (PROMPT[i % PROMPT.length]! + 3 * i) % 300);
+      const sampling = { ...SAMPLING, temperature: 1, seed: 9n, logprobs: 4 };
+      const forked = await complete(engine, prompt, { ...sampling, n: 4 });
+      for (const { index, ...output } of forked) {
+        const alone = await complete(engine, prompt, { ...sampling, seed: 9n + BigInt(index) });
+        assertEquals({ ...output, index: 0 }, alone[0]);
+      }
+    }
+  }
+});
+
 Deno.test("Engine gives log-probabilities that follow bias and bans", async () => {
   await using engine = await start();
   const [best = 0] = EXPECTED;
