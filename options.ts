@@ -119,6 +119,13 @@ export const OPTIONS = {
     "Tokens of one step (the token budget)",
   ),
   maxQueuedRequests: integer("max-queued-requests", "N", 1024, 1, 1 << 20, "Requests that may wait; more get a 429"),
+  deadlineMs: optionalInteger(
+    "deadline-ms",
+    "MS",
+    "never",
+    2 ** 31 - 1,
+    "Milliseconds after which a request that names no deadline_ms is ended, waiting or running",
+  ),
   pageSize: spec("page-size", "16|32|64", 16, "16", "Tokens of a KV page", (value) => {
     if (!/^(16|32|64)$/.test(value)) throw new RangeError("expected 16, 32 or 64");
     return Number(value);

@@ -110,6 +110,7 @@ function listen({ model, engine, settings, log, drainMs }: Listening): Server {
     createdAt: Math.floor(Date.now() / 1000),
     // The engine's queue is the bound: the routes' own must not come before it.
     maxConcurrentRequests: settings.maxQueuedRequests + engine.info.maxNumSeqs,
+    deadlineMs: settings.deadlineMs,
     isDraining: () => isDraining,
   });
   const http = listening(

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { FinishReason } from "./types.ts";
+import type { EndReason } from "./types.ts";
 
 const NAMES = [
   "numRequestsRunning",
@@ -19,6 +19,7 @@ const NAMES = [
   "finishedLength",
   "finishedAbort",
   "finishedError",
+  "finishedDeadline",
   "lastStepTimeMs",
 ] as const;
 
@@ -26,10 +27,11 @@ export type CounterName = typeof NAMES[number];
 
 const INDEX = Object.fromEntries(NAMES.map((name, index) => [name, index])) as Record<CounterName, number>;
 
-const FINISHED: Record<FinishReason | "error", CounterName> = {
+const FINISHED: Record<EndReason, CounterName> = {
   stop: "finishedStop",
   length: "finishedLength",
   abort: "finishedAbort",
+  deadline: "finishedDeadline",
   error: "finishedError",
 };
 
@@ -56,15 +58,16 @@ export class Counters {
     if (value !== 0) Atomics.add(this.#cells, INDEX[name], BigInt(value));
   }
 
-  countFinished(reason: FinishReason | "error"): void {
+  countFinished(reason: EndReason): void {
     this.add(FINISHED[reason], 1);
   }
 
-  finishedTotal(): Record<FinishReason | "error", number> {
+  finishedTotal(): Record<EndReason, number> {
     return {
       stop: this.get("finishedStop"),
       length: this.get("finishedLength"),
       abort: this.get("finishedAbort"),
+      deadline: this.get("finishedDeadline"),
       error: this.get("finishedError"),
     };
   }

@@ -6,6 +6,7 @@
  */
 
 import { checkRequest, type RequestLimits } from "./admission.ts";
+import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
 import { EngineError, OverloadedError } from "./errors.ts";
 import type { MailboxSender } from "./mailbox.ts";
@@ -82,10 +83,11 @@ export class EngineClient implements Engine {
     if (numRequestsWaiting >= maxQueuedRequests) {
       throw new OverloadedError(`Too many requests wait: ${numRequestsWaiting}, the limit is ${maxQueuedRequests}`);
     }
-    const { id, promptTokenIds, sampling, priority = 0, cacheSalt = "" } = request;
+    const { id, promptTokenIds, sampling, priority = 0, cacheSalt = "", deadlineMs: timeMs = null } = request;
+    const deadlineMs = timeMs === null ? null : nowMs() + timeMs;
     const key = this.#nextKey++;
     const prompt = Int32Array.from(promptTokenIds);
-    mailbox.post({ type: "submit", key, id, prompt, sampling, priority, cacheSalt });
+    mailbox.post({ type: "submit", key, id, prompt, sampling, priority, cacheSalt, deadlineMs });
     this.#ids.add(id);
     this.#live.set(key, { id, sink });
     let isAborted = false;

@@ -68,6 +68,8 @@ export type EngineMessage =
     readonly sampling: SamplingParams;
     readonly priority: number;
     readonly cacheSalt: string;
+    /** By `nowMs()`; null or left out: none. */
+    readonly deadlineMs?: number | null;
   }
   | { readonly type: "abort"; readonly key: number }
   | { readonly type: "close" };

@@ -19,7 +19,9 @@
 import { tokenFlag } from "../models/token_table.ts";
 import type { TokenTable } from "../models/types.ts";
 import { BatchWriter, samples } from "./batch_writer.ts";
+import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
+import { Deadlines } from "./deadlines.ts";
 import { EngineError } from "./errors.ts";
 import { LogitEdits, maxLogitEdits, stopIds } from "./logit_edits.ts";
 import type { EngineMessage, Outcome } from "./messages.ts";
@@ -29,7 +31,7 @@ import { PrefixCache } from "./prefix_cache.ts";
 import { Scheduler } from "./scheduler.ts";
 import { LiveRequest, type Sequence } from "./sequence.ts";
 import { SequenceOutput } from "./sequence_output.ts";
-import type { FinishReason, TokenLogprob } from "./types.ts";
+import { DEADLINE_STOP_REASON, type Delta, type EndReason, type TokenLogprob } from "./types.ts";
 
 export interface StepLoopOptions {
   readonly pageSize: number;
@@ -44,6 +46,8 @@ export interface StepLoopOptions {
   readonly looksAhead: boolean;
   /** Told of faults that cost no request. */
   readonly warn: (message: string) => void;
+  /** The clock of deadlines; `nowMs()` if left out. */
+  readonly now?: () => number;
 }
 
 /** A request as it comes from the HTTP thread. */
@@ -67,6 +71,8 @@ export class StepLoop {
   /** Of the buffer that the next step is written to. */
   #turn: 0 | 1 = 0;
   readonly #live = new Map<number, LiveRequest>();
+  readonly #deadlines = new Deadlines<LiveRequest>();
+  readonly #now: () => number;
   /** Requests with deltas not yet taken. */
   readonly #touched = new Set<LiveRequest>();
   #outcomes: Outcome[] = [];
@@ -81,6 +87,7 @@ export class StepLoop {
     }
     this.#runner = runner;
     this.#options = options;
+    this.#now = options.now ?? nowMs;
     const { pageSize, kvFingerprint: fingerprint } = options;
     this.#pool = new PagePool(options.numPages, pageSize);
     this.#cache = new PrefixCache(this.#pool, { pageSize, fingerprint });
@@ -105,9 +112,10 @@ export class StepLoop {
   }
 
   /** Takes a request that `checkRequest()` has let pass. */
-  submit({ key, id, prompt, sampling, priority, cacheSalt }: Submitted): void {
+  submit({ key, id, prompt, sampling, priority, cacheSalt, deadlineMs }: Submitted): void {
     const request = new LiveRequest(key, id, prompt, sampling, priority, cacheSalt);
     this.#live.set(request.key, request);
+    this.#deadlines.set(request, deadlineMs ?? null);
     for (const sequence of request.sequences) this.#scheduler.add(sequence);
   }
 
@@ -115,22 +123,20 @@ export class StepLoop {
   abort(key: number): void {
     const request = this.#live.get(key);
     if (request === undefined) return;
+    this.#cut(request, "abort", { finishReason: "abort", stopReason: null });
+    this.#updateGauges();
+  }
+
+  /** Ends what has not ended of a request, with the text held back so far. */
+  #cut(request: LiveRequest, reason: EndReason, last: Pick<Delta, "finishReason" | "stopReason">): void {
     const logprobs = request.sampling.logprobs === null ? null : [];
     for (const sequence of request.sequences) {
       if (sequence.state === "finished") continue;
       const text = sequence.text?.flush() ?? "";
       this.#touched.add(request);
-      request.deltas.push({
-        index: sequence.index,
-        text,
-        tokenIds: [],
-        logprobs,
-        finishReason: "abort",
-        stopReason: null,
-      });
-      this.#finish(sequence, "abort");
+      request.deltas.push({ index: sequence.index, text, tokenIds: [], logprobs, ...last });
+      this.#finish(sequence, reason);
     }
-    this.#updateGauges();
   }
 
   /** Ends every request with an error: the engine cannot go on. */
@@ -141,11 +147,14 @@ export class StepLoop {
 
   /**
    * Schedules and submits one step, if there is anything to run, and takes over the oldest one's results. With look-ahead
-   * a step stays under way, unless no request is left.
+   * a step stays under way, unless no request is left. Requests past their deadline are ended before.
    *
    * @throws The runner's error; then nothing can be run any more, and `fail()` is due.
    */
   step(): void {
+    for (const request of this.#deadlines.takeOverdue(this.#now())) {
+      this.#cut(request, "deadline", { finishReason: "length", stopReason: DEADLINE_STOP_REASON });
+    }
     if (this.#flights.length > 0 && !this.#mayLookAhead()) {
       this.#finishFlight();
     } else {
@@ -281,7 +290,7 @@ export class StepLoop {
   }
 
   /** Ends a sequence, and its request with the last one. */
-  #finish(sequence: Sequence, reason: FinishReason): void {
+  #finish(sequence: Sequence, reason: EndReason): void {
     const { request } = sequence;
     this.#scheduler.finish(sequence);
     if (--request.numUnfinished > 0) return;
@@ -306,6 +315,7 @@ export class StepLoop {
     this.#outcomes.push({ key: request.key, deltas: request.deltas, ...last });
     this.#touched.delete(request);
     this.#live.delete(request.key);
+    this.#deadlines.delete(request);
   }
 
   #updateGauges(): void {

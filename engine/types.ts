@@ -70,8 +70,14 @@ export interface SamplingParams {
   readonly skipSpecialTokens: boolean;
 }
 
-/** Why a sequence ended: a stop string or token, its longest length, or `abort()`. */
+/** Why a sequence ended: a stop string or token, its longest length or its request's deadline, or `abort()`. */
 export type FinishReason = "stop" | "length" | "abort";
+
+/** How a request ended, as it is counted. */
+export type EndReason = FinishReason | "deadline" | "error";
+
+/** The stop reason of a sequence of finish reason "length" that its request's deadline has ended. */
+export const DEADLINE_STOP_REASON = "deadline";
 
 /** One token's log-probabilities; tokens are ids, texts come from the tokenizer. */
 export interface TokenLogprob {
@@ -95,7 +101,10 @@ export interface Delta {
   readonly logprobs: readonly TokenLogprob[] | null;
   /** Set in a sequence's last delta only. */
   readonly finishReason: FinishReason | null;
-  /** The stop string or stop token id that ended it; null for end-of-sequence, length and abort. */
+  /**
+   * The stop string or stop token id that ended it; with finish reason "length", {@linkcode DEADLINE_STOP_REASON} where
+   * that was the request's deadline; else null.
+   */
   readonly stopReason: string | number | null;
 }
 
@@ -134,6 +143,11 @@ export interface GenerationRequest {
   readonly priority?: number;
   /** Requests of different salts share no cached prefix; "" if left out. */
   readonly cacheSalt?: string;
+  /**
+   * Milliseconds from its submission after which it is ended wherever it is, with what it has so far; null or left out:
+   * never.
+   */
+  readonly deadlineMs?: number | null;
 }
 
 /** Fixed facts, known once the engine is ready. */
@@ -199,7 +213,7 @@ export interface EngineStats {
   /** Steps run so far. */
   readonly stepsTotal: number;
   /** Requests that have ended, by how. */
-  readonly requestsFinishedTotal: Readonly<Record<FinishReason | "error", number>>;
+  readonly requestsFinishedTotal: Readonly<Record<EndReason, number>>;
   /** Milliseconds since the last step ended; null before the first. */
   readonly lastStepAgeMs: number | null;
   /** False once the engine has failed or closed. */

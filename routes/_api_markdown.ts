@@ -24,7 +24,7 @@ OpenAI's wire format. This page is made from the schemas that check the requests
 - \`null\` is the same as absent. Fields that nobody knows are ignored. Fields that OpenAI or vLLM know and Octavo does not serve
   yet are refused with a 400 that names them. Of \`user\` no use is made.
 - Errors are \`{"error": {"message", "type", "param", "code"}}\`: 400 (\`context_length_exceeded\`, \`unsupported_parameter\`), 401
-  (\`invalid_api_key\`), 404 (\`model_not_found\`), 405, 413, 415, 429 with \`Retry-After\`, 500, 503 with \`Retry-After\`. Where trying
+  (\`invalid_api_key\`), 404 (\`model_not_found\`), 405, 408 (\`deadline_exceeded\`), 413, 415, 429 with \`Retry-After\`, 500, 503 with \`Retry-After\`. Where trying
   again is pointless, \`x-should-retry: false\` says so.
 - \`x-request-id\` is echoed, or made.
 - With a key set, every route but \`/health\` and \`/health/live\` asks for \`Authorization: Bearer KEY\`.
@@ -33,7 +33,7 @@ OpenAI's wire format. This page is made from the schemas that check the requests
   envelope, the last one. A reader that leaves more than 1 MiB unread is cut off.
 - Prompt and output must fit the model's context: longer ones are refused, never cut. A completion request may have at most
   ${MAX_CHOICES} choices.
-- Log-probabilities of -infinity are sent as -9999. \`stop_reason\` is the stop text or token id that ended a choice, else null.`;
+- Log-probabilities of -infinity are sent as -9999. \`stop_reason\` is the stop text or token id that ended a choice, \`"deadline"\` where finish_reason \`"length"\` means the request's deadline, else null.`;
 
 function endpointSection({ method, path, summary, body, refused, isOpen }: EndpointInfo): string {
   const lines = [`## ${method.toUpperCase()} ${path}`, "", summary + (isOpen ? " Never asks for a key." : "")];

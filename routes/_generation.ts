@@ -5,9 +5,10 @@
  * @module
  */
 
-import type { Delta, GenerationRequest, Usage } from "../engine/types.ts";
+import { DEADLINE_STOP_REASON, type Delta, type GenerationRequest, type Usage } from "../engine/types.ts";
 import { EngineError } from "../engine/errors.ts";
 import type { Server } from "./_server.ts";
+import { deadlineExceeded } from "./errors.ts";
 
 /** Receives a generation's output. Exactly one of `end` and `error` is called, last, and neither after `abort()`. */
 export interface GenerationOutput {
@@ -26,6 +27,8 @@ export class Generation {
   readonly #aborts: (() => void)[] = [];
   #output: GenerationOutput | null = null;
   #numOpen = 0;
+  /** Tokens of all prompts. */
+  #numTokens = 0;
   #usage: Usage = { promptTokens: 0, completionTokens: 0, cachedTokens: 0 };
 
   /** @param startedMs When the HTTP request arrived, by `performance.now()`. */
@@ -65,10 +68,12 @@ export class Generation {
   }
 
   #submit(request: GenerationRequest, promptIndex: number): () => void {
+    const { deadlineMs = null } = request;
     const lastMs = new Float64Array(request.sampling.n);
     let isOpen = true;
-    let isFirst = true;
-    const abort = this.#server.engine.submit(request, {
+    // The engine counts from now on.
+    const leftMs = deadlineMs === null ? null : Math.max(0, deadlineMs - (performance.now() - this.#startedMs));
+    const abort = this.#server.engine.submit({ ...request, deadlineMs: leftMs }, {
       deltas: (deltas) => {
         const output = this.#output;
         if (output === null) return;
@@ -77,8 +82,11 @@ export class Generation {
           isOpen = false;
           return this.fail(new EngineError("The engine aborted the request"));
         }
-        this.#measure(deltas, lastMs, isFirst);
-        isFirst = false;
+        if (deadlineMs !== null && this.#numTokens === 0 && deltas.every(isOverdue)) {
+          isOpen = false;
+          return this.fail(deadlineExceeded(deadlineMs));
+        }
+        this.#measure(deltas, lastMs);
         output.deltas(promptIndex, deltas);
       },
       end: (usage) => {
@@ -96,12 +104,16 @@ export class Generation {
     };
   }
 
-  #measure(deltas: readonly Delta[], lastMs: Float64Array, isFirst: boolean): void {
+  /** @param lastMs When each sequence of the prompt had its last token; 0 before its first. */
+  #measure(deltas: readonly Delta[], lastMs: Float64Array): void {
     const nowMs = performance.now();
-    if (isFirst) this.#server.metrics.observeFirstToken((nowMs - this.#startedMs) / 1000);
+    let isFirst = lastMs.every((ms) => ms === 0);
     for (const { index, tokenIds } of deltas) {
       if (tokenIds.length === 0) continue;
-      if (lastMs[index]! > 0) this.#server.metrics.observeInterToken((nowMs - lastMs[index]!) / 1000);
+      this.#numTokens += tokenIds.length;
+      if (isFirst) this.#server.metrics.observeFirstToken((nowMs - this.#startedMs) / 1000);
+      else if (lastMs[index]! > 0) this.#server.metrics.observeInterToken((nowMs - lastMs[index]!) / 1000);
+      isFirst = false;
       lastMs[index] = nowMs;
     }
   }
@@ -119,4 +131,9 @@ export class Generation {
     this.#output = null;
     output.end(this.#usage);
   }
+}
+
+/** Whether a sequence's deadline has ended it. */
+function isOverdue({ finishReason, stopReason }: Delta): boolean {
+  return finishReason === "length" && stopReason === DEADLINE_STOP_REASON;
 }

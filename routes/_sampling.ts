@@ -11,11 +11,16 @@ import type { Server } from "./_server.ts";
 import type { ChatCompletionBody } from "./schemas/chat_completion.ts";
 import type { CompletionBody } from "./schemas/completion.ts";
 
-/** How a request is queued and which cached prefixes it may use. */
+/** How a request is queued, how long it may take and which cached prefixes it may use. */
 export function requestOrder(
+  server: Server,
   body: ChatCompletionBody | CompletionBody,
-): Pick<GenerationRequest, "priority" | "cacheSalt"> {
-  return { priority: body.priority ?? 0, cacheSalt: body.cache_salt ?? "" };
+): Pick<GenerationRequest, "priority" | "cacheSalt" | "deadlineMs"> {
+  return {
+    priority: body.priority ?? 0,
+    cacheSalt: body.cache_salt ?? "",
+    deadlineMs: body.deadline_ms ?? server.deadlineMs,
+  };
 }
 
 /** What differs between chat and plain completions. */

@@ -40,6 +40,7 @@ export function createServer(context: ServerContext): Server {
     maxBufferedBytes: context.maxBufferedBytes ?? 1024 * 1024,
     keepAliveMs: context.keepAliveMs ?? 15_000,
     stallMs: context.stallMs ?? 120_000,
+    deadlineMs: context.deadlineMs ?? null,
     isDraining: context.isDraining ?? (() => false),
     asksForKey: context.apiKey !== undefined,
     metrics: new Metrics(context.engine, context.modelNames[0]),

@@ -49,7 +49,7 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
   });
   const head = responseHead(server, { prefix: "chatcmpl-", requestId: body.request_id, model });
   return {
-    requests: [{ id: crypto.randomUUID(), promptTokenIds, sampling, ...requestOrder(body) }],
+    requests: [{ id: crypto.randomUUID(), promptTokenIds, sampling, ...requestOrder(server, body) }],
     format: new ChatFormat(server.tokenTexts, head, body, promptTokenIds),
     isStream: body.stream === true,
   };

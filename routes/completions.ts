@@ -40,7 +40,7 @@ async function planCompletion(server: Server, body: CompletionBody): Promise<Pla
   });
   const requests = prompts.map((promptTokenIds) => ({
     id: crypto.randomUUID(),
-    ...requestOrder(body),
+    ...requestOrder(server, body),
     promptTokenIds,
     sampling: promptSampling(server, body, promptTokenIds.length),
   }));
@@ -196,5 +196,7 @@ function bestChoices(choices: readonly Choice[], n: number): readonly Choice[] {
 }
 
 function meanLogprob({ logprobs }: Choice): number {
-  return logprobs.reduce((sum, { logprob }) => sum + logprob, 0) / Math.max(1, logprobs.length);
+  // One that a deadline has ended before its first token is the worst.
+  if (logprobs.length === 0) return -Infinity;
+  return logprobs.reduce((sum, { logprob }) => sum + logprob, 0) / logprobs.length;
 }

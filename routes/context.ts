@@ -33,6 +33,8 @@ export interface ServerContext {
   readonly keepAliveMs?: number | undefined;
   /** Not ready when requests run and no step has ended for this long, in milliseconds. Default 120 s. */
   readonly stallMs?: number | undefined;
+  /** Milliseconds from its arrival after which a request is ended that names no `deadline_ms`. Default null: never. */
+  readonly deadlineMs?: number | null | undefined;
   /** True once the server finishes its requests and takes no more: not ready, but alive. */
   readonly isDraining?: (() => boolean) | undefined;
 }

@@ -38,6 +38,15 @@ export function badRequest(message: string, options: ApiErrorOptions = {}): ApiE
   return new ApiError(STATUS_CODE.BadRequest, message, options);
 }
 
+/** A 408: the request's deadline has passed before its first token. Trying again would miss it as well. */
+export function deadlineExceeded(deadlineMs: number): ApiError {
+  return new ApiError(
+    STATUS_CODE.RequestTimeout,
+    `The request's deadline of ${deadlineMs} ms passed before its first token`,
+    { param: "deadline_ms", code: "deadline_exceeded" },
+  );
+}
+
 /** The API's view of anything thrown; unknown errors become a 500 that tells nothing about the inside. */
 export function toApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;

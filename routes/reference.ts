@@ -27,7 +27,7 @@ export interface EndpointInfo {
 }
 
 const JSON_TYPE = "application/json";
-const GENERATION_ERRORS = [400, 401, 404, 413, 415, 429, 500, 503];
+const GENERATION_ERRORS = [400, 401, 404, 408, 413, 415, 429, 500, 503];
 
 /** All endpoints. */
 export const ENDPOINTS: readonly EndpointInfo[] = [

@@ -31,6 +31,7 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     maxNumSeqs: ["7", 7],
     maxNumBatchedTokens: ["100", 100],
     maxQueuedRequests: ["5", 5],
+    deadlineMs: ["30000", 30000],
     pageSize: ["64", 64],
     enablePrefixCaching: ["false", false],
     threads: ["3", 3],

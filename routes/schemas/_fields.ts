@@ -87,6 +87,12 @@ export const GENERATION_FIELDS = {
     z.int().min(-(2 ** 31)).max(MAX_INT32),
     "Requests of a lower priority number go first. Default 0.",
   ),
+  deadline_ms: field(
+    integer(1),
+    "Milliseconds from the request's arrival after which it is ended, waiting or running: with what it has so far, " +
+      'finish_reason "length" and stop_reason "deadline"; without a single token, with the error 408 ' +
+      "`deadline_exceeded`. Default: the server's `--deadline-ms`, else never.",
+  ),
   cache_salt: field(
     z.string().min(1).max(1024),
     "Share cached prefixes only with requests of the same salt. Default: with all requests that give none.",

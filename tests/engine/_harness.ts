@@ -46,6 +46,8 @@ export class Harness {
   readonly loop: StepLoop;
   readonly transcripts = new Map<number, Transcript>();
   readonly warnings: string[] = [];
+  /** The loop's clock. */
+  nowMs = 0;
 
   constructor(
     readonly config: FakeRunnerConfig,
@@ -62,17 +64,30 @@ export class Harness {
       kvFingerprint: caches ? "fake" : null,
       looksAhead,
       warn: (message) => this.warnings.push(message),
+      now: () => this.nowMs,
     });
   }
 
   submit(
     prompt: readonly number[],
     sampling: SamplingParams = greedy(),
-    { priority = 0, cacheSalt = "" }: { priority?: number; cacheSalt?: string } = {},
+    { priority = 0, cacheSalt = "", deadlineMs = null }: {
+      priority?: number;
+      cacheSalt?: string;
+      deadlineMs?: number | null;
+    } = {},
   ): number {
     const key = this.transcripts.size;
     this.transcripts.set(key, new Transcript(prompt, sampling));
-    this.loop.submit({ key, id: `request-${key}`, prompt: Int32Array.from(prompt), sampling, priority, cacheSalt });
+    this.loop.submit({
+      key,
+      id: `request-${key}`,
+      prompt: Int32Array.from(prompt),
+      sampling,
+      priority,
+      cacheSalt,
+      deadlineMs,
+    });
     return key;
   }
 

@@ -198,3 +198,15 @@ Deno.test("EngineClient.close() ends live requests with an error; closing twice 
   assertEquals(sink.events, ["EngineError: The engine was closed"]);
   assertEquals(engine.stats().alive, false);
 });
+
+Deno.test("EngineClient ends a request that is overdue when the engine takes it", async () => {
+  const { engine } = startFakeEngine();
+  await using _engine = engine;
+  const ends = [0, 1e9].map(async (deadlineMs, i) => {
+    const recorder = new Recorder();
+    const sampling = greedy({ maxTokens: 3, ignoreEos: true });
+    engine.submit({ id: `${i}`, promptTokenIds: [5], sampling, deadlineMs }, recorder);
+    return [await recorder.lastEvent(), recorder.received.at(-1)!.stopReason];
+  });
+  assertEquals(await Promise.all(ends), [["end 0", "deadline"], ["end 3", null]]);
+});

@@ -25,7 +25,7 @@ Deno.test("generate() aborts the request when the consumer leaves", async () => 
   for (let i = 0; i < 2000 && engine.stats().requestsFinishedTotal.abort === 0; i++) {
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
-  assertEquals(engine.stats().requestsFinishedTotal, { stop: 0, length: 0, abort: 1, error: 0 });
+  assertEquals(engine.stats().requestsFinishedTotal, { stop: 0, length: 0, abort: 1, deadline: 0, error: 0 });
   await engine.close();
 });
 

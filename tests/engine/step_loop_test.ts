@@ -182,7 +182,7 @@ Deno.test("StepLoop.abort() does nothing when the request has ended", () => {
   harness.abort(live);
   harness.abort(live);
   harness.finish();
-  assertEquals(harness.counters.finishedTotal(), { stop: 0, length: 1, abort: 1, error: 0 });
+  assertEquals(harness.counters.finishedTotal(), { stop: 0, length: 1, abort: 1, deadline: 0, error: 0 });
 });
 
 // After vllm#27194: one request's fault costs that request.

@@ -83,7 +83,7 @@ export class FakeEngine implements Engine {
     prefixCacheQueriesTotal: 0,
     prefixCacheHitsTotal: 0,
     stepsTotal: 0,
-    requestsFinishedTotal: { stop: 0, length: 0, abort: 0, error: 0 },
+    requestsFinishedTotal: { stop: 0, length: 0, abort: 0, deadline: 0, error: 0 },
     lastStepAgeMs: null,
     alive: true,
   };

@@ -30,7 +30,7 @@ Deno.test("/metrics has the engine's figures under Octavo's and vLLM's names", a
     prefixCacheQueriesTotal: 90,
     prefixCacheHitsTotal: 64,
     stepsTotal: 40,
-    requestsFinishedTotal: { stop: 4, length: 3, abort: 2, error: 1 },
+    requestsFinishedTotal: { stop: 4, length: 3, abort: 2, deadline: 5, error: 1 },
     lastStepAgeMs: 1,
     alive: true,
   };
