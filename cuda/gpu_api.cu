@@ -153,7 +153,7 @@ extern "C" double octavo_kv_layer_page_bytes(const octavo_kv_shape* shape) {
   octavo::guard([&] {
     check_not_null("shape", shape);
     octavo::check_kv_shape(*shape);
-    bytes = static_cast<double>(octavo::kv_geometry(*shape).page_bytes);
+    bytes = static_cast<double>(octavo::kv_layer_page_bytes(*shape));
   });
   return bytes;
 }

@@ -120,7 +120,7 @@ export const KV_SHAPE = new Struct("octavo_kv_shape", {
   num_pages: "i32",
   num_kv_heads: "i32",
   head_dim: "i32",
-  reserved: "i32",
+  page_stride: "i32",
 });
 
 export const ATTENTION_CONFIG = new Struct("octavo_attention_config", {

@@ -38,6 +38,7 @@ const SHARED = [
   "model/model_api.cpp",
   "model/model_base.cpp",
   "model/model_config.cpp",
+  "model/page_layout.cpp",
   "model/roles.cpp",
   "model/step_check.cpp",
   "model/step_layout.cpp",

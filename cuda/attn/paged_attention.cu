@@ -2,6 +2,7 @@
 
 #include "attn/paged_attention.h"
 #include "kv/format.h"
+#include "kv/shape.h"
 
 namespace octavo {
 
@@ -108,8 +109,8 @@ KvGeometry kv_geometry(const octavo_kv_shape& shape) {
   geometry.granule_bytes = geometry.value_scales_at + kGranuleTokens * format.value.scales_bytes(shape.head_dim);
   geometry.page_shift = shape.page_size == 16 ? 4 : shape.page_size == 32 ? 5 : 6;
   geometry.num_kv_heads = shape.num_kv_heads;
-  geometry.page_bytes =
-      static_cast<int64_t>(shape.num_kv_heads) * (shape.page_size / kGranuleTokens) * geometry.granule_bytes;
+  // From one page to the next.
+  geometry.page_bytes = shape.page_stride == 0 ? kv_layer_page_bytes(shape) : shape.page_stride;
   return geometry;
 }
 

@@ -401,7 +401,7 @@ OCTAVO_API void octavo_engine_close(octavo_engine *engine);
 OCTAVO_API int32_t octavo_stream_set(octavo_stream *stream);
 
 /*
- * KV pages of one layer, granule layout:
+ * KV pages of one layer, granule layout, page_stride bytes from a page to the next:
  *   [page][kv_head][page_size/16 granules][K|V][column block][16 tokens][block bytes]
  * A row (one token's codes of K or V of one head) has row_bytes = head_dim * element size, rounded up to 16. It is cut into
  * column blocks of 128 bytes; the last one has what is left (all of it if row_bytes < 128). Inside a block of 128 bytes
@@ -417,7 +417,7 @@ typedef struct octavo_kv_shape {
   int32_t num_pages;
   int32_t num_kv_heads;
   int32_t head_dim; /* a multiple of 8, 8 .. 256 */
-  int32_t reserved; /* 0 */
+  int32_t page_stride; /* a multiple of 16, a page's bytes at least; 0: a page's bytes */
 } octavo_kv_shape;
 
 typedef struct octavo_attention_config {

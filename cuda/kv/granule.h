@@ -44,6 +44,7 @@ struct GranuleLayout {
   int64_t granules;    // of one page and kv head
   int64_t head_bytes;  // of one kv head of a page
   int64_t page_bytes;  // of one layer's page
+  int64_t page_stride;
 
   OCTAVO_INLINE explicit GranuleLayout(const octavo_kv_shape& shape) {
     const KvFormat format = kv_format(shape.kv_dtype);
@@ -57,11 +58,12 @@ struct GranuleLayout {
     granules = shape.page_size / kGranuleTokens;
     head_bytes = granules * granule_bytes;
     page_bytes = shape.num_kv_heads * head_bytes;
+    page_stride = shape.page_stride == 0 ? page_bytes : shape.page_stride;
   }
 
   // Offset of the granule that holds the token at offset_in_page.
   OCTAVO_INLINE int64_t granule_offset(int64_t page, int64_t kv_head, int64_t offset_in_page) const {
-    return page * page_bytes + kv_head * head_bytes + offset_in_page / kGranuleTokens * granule_bytes;
+    return page * page_stride + kv_head * head_bytes + offset_in_page / kGranuleTokens * granule_bytes;
   }
 
  private:

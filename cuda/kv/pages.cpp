@@ -70,8 +70,6 @@ void store_scale(const KvRowFormat& format, float scale, uint8_t* to) {
 
 }  // namespace
 
-int64_t kv_layer_page_bytes(const octavo_kv_shape& shape) { return GranuleLayout(shape).page_bytes; }
-
 void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int64_t k_stride, const float* v,
                int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
                ThreadPool& threads) {

@@ -9,9 +9,6 @@
 
 namespace octavo {
 
-// Bytes of one page of one layer. shape must be valid.
-int64_t kv_layer_page_bytes(const octavo_kv_shape& shape);
-
 // Writes K and V (f32, [num_tokens][num_kv_heads][head_dim]; rows k_stride and v_stride floats apart) of tokens into
 // their slots; slot -1 skips a token. scales: [2][num_kv_heads] or nullptr = 1; not used by formats with scales of their
 // own. Slots must be valid and distinct.

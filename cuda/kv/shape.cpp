@@ -43,12 +43,18 @@ void check_kv_shape(const octavo_kv_shape& shape) {
     fail(OCTAVO_UNSUPPORTED, "kv_dtype %d needs a head_dim that is a multiple of %d, found %d", shape.kv_dtype,
          kGroupDims, shape.head_dim);
   }
-  if (shape.reserved != 0) fail(OCTAVO_INVALID_ARGUMENT, "reserved must be 0, found %d", shape.reserved);
+  const GranuleLayout layout(shape);
+  if (shape.page_stride % kChunkBytes != 0 || layout.page_stride < layout.page_bytes) {
+    fail(OCTAVO_INVALID_ARGUMENT, "page_stride must be a multiple of %d and at least a page's %lld bytes, found %d",
+         kChunkBytes, static_cast<long long>(layout.page_bytes), shape.page_stride);
+  }
   // At most 2^16 heads x 2^17 bytes a page and 2^31 pages: the product needs a check.
-  if (GranuleLayout(shape).page_bytes > std::numeric_limits<int64_t>::max() / shape.num_pages) {
+  if (layout.page_stride > std::numeric_limits<int64_t>::max() / shape.num_pages) {
     fail(OCTAVO_INVALID_ARGUMENT, "num_pages %d of %lld bytes exceed the address space", shape.num_pages,
-         static_cast<long long>(GranuleLayout(shape).page_bytes));
+         static_cast<long long>(layout.page_stride));
   }
 }
+
+int64_t kv_layer_page_bytes(const octavo_kv_shape& shape) { return GranuleLayout(shape).page_bytes; }
 
 }  // namespace octavo

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "attn/paged_attention.h"
 #include "kv/format.h"
-#include "model/checked_size.h"
 #include "model/kv_cache_config.h"
 
 namespace octavo {
@@ -26,17 +24,11 @@ GpuMemory allocate_pages(uint64_t size_bytes, int32_t num_pages) {
 
 DeviceKvCache::DeviceKvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
                              const octavo_engine_config& config, const float* scales)
-    : num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
+    : layout_(model, layers, config),
+      num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
       calculates_scales_(config.calculate_kv_scales != 0) {
   check_kv_scales(model, config, scales);
-  uint64_t size_bytes = 0;
-  for (const octavo_layer_config& layer : layers) {
-    layers_.push_back({make_kv_shape(model, layer, config), static_cast<int64_t>(size_bytes)});
-    const uint64_t page_bytes = static_cast<uint64_t>(kv_geometry(layers_.back().shape).page_bytes);
-    size_bytes = checked_sum("the KV cache", size_bytes,
-                             checked_product("the KV cache", {page_bytes, static_cast<uint64_t>(config.num_pages)}));
-  }
-  pages_ = allocate_pages(size_bytes, config.num_pages);
+  pages_ = allocate_pages(layout_.size_bytes(), config.num_pages);
   if (scales == nullptr && !calculates_scales_) return;
   const std::vector<float> ones(num_scales_, 1.0f);
   scales_ = GpuMemory(num_scales_ * sizeof(float));

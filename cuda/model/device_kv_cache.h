@@ -1,11 +1,11 @@
-// The KV pages of all layers in a GPU's memory: [layer][page], each layer in the granule layout of its kv_dtype; and their
-// scales.
+// The KV pages of all layers in a GPU's memory, and their scales.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "arch/gpu_memory.h"
+#include "model/page_layout.h"
 #include "octavo.h"
 
 namespace octavo {
@@ -17,9 +17,9 @@ class DeviceKvCache {
   DeviceKvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
                 const octavo_engine_config& config, const float* scales);
 
-  const octavo_kv_shape& layer_shape(int32_t layer) const { return layers_[static_cast<size_t>(layer)].shape; }
+  const octavo_kv_shape& layer_shape(int32_t layer) const { return layout_.layer_shape(layer); }
   uint8_t* layer_pages(int32_t layer) const {
-    return pages_.as<uint8_t>() + layers_[static_cast<size_t>(layer)].offset_bytes;
+    return pages_.as<uint8_t>() + layout_.layer_offset(layer);
   }
   // Device [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
   float* layer_scales(int32_t layer) const;
@@ -35,12 +35,7 @@ class DeviceKvCache {
   void clear(GpuStream stream);
 
  private:
-  struct Layer {
-    octavo_kv_shape shape;
-    int64_t offset_bytes;
-  };
-
-  std::vector<Layer> layers_;
+  PageLayout layout_;
   GpuMemory pages_;
   GpuMemory scales_;  // f32[num_scales_]; empty = 1
   size_t num_scales_;

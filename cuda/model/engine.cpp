@@ -16,7 +16,7 @@ const octavo_engine_config& check_config(const Model& model, const octavo_engine
   check_engine_config(config);
   check_mask_words(config, model.config().vocab_size);
   // Memory is reserved without being committed, so a cache larger than the machine would fail only when it fills.
-  const double cache_bytes = static_cast<double>(KvCache::size_bytes(model.config(), model.layers(), config));
+  const double cache_bytes = static_cast<double>(PageLayout(model.config(), model.layers(), config).size_bytes());
   const double memory_bytes = available_memory().total_bytes;
   if (cache_bytes > memory_bytes) {
     fail(OCTAVO_OUT_OF_MEMORY, "a KV cache of %d pages needs %.0f bytes, but there are %.0f", config.num_pages,

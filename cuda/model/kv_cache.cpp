@@ -5,33 +5,17 @@
 #include <utility>
 
 #include "kv/format.h"
-#include "kv/pages.h"
-#include "model/checked_size.h"
 #include "model/kv_cache_config.h"
 
 namespace octavo {
 
-uint64_t KvCache::size_bytes(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
-                             const octavo_engine_config& config) {
-  uint64_t page_bytes = 0;
-  for (const octavo_layer_config& layer : layers) {
-    page_bytes = checked_sum("the KV cache", page_bytes,
-                             static_cast<uint64_t>(kv_layer_page_bytes(make_kv_shape(model, layer, config))));
-  }
-  return checked_product("the KV cache", {page_bytes, static_cast<uint64_t>(config.num_pages)});
-}
-
 KvCache::KvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
                  const octavo_engine_config& config, const float* scales)
-    : pages_(size_bytes(model, layers, config)),
+    : layout_(model, layers, config),
+      pages_(layout_.size_bytes()),
       num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
       calculates_scales_(config.calculate_kv_scales != 0) {
   check_kv_scales(model, config, scales);
-  int64_t offset_bytes = 0;
-  for (const octavo_layer_config& layer : layers) {
-    layers_.push_back({make_kv_shape(model, layer, config), offset_bytes});
-    offset_bytes += kv_layer_page_bytes(layers_.back().shape) * config.num_pages;
-  }
   if (calculates_scales_) scales_.assign(num_scales_, 1.0f);
   if (scales != nullptr) scales_.assign(scales, scales + num_scales_);
 }

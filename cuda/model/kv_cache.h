@@ -1,10 +1,11 @@
-// The KV pages of all layers: one block of memory, [layer][page], each layer in the granule layout of its kv_dtype.
+// The KV pages of all layers, in one block of memory, and their scales.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "arch/aligned_buffer.h"
+#include "model/page_layout.h"
 #include "octavo.h"
 
 namespace octavo {
@@ -16,9 +17,9 @@ class KvCache {
   KvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
           const octavo_engine_config& config, const float* scales);
 
-  int32_t page_size() const { return layers_[0].shape.page_size; }
-  const octavo_kv_shape& layer_shape(int32_t layer) const { return layers_[static_cast<size_t>(layer)].shape; }
-  uint8_t* layer_pages(int32_t layer) { return pages_.data() + layers_[static_cast<size_t>(layer)].offset_bytes; }
+  int32_t page_size() const { return layout_.layer_shape(0).page_size; }
+  const octavo_kv_shape& layer_shape(int32_t layer) const { return layout_.layer_shape(layer); }
+  uint8_t* layer_pages(int32_t layer) { return pages_.data() + layout_.layer_offset(layer); }
   // [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
   const float* layer_scales(int32_t layer) const;
 
@@ -31,17 +32,8 @@ class KvCache {
   // All scales, 1 where none are set: [num_layers][2][num_kv_heads].
   void copy_scales(float* scales) const;
 
-  // Bytes that the pages of such a cache take.
-  static uint64_t size_bytes(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
-                             const octavo_engine_config& config);
-
  private:
-  struct Layer {
-    octavo_kv_shape shape;
-    int64_t offset_bytes;
-  };
-
-  std::vector<Layer> layers_;
+  PageLayout layout_;
   AlignedBuffer pages_;
   std::vector<float> scales_;  // empty = 1
   size_t num_scales_;

@@ -3,8 +3,6 @@
 #include <cmath>
 
 #include "arch/error.h"
-#include "kv/shape.h"
-#include "model/layer_kv_shape.h"
 
 namespace octavo {
 namespace {
@@ -17,14 +15,6 @@ void check_calculated(const octavo_engine_config& config, const float* scales) {
 }
 
 }  // namespace
-
-octavo_kv_shape make_kv_shape(const octavo_model_config& model, const octavo_layer_config& layer,
-                              const octavo_engine_config& config) {
-  const octavo_kv_shape shape =
-      layer_kv_shape(model, layer, config.kv_dtype, config.page_size, config.num_pages);
-  check_kv_shape(shape);
-  return shape;
-}
 
 bool takes_calculated_scales(int32_t kv_dtype) {
   return kv_dtype == OCTAVO_KV_FP8_E4M3 || kv_dtype == OCTAVO_KV_FP8_E5M2;

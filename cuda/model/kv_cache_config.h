@@ -12,11 +12,6 @@ namespace octavo {
 constexpr float kKeyDivisor = 200;
 constexpr float kValueDivisor = 100;
 
-// Shape of one layer's pages, in the layer's own kv_dtype or else the engine's. Throws Error (OCTAVO_INVALID_ARGUMENT)
-// when it is out of range.
-octavo_kv_shape make_kv_shape(const octavo_model_config& model, const octavo_layer_config& layer,
-                              const octavo_engine_config& config);
-
 // Whether calculate_kv_scales sets the scales of a layer of this kv_dtype.
 bool takes_calculated_scales(int32_t kv_dtype);
 

@@ -52,7 +52,7 @@ test("the CUDA library has every function of octavo.h and checks its handles", (
 test("octavo_paged_attention() of the CUDA library checks what every build checks", () => {
   const library = Deno.dlopen(LIBRARY, SYMBOLS);
   try {
-    const shape = { kv_dtype: 3, page_size: 16, num_pages: 4, num_kv_heads: 2, head_dim: 64, reserved: 0 };
+    const shape = { kv_dtype: 3, page_size: 16, num_pages: 4, num_kv_heads: 2, head_dim: 64, page_stride: 0 };
     const config = {
       num_seqs: 1,
       num_tokens: 1,

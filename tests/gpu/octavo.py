@@ -19,7 +19,7 @@ _Q_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}
 
 class KvShape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in
-                ("kv_dtype", "page_size", "num_pages", "num_kv_heads", "head_dim", "reserved")]
+                ("kv_dtype", "page_size", "num_pages", "num_kv_heads", "head_dim", "page_stride")]
 
 
 class AttentionConfig(ctypes.Structure):

@@ -19,6 +19,8 @@ export interface KvShape {
   readonly numPages: number;
   readonly numKvHeads: number;
   readonly headDim: number;
+  /** Bytes from a page to the next; left out: a page's. */
+  readonly pageStride?: number;
 }
 
 /** The shape as the ABI's struct. */
@@ -29,7 +31,7 @@ export function encodeShape(shape: KvShape): Uint8Array<ArrayBuffer> {
     num_pages: shape.numPages,
     num_kv_heads: shape.numKvHeads,
     head_dim: shape.headDim,
-    reserved: 0,
+    page_stride: shape.pageStride ?? 0,
   });
 }
 
@@ -102,7 +104,7 @@ export interface RowPlace {
 /** Offset of the granule in the pages that holds a row. */
 function granuleAddress(shape: KvShape, { slot, head }: RowPlace): number {
   const granule = Math.floor(slot % shape.pageSize / 16);
-  return Math.floor(slot / shape.pageSize) * pageBytes(shape) +
+  return Math.floor(slot / shape.pageSize) * (shape.pageStride ?? pageBytes(shape)) +
     (head * (shape.pageSize / 16) + granule) * granuleBytes(shape);
 }
 

@@ -19,7 +19,7 @@ Deno.test("octavo_paged_attention() refuses 16-bit queries in the CPU build", ()
     num_pages: 1,
     num_kv_heads: 1,
     head_dim: 16,
-    reserved: 0,
+    page_stride: 0,
   });
   const config = ATTENTION_CONFIG.encode({
     num_seqs: 1,

@@ -41,7 +41,7 @@ function randomSlots(shape: KvShape, numTokens: number): Int32Array<ArrayBuffer>
 
 /** Pages of poison with the rows of k and v at their slots, by the test's own address function. */
 function expectedPages(shape: KvShape, slots: Int32Array, k: Uint8Array, v: Uint8Array): Uint8Array {
-  const pages = new Uint8Array(shape.numPages * pageBytes(shape)).fill(POISON);
+  const pages = new Uint8Array(shape.numPages * (shape.pageStride ?? pageBytes(shape))).fill(POISON);
   const { kvDtype, headDim } = shape;
   slots.forEach((slot, i) => {
     if (slot < 0) return;
@@ -133,6 +133,23 @@ for (const library of LIBRARIES) {
     }
   });
 
+  Deno.test(`octavo_kv_append() writes nothing between pages that are page_stride apart (${library.isa})`, () => {
+    for (const kvDtype of ["float32", "int8"] as const) {
+      const dense = shapeOf(kvDtype, 64, 32);
+      const shape = { ...dense, pageStride: pageBytes(dense) + 48 };
+      const x = randomFloats(41 * 3 * 64, randomNumbers(1));
+      const slots = randomSlots(shape, 41);
+      const pages = new Uint8Array(5 * shape.pageStride).fill(POISON);
+      library.check(symbols.octavo_kv_append(encodeShape(shape), pages, x, x, slots, 41, null));
+      const rows = ["k", "v"].map(() => new Uint8Array(41 * 3 * packedBytes(kvDtype, 64, "k")));
+      library.check(symbols.octavo_kv_unpack(encodeShape(shape), pages, rows[0]!, rows[1]!, slots, 41));
+      assertSameBytes(pages, expectedPages(shape, slots, rows[0]!, rows[1]!), kvDtype);
+      const densePages = new Uint8Array(5 * pageBytes(dense)).fill(POISON);
+      library.check(symbols.octavo_kv_append(encodeShape(dense), densePages, x, x, slots, 41, null));
+      assertSameBytes(densePages, expectedPages(dense, slots, rows[0]!, rows[1]!), `${kvDtype} without a gap`);
+    }
+  });
+
   Deno.test(`octavo_kv_append() without scales stores the values themselves (${library.isa})`, () => {
     const shape = shapeOf("float32", 16, 16);
     const x = randomFloats(2 * 3 * 16, randomNumbers(1));
@@ -181,6 +198,9 @@ for (const library of LIBRARIES) {
       [{ headDim: 4 }, "head_dim must be 8 to 256, found 4"],
       [{ headDim: 264 }, "head_dim must be 8 to 256, found 264"],
       [{ headDim: 12 }, "head_dim must be a multiple of 8, found 12"],
+      [{ pageStride: 6128 }, "a multiple of 16 and at least a page's 6144 bytes, found 6128"],
+      [{ pageStride: 6152 }, "found 6152"],
+      [{ pageStride: -16 }, "found -16"],
     ];
     for (const [change, text] of rejected) {
       assertEquals(symbols.octavo_kv_layer_page_bytes(encodeShape({ ...good, ...change })), 0);
