@@ -4,8 +4,8 @@
  * @module
  */
 
-import { join } from "node:path";
-import { parseArgs } from "@std/cli";
+import { parseFlags } from "./_flags.ts";
+import { readSamples } from "./_samples.ts";
 import {
   calibratedScales,
   CALIBRATION_GRANULARITIES,
@@ -18,13 +18,14 @@ import { fetchDemoModel } from "./models/demo.ts";
 import { namedKvScales, saveWithKvScales, writeKvScales } from "./models/kv_scale_writer.ts";
 import { openModel } from "./models/open_model.ts";
 import type { ProgressListener } from "./models/progress.ts";
-import type { ChatMessage, LayerKvScales, ModelFiles } from "./models/types.ts";
+import type { LayerKvScales, ModelFiles } from "./models/types.ts";
 import { OptionError } from "./options.ts";
 
 export const CALIBRATE_HELP = `Usage: octavo calibrate [MODEL] --data FILE|DIR [options]
 
 Runs the model on the data and writes scales for --kv-scales. A .txt file is one document, cut into sequences; a line of a
-.jsonl file is one sample, {"text"} or {"messages"}; of a folder all such files are read, in the order of their names.
+.jsonl file is one sample, {"text"}, {"messages"} or {"token_ids"}; of a folder all such files are read, in the order of
+their names.
 
   --output FILE              kv_scales.safetensors; a .json file is written beside it
   --samples N                512; at most so many sequences
@@ -51,27 +52,7 @@ export interface CalibrateCommand extends ScaleMethod {
 /** @throws {OptionError} An unknown flag, or a value that does not fit. */
 export function parseCalibrate(args: readonly string[]): CalibrateCommand {
   const flags = ["data", "output", "samples", "max-seq-len", "granularity", "method", "save-model", "threads"];
-  const unknown: string[] = [];
-  const parsed = parseArgs([...args], {
-    string: [...flags, "_"],
-    unknown: (name) => !name.startsWith("-") || (unknown.push(name), false),
-  });
-  if (unknown.length > 0) throw new OptionError(`Unknown option ${unknown[0]}; octavo calibrate --help lists all`);
-  const given = parsed as Record<string, unknown>;
-  const text = (flag: string) => given[flag] === undefined ? null : String(given[flag]);
-  const integer = (flag: string, otherwise: number, low: number) => {
-    const value = text(flag);
-    if (value === null) return otherwise;
-    if (/^\d{1,9}$/.test(value) && Number(value) >= low) return Number(value);
-    throw new OptionError(`Cannot read --${flag}: expected an integer of ${low} or more, received "${value}"`);
-  };
-  const choice = <const C extends readonly string[]>(flag: string, choices: C): C[number] => {
-    const value = text(flag) ?? choices[0]!;
-    if (choices.includes(value)) return value;
-    throw new OptionError(`Cannot read --${flag}: expected one of ${choices.join(", ")}, received "${value}"`);
-  };
-  const [model, ...rest] = parsed._.map(String);
-  if (rest.length > 0) throw new OptionError(`Expected one MODEL, received also "${rest[0]}"`);
+  const { text, integer, choice, model } = parseFlags("calibrate", flags, args);
   const data = text("data");
   if (!data) throw new OptionError("octavo calibrate needs --data FILE|DIR");
   return {
@@ -133,41 +114,6 @@ export async function calibrate(
   if (command.saveModel !== null) saveWithKvScales(model, command.saveModel, layers);
   partial.remove();
   log(scaleTable(layers, stats, model.config.numKvHeads));
-}
-
-/** All samples, in order. */
-function readSamples(model: ModelFiles, data: string, maxSeqLen: number): number[][] {
-  const paths = Deno.statSync(data).isDirectory
-    ? Array.from(Deno.readDirSync(data), ({ name }) => join(data, name)).sort()
-    : [data];
-  return paths.filter((path) => /\.(txt|jsonl)$/.test(path)).flatMap((path) => {
-    const text = Deno.readTextFileSync(path);
-    if (path.endsWith(".txt")) return cut(model.tokenizer.encode(text, { parseSpecialTokens: false }), maxSeqLen);
-    return text.split("\n").flatMap((line, i) =>
-      line.trim() === "" ? [] : [lineSample(model, line, `${path}:${i + 1}`)]
-    )
-      .map((tokens) => tokens.slice(0, maxSeqLen));
-  }).filter(({ length }) => length > 0);
-}
-
-/** Whole sequences; a document shorter than one is one. */
-function cut(tokens: readonly number[], length: number): number[][] {
-  const count = Math.max(1, Math.floor(tokens.length / length));
-  return Array.from({ length: count }, (_, i) => tokens.slice(i * length, (i + 1) * length));
-}
-
-function lineSample(model: ModelFiles, line: string, place: string): number[] {
-  let entry: { text?: unknown; messages?: unknown };
-  try {
-    entry = JSON.parse(line) ?? {};
-  } catch (error) {
-    throw new OptionError(`Cannot read ${place}: ${(error as Error).message}`);
-  }
-  if (typeof entry.text === "string") return model.tokenizer.encode(entry.text, { parseSpecialTokens: false });
-  if (!Array.isArray(entry.messages)) throw new OptionError(`Cannot read ${place}: expected "text" or "messages"`);
-  if (model.chatTemplate === null) throw new OptionError(`Cannot read ${place}: the model has no chat template`);
-  const text = model.chatTemplate.render(entry.messages as ChatMessage[]);
-  return model.tokenizer.encode(text, { addSpecialTokens: false });
 }
 
 /** SHA-256 of the model's place and the samples: what a partial file must have been made from. */

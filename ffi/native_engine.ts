@@ -134,4 +134,17 @@ export class NativeEngine extends Handle {
     this.library.check(this.library.symbols.octavo_engine_logits(this.pointer, seqIndex, logits));
     return logits;
   }
+
+  /**
+   * Raw logits behind tokens of the step submitted last, by their places in it, whether or not they sampled.
+   *
+   * @param logits `[count][vocabSize]`, filled.
+   * @throws {NativeError} The step had no such tokens, or the build is a GPU's.
+   */
+  tokenLogits(first: number, count: number, logits: Float32Array<ArrayBuffer>): void {
+    if (logits.length < count * this.#model.vocabSize) {
+      throw new RangeError(`Cannot read logits of ${count} tokens into ${logits.length} floats`);
+    }
+    this.library.check(this.library.symbols.octavo_engine_token_logits(this.pointer, first, count, logits));
+  }
 }

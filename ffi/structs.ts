@@ -152,3 +152,11 @@ export const SAMPLING = new Struct("octavo_sampling", {
   num_edits: "i32",
   num_draws: "i32",
 });
+
+export const COMPARISON = new Struct("octavo_comparison", {
+  kl: "f64",
+  reference_logprob: "f64",
+  logprob: "f64",
+  reference_top: "i32",
+  top: "i32",
+});

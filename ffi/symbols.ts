@@ -122,6 +122,15 @@ export const SYMBOLS = {
     ],
     result: "i32",
   },
+  octavo_engine_token_logits: {
+    parameters: [
+      "pointer", // octavo_engine *engine
+      "i32", // int32_t first
+      "i32", // int32_t count
+      "buffer", // float *logits
+    ],
+    result: "i32",
+  },
   octavo_engine_kv_scales: {
     parameters: [
       "pointer", // const octavo_engine *engine
@@ -242,6 +251,18 @@ export const SYMBOLS = {
       "buffer", // const float *edit_bias
       "buffer", // int32_t *sampled
       "buffer", // float *sampled_logprob
+    ],
+    result: "i32",
+  },
+  octavo_compare_logits: {
+    parameters: [
+      "buffer", // const float *reference_logits
+      "buffer", // const float *logits
+      "i32", // int32_t vocab_size
+      "i32", // int32_t count
+      "buffer", // const int32_t *targets
+      "buffer", // octavo_comparison *comparisons
+      "i32", // int32_t num_threads
     ],
     result: "i32",
   },

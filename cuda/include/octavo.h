@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 5
+#define OCTAVO_ABI_VERSION 6
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
@@ -382,6 +382,12 @@ OCTAVO_API int32_t octavo_step_finish(octavo_engine *engine, uint8_t *step_buffe
  * that row did not sample. */
 OCTAVO_API int32_t octavo_engine_logits(const octavo_engine *engine, int32_t seq_index, float *logits);
 
+/* Copies the raw logits behind tokens first .. first + count - 1 of the step submitted last, by their places in its
+ * tokens, whether or not their sequences sampled; logits: float[count][vocab_size]. octavo_engine_logits has nothing to
+ * copy from then until the next step. Errors: OCTAVO_INVALID_ARGUMENT when the step had no such tokens,
+ * OCTAVO_UNSUPPORTED in GPU builds. */
+OCTAVO_API int32_t octavo_engine_token_logits(octavo_engine *engine, int32_t first, int32_t count, float *logits);
+
 /* Copies the KV scales in use; kv_scales: float[num_layers][2][num_kv_heads]. With calculate_kv_scales they are 1
  * before the first step is finished. */
 OCTAVO_API int32_t octavo_engine_kv_scales(const octavo_engine *engine, float *kv_scales);
@@ -498,6 +504,23 @@ typedef struct octavo_sampling {
 OCTAVO_API int32_t octavo_sample(const octavo_sampling *sampling, const float *logits, int32_t vocab_size,
                                  const int32_t *edit_token, const int32_t *edit_count, const int32_t *edit_flags,
                                  const float *edit_bias, int32_t *sampled, float *sampled_logprob);
+
+/* Two distributions of the next token, a reference's p and another's q, each the softmax of its logits. */
+typedef struct octavo_comparison {
+  double kl;                /* sum of p ln(p / q), in nats */
+  double reference_logprob; /* ln p of the target; NaN without one */
+  double logprob;           /* ln q of the target; NaN without one */
+  int32_t reference_top;    /* the most likely token; ties: the lowest id */
+  int32_t top;
+} octavo_comparison;
+
+/* Compares two sets of logits row by row. reference_logits, logits: float[count][vocab_size], in host memory in every
+ * build; targets: int32[count], -1 = none; comparisons: octavo_comparison[count]; num_threads: 0 = physical cores.
+ * Errors: OCTAVO_INVALID_ARGUMENT for a target beyond the vocabulary, and for a row that holds NaN or an infinity above
+ * 0, or nothing above -infinity. */
+OCTAVO_API int32_t octavo_compare_logits(const float *reference_logits, const float *logits, int32_t vocab_size,
+                                         int32_t count, const int32_t *targets, octavo_comparison *comparisons,
+                                         int32_t num_threads);
 
 #ifdef __cplusplus
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "arch/cpu.h"
@@ -58,14 +59,19 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
     row_seq_.push_back(s);
     row_token_.push_back(end - 1);
   }
-  const ForwardContext context = {*model_,           step,     config_.max_pages_per_seq, kv_, kv_stats_.get(), scratch_,
-                                  attention_scratch_, threads_};
+  const ForwardContext context = forward_context(step);
+  num_tokens_ = 0;
   run_layers(context);
+  num_tokens_ = step.num_tokens();
   score(step, context);
   compute_logits(context, row_token_.data(), static_cast<int32_t>(row_token_.size()));
   sample(step);
   sampled_.assign(step.sampled, step.sampled + step.num_seqs());
   queue_.submit(step_buffer, step);
+}
+
+ForwardContext Engine::forward_context(const StepView& step) {
+  return {*model_, step, config_.max_pages_per_seq, kv_, kv_stats_.get(), scratch_, attention_scratch_, threads_};
 }
 
 // Tokens below 0 become those that the step before sampled.
@@ -147,6 +153,25 @@ void Engine::copy_logits(int32_t seq_index, float* logits) {
   }
   const float* row = scratch_.logits.row(found - row_seq_.begin());
   std::copy(row, row + scratch_.logits.width(), logits);
+}
+
+// As many at a time as there are rows of logits, which are the last step's samplers' no longer.
+void Engine::copy_token_logits(int32_t first, int32_t count, float* logits) {
+  if (first < 0 || count < 0 || first > num_tokens_ - count) {
+    fail(OCTAVO_INVALID_ARGUMENT, "tokens %d .. %lld are not all among the %d of the last step", first,
+         static_cast<long long>(first) + count - 1, num_tokens_);
+  }
+  row_seq_.clear();
+  const StepView none = {};
+  const ForwardContext context = forward_context(none);
+  for (int32_t begin = 0; begin < count; begin += config_.max_num_seqs) {
+    const int32_t num_rows = std::min(count - begin, config_.max_num_seqs);
+    row_token_.resize(static_cast<size_t>(num_rows));
+    std::iota(row_token_.begin(), row_token_.end(), first + begin);
+    compute_logits(context, row_token_.data(), num_rows);
+    const int64_t width = scratch_.logits.width();
+    std::copy_n(scratch_.logits.data(), num_rows * width, logits + begin * width);
+  }
 }
 
 std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_engine_config& config,

@@ -28,6 +28,7 @@ class Engine final : public EngineBase {
   void submit(uint8_t* step_buffer, double size_bytes) override;
   void finish(uint8_t* step_buffer) override { queue_.finish(step_buffer); }
   void copy_logits(int32_t seq_index, float* logits) override;
+  void copy_token_logits(int32_t first, int32_t count, float* logits) override;
   void copy_kv_scales(float* scales) override { kv_.copy_scales(scales); }
 
   // Starts counting K and V, from nothing.
@@ -36,6 +37,7 @@ class Engine final : public EngineBase {
   const KvStats* kv_stats() const { return kv_stats_.get(); }
 
  private:
+  ForwardContext forward_context(const StepView& step);
   void resolve_tokens(StepView& step);
   void score(const StepView& step, const ForwardContext& context);
   void score_row(const StepView& step, int32_t score, const float* logits, Sampler& sampler) const;
@@ -56,6 +58,7 @@ class Engine final : public EngineBase {
   std::vector<int32_t> row_token_;    // and its last token's place in the step
   std::vector<int32_t> tokens_;       // the step's tokens with none left below 0
   std::vector<int32_t> sampled_;      // of the last step
+  int32_t num_tokens_ = 0;            // of the last step, whose hidden states are still in the scratch memory
 };
 
 }  // namespace octavo

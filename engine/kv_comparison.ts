@@ -1,0 +1,204 @@
+/**
+ * The same tokens through several KV caches of one model, side by side: what each makes of the next token, beside what the
+ * first does.
+ *
+ * @module
+ */
+
+import { compareLogits, type Comparison } from "../ffi/compare_logits.ts";
+import type { Library } from "../ffi/library.ts";
+import { NativeEngine } from "../ffi/native_engine.ts";
+import type { NativeModel } from "../ffi/native_model.ts";
+import type { KvCacheDtype } from "./types.ts";
+
+/** A way to store the KV cache. */
+export interface KvVariant {
+  /** Names it in reports; unique among those compared. */
+  readonly name: string;
+  readonly dtype: KvCacheDtype;
+  /** `[numLayers][2][numKvHeads]`; null = 1. */
+  readonly scales: Float32Array | null;
+}
+
+export interface KvComparisonOptions {
+  /** At least one; the first is the reference. */
+  readonly variants: readonly KvVariant[];
+  /** Longest text, in tokens. */
+  readonly maxTokens: number;
+  /** 0 = physical cores. */
+  readonly numThreads: number;
+}
+
+const PAGE_SIZE = 16;
+/** Tokens of one step. */
+const CHUNK = 256;
+/** Rows of logits that are held at a time, twice. */
+const ROWS = 32;
+
+/**
+ * One text at a time, in an engine for each variant. Memory is bounded by the variants' caches of `maxTokens` tokens and
+ * 64 rows of logits.
+ */
+export class KvComparison implements Disposable {
+  readonly variants: readonly KvVariant[];
+  readonly #library: Library;
+  readonly #engines: NativeEngine[] = [];
+  readonly #vocabSize: number;
+  readonly #numThreads: number;
+  /** The library gives logits of all tokens of a step; else of its last one, and a step has one token. */
+  readonly #isBulk: boolean;
+  readonly #reference: Float32Array<ArrayBuffer>;
+  readonly #logits: Float32Array<ArrayBuffer>;
+  #length = 0;
+
+  /** @throws {NativeError} A variant does not fit the model, or there is not enough memory; the message names it. */
+  constructor(model: NativeModel, { variants, maxTokens, numThreads }: KvComparisonOptions) {
+    this.variants = variants;
+    this.#library = model.library;
+    this.#vocabSize = model.config.vocabSize;
+    this.#numThreads = numThreads;
+    this.#isBulk = model.library.deviceInfo().backend === "cpu";
+    const rows = this.#isBulk ? ROWS : 1;
+    this.#reference = new Float32Array(rows * this.#vocabSize);
+    this.#logits = new Float32Array(rows * this.#vocabSize);
+    try {
+      for (const variant of variants) this.#engines.push(openEngine(model, variant, { maxTokens, rows, numThreads }));
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  /** Tokens in the caches. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Forgets the tokens from `length` on. */
+  truncate(length: number): void {
+    if (length > this.#length) throw new RangeError(`Cannot truncate to ${length} tokens: there are ${this.#length}`);
+    this.#length = length;
+  }
+
+  /** Appends tokens without comparing what follows them. */
+  fill(tokens: readonly number[]): void {
+    for (let begin = 0; begin < tokens.length; begin += CHUNK) {
+      const chunk = tokens.slice(begin, begin + CHUNK);
+      for (const engine of this.#engines) step(engine, this.#length, chunk, false);
+      this.#length += chunk.length;
+    }
+  }
+
+  /**
+   * Appends tokens and compares each variant's next-token distribution after each of them with the reference's.
+   *
+   * @param targets For each token the one to give log-probabilities of, or -1.
+   * @returns For each variant but the first, an entry a token.
+   * @throws {NativeError} Logits hold NaN or infinity: the model's weights are broken.
+   */
+  compare(tokens: readonly number[], targets: readonly number[]): Comparison[][] {
+    const all: Comparison[][] = this.variants.slice(1).map(() => []);
+    const chunkLength = this.#isBulk ? CHUNK : 1;
+    for (let begin = 0; begin < tokens.length; begin += chunkLength) {
+      const chunk = tokens.slice(begin, begin + chunkLength);
+      for (const engine of this.#engines) step(engine, this.#length, chunk, !this.#isBulk);
+      this.#length += chunk.length;
+      for (let first = 0; first < chunk.length; first += ROWS) {
+        const rows = targets.slice(begin + first, begin + Math.min(first + ROWS, chunk.length));
+        this.#compareRows(first, Int32Array.from(rows)).forEach((comparisons, i) => all[i]!.push(...comparisons));
+      }
+    }
+    return all;
+  }
+
+  /**
+   * Decodes greedily in one variant's cache, which then holds other tokens than the others' from `start` on: truncate to
+   * `start` or less afterwards.
+   *
+   * @param start Position of `token`, at most {@linkcode length}.
+   * @returns `count` tokens after it.
+   */
+  generate(variant: number, { start, token, count }: { start: number; token: number; count: number }): number[] {
+    const engine = this.#engines[variant]!;
+    const generated: number[] = [];
+    for (let last = token; generated.length < count; generated.push(last)) {
+      step(engine, start + generated.length, [last], true);
+      last = engine.buffer.sampled[0]!;
+      if (last < 0) {
+        throw new RangeError(`Cannot decode with a cache of ${this.variants[variant]!.name}: no logit is a number`);
+      }
+    }
+    return generated;
+  }
+
+  close(): void {
+    for (const engine of this.#engines) engine.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Compares what follows tokens of the last step, from its token `first` on. */
+  #compareRows(first: number, targets: Int32Array<ArrayBuffer>): Comparison[][] {
+    const [reference, logits, vocabSize, numThreads] = [
+      this.#reference,
+      this.#logits,
+      this.#vocabSize,
+      this.#numThreads,
+    ];
+    const [referenceEngine, ...others] = this.#engines;
+    this.#readLogits(referenceEngine!, first, targets.length, reference);
+    return others.map((engine) => {
+      this.#readLogits(engine, first, targets.length, logits);
+      return compareLogits(this.#library, { reference, logits, vocabSize, targets, numThreads });
+    });
+  }
+
+  #readLogits(engine: NativeEngine, first: number, count: number, logits: Float32Array<ArrayBuffer>): void {
+    if (this.#isBulk) engine.tokenLogits(first, count, logits);
+    else logits.set(engine.logits(0));
+  }
+}
+
+function openEngine(
+  model: NativeModel,
+  { name, dtype, scales }: KvVariant,
+  { maxTokens, rows, numThreads }: { maxTokens: number; rows: number; numThreads: number },
+): NativeEngine {
+  const numPages = Math.ceil(maxTokens / PAGE_SIZE);
+  const config = {
+    kvDtype: dtype,
+    pageSize: PAGE_SIZE,
+    numPages,
+    maxNumSeqs: rows,
+    maxNumBatchedTokens: CHUNK,
+    maxPagesPerSeq: numPages,
+    maxLogprobs: 0,
+    maxLogitEdits: 0,
+    numThreads,
+  };
+  try {
+    const engine = new NativeEngine(model, config, scales);
+    for (let page = 0; page < numPages; page++) engine.buffer.pageTable[page] = page;
+    return engine;
+  } catch (error) {
+    (error as Error).message = `Cannot open a KV cache of ${name}: ${(error as Error).message}`;
+    throw error;
+  }
+}
+
+/** Runs tokens behind `cached` others in an engine's only sequence. */
+function step(engine: NativeEngine, cached: number, tokens: readonly number[], sample: boolean): void {
+  const { buffer } = engine;
+  buffer.header.fill(0).set([1, tokens.length]);
+  buffer.tokens.set(tokens);
+  buffer.queryLen[0] = tokens.length;
+  buffer.seqLen[0] = cached + tokens.length;
+  buffer.sample[0] = sample ? 1 : 0;
+  buffer.temperature[0] = 0;
+  buffer.topP[0] = 1;
+  buffer.repetitionPenalty[0] = 1;
+  buffer.numLogprobs[0] = -1;
+  engine.step();
+}
