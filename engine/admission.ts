@@ -7,6 +7,7 @@
 
 import { RequestError } from "./errors.ts";
 import { maxLogitEdits } from "./logit_edits.ts";
+import { MAX_PROMPT_LOGPROBS } from "./prompt_scores.ts";
 import type { GenerationRequest } from "./types.ts";
 
 /** What a request is measured against. */
@@ -21,6 +22,8 @@ export interface RequestLimits {
   readonly maxLogitEdits: number;
   /** 0: the device takes no masks. */
   readonly maxTokenMasks: number;
+  /** 0: the device tells no log-probabilities of prompts. */
+  readonly maxScores: number;
 }
 
 /** More sequences than fit in one step wait their turn; a request may fill this many turns. */
@@ -78,6 +81,7 @@ function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: 
       { param: "logprobs" },
     );
   }
+  checkPromptLogprobs({ promptTokens: promptTokenIds.length, numTop: sampling.promptLogprobs }, limits);
   checkTokenIds("logit_bias", sampling.logitBias.keys(), vocabSize);
   checkTokenIds("stop_token_ids", sampling.stopTokenIds, vocabSize);
   if (sampling.allowedTokenIds !== null && limits.maxTokenMasks === 0) {
@@ -98,6 +102,27 @@ function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: 
       { param: sampling.logitBias.size > limits.maxLogitEdits ? "logit_bias" : null },
     );
   }
+}
+
+function checkPromptLogprobs(
+  { promptTokens, numTop }: { promptTokens: number; numTop: number | null },
+  { maxLogprobs, maxScores }: RequestLimits,
+): void {
+  if (numTop === null) return;
+  const param = "prompt_logprobs";
+  if (maxScores === 0) throw new RequestError("prompt_logprobs is not offered on this device", { param });
+  if (numTop > maxLogprobs) {
+    throw new RequestError(`prompt_logprobs must be at most ${maxLogprobs} on this server, received ${numTop}`, {
+      param,
+    });
+  }
+  const numLogprobs = promptTokens * (numTop + 1);
+  if (numLogprobs <= MAX_PROMPT_LOGPROBS) return;
+  throw new RequestError(
+    `A request may ask for at most ${MAX_PROMPT_LOGPROBS} log-probabilities of its prompt, received ${promptTokens} ` +
+      `tokens and prompt_logprobs ${numTop}, which are ${numLogprobs}`,
+    { param },
+  );
 }
 
 function checkTokenIds(param: string, ids: Iterable<number>, vocabSize: number): void {

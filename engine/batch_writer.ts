@@ -28,6 +28,7 @@ export class BatchWriter {
   /** What each place of the mask table holds already. */
   readonly #masks: (Uint32Array | null)[];
   #numMasks = 0;
+  #numScores = 0;
 
   constructor(buffer: StepBufferViews) {
     this.#buffer = buffer;
@@ -41,9 +42,11 @@ export class BatchWriter {
     let numTokens = 0;
     let numEdits = 0;
     this.#numMasks = 0;
+    this.#numScores = 0;
     for (let s = 0; s < batch.length; s++) {
       const sequence = batch[s]!;
       sequence.copyTokens(this.#buffer.tokens, numTokens, sequence.numComputed, sequence.queryLen);
+      if (sequence.numScores > 0) this.#writeScores(sequence, numTokens);
       numTokens += sequence.queryLen;
       this.#writePages(s, sequence);
       this.#writeSequence(s, sequence);
@@ -58,6 +61,17 @@ export class BatchWriter {
     header[1] = numTokens;
     header[2] = numEdits;
     header[3] = this.#numMasks;
+    header[4] = this.#numScores;
+  }
+
+  /** Asks for the log-probabilities of the prompt's tokens that follow those of the step. @param begin Its first token. */
+  #writeScores({ request, numComputed, scoreBegin, numScores }: Sequence, begin: number): void {
+    const { scoreIndex, scoreToken, scoreNumLogprobs } = this.#buffer;
+    const from = this.#numScores;
+    for (let i = 0; i < numScores; i++) scoreIndex[from + i] = begin + scoreBegin - numComputed + i;
+    scoreToken.set(request.prompt.subarray(scoreBegin + 1, scoreBegin + 1 + numScores), from);
+    scoreNumLogprobs.fill(request.scores!.numTop, from, from + numScores);
+    this.#numScores += numScores;
   }
 
   /** The mask's place in the table; sequences of one request share it, and one that stays in its place is not copied. */

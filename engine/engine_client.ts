@@ -11,6 +11,7 @@ import type { Counters } from "./counters.ts";
 import { EngineError, OverloadedError } from "./errors.ts";
 import type { MailboxSender } from "./mailbox.ts";
 import type { EngineMessage, Outcome, WorkerMessage } from "./messages.ts";
+import { promptLogprobs } from "./prompt_scores.ts";
 import type { Engine, EngineInfo, EngineStats, GenerationRequest, Sink } from "./types.ts";
 
 export interface EngineClientOptions {
@@ -24,10 +25,17 @@ export interface EngineClientOptions {
   readonly maxQueuedRequests: number;
 }
 
+/** A request without its end. */
+interface Live {
+  readonly id: string;
+  readonly sink: Sink;
+  readonly promptTokenIds: readonly number[];
+}
+
 export class EngineClient implements Engine {
   readonly info: EngineInfo;
   readonly #options: EngineClientOptions;
-  readonly #live = new Map<number, { readonly id: string; readonly sink: Sink }>();
+  readonly #live = new Map<number, Live>();
   readonly #ids = new Set<string>();
   readonly #ended = Promise.withResolvers<EngineError | null>();
   readonly ended = this.#ended.promise;
@@ -89,7 +97,7 @@ export class EngineClient implements Engine {
     const prompt = Int32Array.from(promptTokenIds);
     mailbox.post({ type: "submit", key, id, prompt, sampling, priority, cacheSalt, deadlineMs });
     this.#ids.add(id);
-    this.#live.set(key, { id, sink });
+    this.#live.set(key, { id, sink, promptTokenIds });
     let isAborted = false;
     return () => {
       if (isAborted || !this.#live.has(key)) return;
@@ -130,15 +138,16 @@ export class EngineClient implements Engine {
     }
   }
 
-  #deliver({ key, deltas, usage, error }: Outcome): void {
+  #deliver({ key, promptScores, deltas, usage, error }: Outcome): void {
     const live = this.#live.get(key);
     if (live === undefined) return;
-    const { id, sink } = live;
+    const { id, sink, promptTokenIds } = live;
     if (usage !== null || error !== null) {
       this.#live.delete(key);
       this.#ids.delete(id);
     }
     const isHeard = this.#tell(id, () => {
+      if (promptScores !== null) sink.promptLogprobs?.(promptLogprobs(promptTokenIds, promptScores));
       if (deltas.length > 0) sink.deltas(deltas);
       if (usage !== null) sink.end(usage);
       if (error !== null) sink.error(new EngineError(error));

@@ -91,6 +91,7 @@ function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: S
     maxLogitEdits: sizes.maxLogitEdits,
     maxTokenMasks: sizes.maxTokenMasks,
     tokenMaskWords: sizes.tokenMaskWords,
+    maxScores: sizes.maxScores,
     numThreads: settings.numThreads,
     calculateKvScales: settings.calculateKvScales,
   };
@@ -121,7 +122,7 @@ function readyMessage(parts: {
 }): WorkerMessage {
   const { device, nativeModel, model, settings, sizes, numPages } = parts;
   const { pageSize, maxModelLen, maxLogprobs } = settings;
-  const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits, maxTokenMasks } = sizes;
+  const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits, maxTokenMasks, maxScores } = sizes;
   const { backend, name, isa, numCores } = device.library.deviceInfo();
   return {
     type: "ready",
@@ -155,6 +156,7 @@ function readyMessage(parts: {
       maxLogprobs,
       maxLogitEdits,
       maxTokenMasks,
+      maxScores,
     },
   };
 }

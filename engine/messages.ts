@@ -9,6 +9,7 @@ import type { LayerKvScales, ModelConfig, TensorSource, TokenTable } from "../mo
 import type { RequestLimits } from "./admission.ts";
 import type { KvCacheMemory } from "./kv_cache_plan.ts";
 import type { MailboxEnd } from "./mailbox.ts";
+import type { PromptScores } from "./prompt_scores.ts";
 import type { Delta, EngineInfo, KvCacheDtype, Quantization, SamplingParams, Usage } from "./types.ts";
 
 /** What the Worker needs of a model; a tokenizer cannot cross. */
@@ -77,6 +78,8 @@ export type EngineMessage =
 /** What one step did for one request. In a request's last outcome, and only there, usage or error is set. */
 export interface Outcome {
   readonly key: number;
+  /** Of the whole prompt, in one outcome of a request that asks for them, before or with its first tokens. */
+  readonly promptScores: PromptScores | null;
   readonly deltas: readonly Delta[];
   readonly usage: Usage | null;
   readonly error: string | null;

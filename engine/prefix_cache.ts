@@ -52,7 +52,10 @@ export class PrefixCache {
   /** Pages that hold the sequence's beginning, in order; not acquired. */
   find(sequence: Sequence): number[] {
     const pages: number[] = [];
-    const numFull = Math.min(Math.floor((sequence.numTokens - 1) / this.#pageSize), this.#numNamed(sequence.request));
+    const { request } = sequence;
+    // Tokens that the prompt's scores still need are computed.
+    const numUsable = Math.min(sequence.numTokens - 1, request.numScored);
+    const numFull = Math.min(Math.floor(numUsable / this.#pageSize), this.#numNamed(request));
     for (let i = 0; i < numFull; i++) {
       const name = this.#name(sequence, i);
       const page = this.#pool.find(name, this.#tokens);

@@ -36,7 +36,7 @@ const MIN_TOP_P = 1e-6;
  * Complete sampling params.
  *
  * Defaults: n 1, maxTokens 16, minTokens 0, temperature 1, topK 0, topP 1, minP 0, no penalties, no bias, all tokens
- * allowed, no bad words, a random seed, no stops, no log-probabilities, special tokens skipped.
+ * allowed, no bad words, a random seed, no stops, no log-probabilities of the output or the prompt, special tokens skipped.
  *
  * @param defaults What the model's own generation config says, between the options and the defaults above.
  * @throws {RequestError} Naming the field, in wire spelling, what it may be and what it was.
@@ -77,6 +77,9 @@ export function samplingParams(options: SamplingOptions = {}, defaults: Generati
     includeStopStrInOutput: options.includeStopStrInOutput ?? false,
     ignoreEos: options.ignoreEos ?? false,
     logprobs: (options.logprobs ?? null) === null ? null : integer("logprobs", options.logprobs!, 0, MAX_INT32),
+    promptLogprobs: (options.promptLogprobs ?? null) === null
+      ? null
+      : integer("prompt_logprobs", options.promptLogprobs!, 0, MAX_INT32),
     skipSpecialTokens: options.skipSpecialTokens ?? true,
   };
 }

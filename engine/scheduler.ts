@@ -6,6 +6,8 @@
  * the prefix cache. A request's further sequences wait until one has computed the prompt. When a decode finds no free page, the youngest sequence of the lowest priority is preempted: the
  * first in order always advances, so every sequence ends.
  *
+ * A second budget bounds the prompt tokens that a step scores: a chunk ends where it is used up.
+ *
  * @module
  */
 
@@ -21,6 +23,8 @@ export interface SchedulerLimits {
   readonly maxNumBatchedTokens: number;
   /** Logit edits of one step. */
   readonly maxLogitEdits: number;
+  /** Prompt tokens whose log-probabilities one step tells. */
+  readonly maxScores: number;
 }
 
 export class Scheduler {
@@ -36,6 +40,7 @@ export class Scheduler {
   readonly #cache: PrefixCache;
   readonly #batch: Sequence[] = [];
   #budget = 0;
+  #scoreBudget = 0;
   #numEditsReserved = 0;
 
   /**
@@ -73,6 +78,7 @@ export class Scheduler {
   schedule(): readonly Sequence[] {
     this.#batch.length = 0;
     this.#budget = this.#limits.maxNumBatchedTokens;
+    this.#scoreBudget = this.#limits.maxScores;
     // Preempting shortens `running` at its end, which may be the sequence that asked.
     for (let i = 0; i < this.running.length; i++) {
       const sequence = this.running[i]!;
@@ -98,9 +104,25 @@ export class Scheduler {
   }
 
   #take(sequence: Sequence): void {
-    sequence.queryLen = Math.min(sequence.numPending, this.#budget);
+    const { request, numComputed } = sequence;
+    let end = numComputed + Math.min(sequence.numPending, this.#budget);
+    const begin = request.numScored;
+    const numScores = Math.max(0, Math.min(Math.min(end, request.prompt.length - 1) - begin, this.#scoreBudget));
+    // No token is computed before those that come before it have been scored.
+    if (begin + numScores < request.prompt.length - 1) end = Math.min(end, begin + numScores);
+    if (end === numComputed) return;
+    sequence.queryLen = end - numComputed;
+    sequence.scoreBegin = begin;
+    sequence.numScores = numScores;
+    request.countScores(numScores);
     this.#budget -= sequence.queryLen;
+    this.#scoreBudget -= numScores;
     this.#batch.push(sequence);
+  }
+
+  /** Whether it has nothing to do in this step: another computes its prompt, or no scores are left. */
+  #waits({ request }: Sequence): boolean {
+    return request.leader !== null || (request.numScored < Infinity && this.#scoreBudget === 0);
   }
 
   #admit(): void {
@@ -108,7 +130,7 @@ export class Scheduler {
     let next = 0;
     while (next < waiting.length && running.length < this.#limits.maxNumSeqs && this.#budget > 0) {
       const sequence = waiting[next]!;
-      if (sequence.request.leader !== null) {
+      if (this.#waits(sequence)) {
         next++;
         continue;
       }

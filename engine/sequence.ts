@@ -15,6 +15,7 @@
 
 import type { LogitEdits } from "./logit_edits.ts";
 import type { PageName } from "./prefix_hash.ts";
+import { newPromptScores, type PromptScores } from "./prompt_scores.ts";
 import type { Delta, SamplingParams } from "./types.ts";
 import type { SequenceOutput } from "./sequence_output.ts";
 
@@ -34,6 +35,13 @@ export class LiveRequest {
   numCachedTokens: number | null = null;
   /** Bits of the tokens that may be sampled, bit t % 32 of word t / 32; null: all. Made when first written to a step. */
   tokenMask: Uint32Array | null | undefined = undefined;
+  /** Log-probabilities of the prompt's tokens, where they are asked for. */
+  readonly scores: PromptScores | null;
+  /** Tokens of the prompt whose scores the steps submitted tell; Infinity where none are left to ask for. */
+  numScored: number;
+  /** Scores that have not been read. */
+  numScoresLeft: number;
+  hasSentScores = false;
   /** What this step added, until the step's outcomes are taken. */
   deltas: Delta[] = [];
 
@@ -53,6 +61,15 @@ export class LiveRequest {
   ) {
     this.sequences = Array.from({ length: sampling.n }, (_, index) => new Sequence(this, index));
     this.numUnfinished = sampling.n;
+    this.scores = sampling.promptLogprobs === null ? null : newPromptScores(prompt.length, sampling.promptLogprobs);
+    this.numScoresLeft = this.scores === null ? 0 : this.scores.rank.length;
+    this.numScored = this.numScoresLeft > 0 ? 0 : Infinity;
+  }
+
+  /** Takes the next `count` scores as asked for. */
+  countScores(count: number): void {
+    this.numScored += count;
+    if (this.numScored === this.prompt.length - 1) this.numScored = Infinity;
   }
 }
 
@@ -73,6 +90,9 @@ export class Sequence {
   row = 0;
   /** Tokens of the step being scheduled. */
   queryLen = 0;
+  /** Scores of that step: of the tokens that follow its tokens from place `scoreBegin` of the prompt on. */
+  numScores = 0;
+  scoreBegin = 0;
   /** Names of its full pages, as far as they were needed. */
   readonly pageNames: PageName[] = [];
   /** Times it was admitted: a page table seen in an earlier admission is void. */

@@ -28,6 +28,7 @@ import type { EngineMessage, Outcome } from "./messages.ts";
 import type { StepBufferViews, StepRunner } from "./native.ts";
 import { PagePool } from "./page_pool.ts";
 import { PrefixCache } from "./prefix_cache.ts";
+import { type PromptScores, readScores } from "./prompt_scores.ts";
 import { Scheduler } from "./scheduler.ts";
 import { LiveRequest, type Sequence } from "./sequence.ts";
 import { SequenceOutput } from "./sequence_output.ts";
@@ -56,7 +57,16 @@ export type Submitted = Omit<Extract<EngineMessage, { type: "submit" }>, "type">
 /** A step under way. */
 interface Flight {
   readonly buffer: StepBufferViews;
-  readonly rows: readonly { readonly sequence: Sequence; readonly samples: boolean; readonly before: number }[];
+  readonly rows: readonly FlightRow[];
+}
+
+interface FlightRow {
+  readonly sequence: Sequence;
+  readonly samples: boolean;
+  /** Tokens computed before. */
+  readonly before: number;
+  /** Its scores in the step buffer, and the place in the prompt of the first. */
+  readonly scores: { readonly from: number; readonly at: number; readonly count: number };
 }
 
 export class StepLoop {
@@ -78,7 +88,7 @@ export class StepLoop {
   #outcomes: Outcome[] = [];
 
   constructor(runner: StepRunner, options: StepLoopOptions) {
-    const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits } = runner.buffers[0];
+    const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits, maxScores } = runner.buffers[0];
     if (maxNumBatchedTokens < maxNumSeqs) {
       throw new RangeError(
         `Cannot schedule: the token budget must be at least max_num_seqs = ${maxNumSeqs}, received ` +
@@ -91,7 +101,7 @@ export class StepLoop {
     const { pageSize, kvFingerprint: fingerprint } = options;
     this.#pool = new PagePool(options.numPages, pageSize);
     this.#cache = new PrefixCache(this.#pool, { pageSize, fingerprint });
-    const limits = { pageSize, maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits };
+    const limits = { pageSize, maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits, maxScores };
     const editsNeeded = ({ request: { sampling, prompt } }: Sequence) =>
       maxLogitEdits(sampling, {
         promptTokens: prompt.length,
@@ -200,12 +210,19 @@ export class StepLoop {
     this.#runner.submit(buffer);
     this.#turn = this.#turn === 0 ? 1 : 0;
     this.#pool.beginStep();
-    this.#flights.push({ buffer, rows: batch.map((sequence, row) => this.#advance(sequence, row)) });
+    let numScores = 0;
+    const rows = batch.map((sequence, row) => {
+      const { scoreBegin: at, numScores: count } = sequence;
+      const scores = { from: numScores, at, count };
+      numScores += count;
+      return { ...this.#advance(sequence, row), scores };
+    });
+    this.#flights.push({ buffer, rows });
     return true;
   }
 
   /** A sequence whose step was submitted: its tokens count as computed, one more as sampled. */
-  #advance(sequence: Sequence, row: number): Flight["rows"][number] {
+  #advance(sequence: Sequence, row: number): Omit<FlightRow, "scores"> {
     const hasSampled = samples(sequence);
     const before = sequence.numComputed;
     sequence.numComputed += sequence.queryLen;
@@ -227,7 +244,7 @@ export class StepLoop {
 
   /** What happened since the last call, one outcome a request. */
   takeOutcomes(): readonly Outcome[] {
-    for (const { key, deltas } of this.#touched) this.#outcomes.push({ key, deltas, usage: null, error: null });
+    for (const request of this.#touched) this.#push(request, { usage: null, error: null });
     for (const request of this.#touched) request.deltas = [];
     this.#touched.clear();
     const outcomes = this.#outcomes;
@@ -241,10 +258,11 @@ export class StepLoop {
 
   /** Takes over what the step did for the sequence in a row of the buffer. */
   #apply({ buffer, rows }: Flight, row: number): void {
-    const { sequence, samples: hasSampled, before } = rows[row]!;
+    const { sequence, samples: hasSampled, before, scores } = rows[row]!;
     // Ended while the step was under way, or a sister's failure has ended the request.
     if (sequence.state === "finished") return;
     this.#cache.share(sequence, before);
+    if (scores.count > 0) this.#readScores(sequence.request, buffer, scores);
     if (!hasSampled) return;
     sequence.numUnread--;
     const { request } = sequence;
@@ -258,6 +276,12 @@ export class StepLoop {
       return;
     }
     this.#accept(sequence, token, { buffer, row });
+  }
+
+  #readScores(request: LiveRequest, buffer: StepBufferViews, scores: FlightRow["scores"]): void {
+    readScores(request.scores!, buffer, scores);
+    request.numScoresLeft -= scores.count;
+    if (request.numScoresLeft === 0) this.#touched.add(request);
   }
 
   #accept(sequence: Sequence, token: number, at: { buffer: StepBufferViews; row: number }): void {
@@ -312,10 +336,14 @@ export class StepLoop {
   }
 
   #end(request: LiveRequest, last: Pick<Outcome, "usage" | "error">): void {
-    this.#outcomes.push({ key: request.key, deltas: request.deltas, ...last });
+    this.#push(request, last);
     this.#touched.delete(request);
     this.#live.delete(request.key);
     this.#deadlines.delete(request);
+  }
+
+  #push(request: LiveRequest, last: Pick<Outcome, "usage" | "error">): void {
+    this.#outcomes.push({ key: request.key, promptScores: takeScores(request), deltas: request.deltas, ...last });
   }
 
   #updateGauges(): void {
@@ -326,6 +354,13 @@ export class StepLoop {
     counters.set("prefixCacheQueriesTotal", this.#cache.numQueried);
     counters.set("prefixCacheHitsTotal", this.#cache.numHit);
   }
+}
+
+/** The prompt's scores, the first time that all of them are there. */
+function takeScores(request: LiveRequest): PromptScores | null {
+  if (request.scores === null || request.numScoresLeft > 0 || request.hasSentScores) return null;
+  request.hasSentScores = true;
+  return request.scores;
 }
 
 /** What the step's row says of the token that it sampled. */

@@ -66,6 +66,8 @@ export interface SamplingParams {
   readonly ignoreEos: boolean;
   /** Null: none; n >= 0: the sampled token's log-probability and the n most likely ones'. */
   readonly logprobs: number | null;
+  /** Null: none; n >= 0: the log-probability of each token of the prompt and the n most likely ones' in its place. */
+  readonly promptLogprobs: number | null;
   /** Leave special tokens out of the text. */
   readonly skipSpecialTokens: boolean;
 }
@@ -86,6 +88,18 @@ export interface TokenLogprob {
   /** Natural logarithm, after penalties and bias, before temperature and filters. */
   readonly logprob: number;
   /** The most likely tokens, best first; they may leave out the one sampled. */
+  readonly top: readonly { readonly tokenId: number; readonly logprob: number }[];
+}
+
+/** Log-probabilities of a token of the prompt in its place. */
+export interface PromptLogprob {
+  /** The prompt's token. */
+  readonly tokenId: number;
+  /** Natural logarithm, by the model alone: nothing that a request changes about sampling. */
+  readonly logprob: number;
+  /** 1 for the most likely token of the vocabulary. */
+  readonly rank: number;
+  /** The most likely tokens, best first; they may leave out the prompt's. */
   readonly top: readonly { readonly tokenId: number; readonly logprob: number }[];
 }
 
@@ -123,6 +137,11 @@ export interface Usage {
  * `abort()` it is `end`. Methods must not throw.
  */
 export interface Sink {
+  /**
+   * Log-probabilities of the prompt's tokens, null for the first: once, before any token of the output, where they were
+   * asked for.
+   */
+  promptLogprobs?(logprobs: readonly (PromptLogprob | null)[]): void;
   /** What one or more steps added, in order. */
   deltas(deltas: readonly Delta[]): void;
   /** All sequences have ended. */

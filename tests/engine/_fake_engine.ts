@@ -24,6 +24,7 @@ export function clientOptions() {
     maxLogprobs: 4,
     maxLogitEdits: 4096,
     maxTokenMasks: 16,
+    maxScores: 5,
   };
   const info = {
     kvCacheDtype: "float32",

@@ -8,7 +8,7 @@
 import { assert, assertEquals } from "@std/assert";
 import type { StepBufferViews, StepRunner } from "../../engine/native.ts";
 import { samplingParams } from "../../engine/sampling_params.ts";
-import type { SamplingParams } from "../../engine/types.ts";
+import type { PromptLogprob, SamplingParams } from "../../engine/types.ts";
 import type { TokenTable } from "../../models/types.ts";
 
 export const VOCAB_SIZE = 40;
@@ -114,6 +114,29 @@ export function expectedOutput(prompt: readonly number[], sampling: SamplingPara
   return output;
 }
 
+/** What a score is: by the tokens before and the token itself. */
+function score(context: number, token: number): { logprob: number; rank: number } {
+  const hash = mix(context, token + 100);
+  return { logprob: -(hash % 1000) / 8, rank: 1 + hash % VOCAB_SIZE };
+}
+
+/** Most likely tokens after a context; 3 where more are asked for. */
+function scoreTop(context: number, numTop: number): { tokenId: number; logprob: number }[] {
+  return Array.from({ length: Math.min(3, numTop) }, (_, i) => {
+    const tokenId = (context + i) % VOCAB_SIZE;
+    return { tokenId, logprob: score(context, tokenId).logprob };
+  });
+}
+
+/** The log-probabilities of a prompt's tokens, computed from their definition. */
+export function expectedPromptLogprobs(prompt: readonly number[], numTop: number): (PromptLogprob | null)[] {
+  return prompt.map((tokenId, i) => {
+    if (i === 0) return null;
+    const context = prompt.slice(0, i).reduce(mix, 7);
+    return { tokenId, ...score(context, tokenId), top: scoreTop(context, numTop) };
+  });
+}
+
 function disallowed({ allowedTokenIds }: SamplingParams): number[] {
   return allowedTokenIds === null ? [] : [...Array(VOCAB_SIZE).keys()].filter((id) => !allowedTokenIds.includes(id));
 }
@@ -143,6 +166,7 @@ export interface FakeRunnerConfig {
   readonly pageSize: number;
   readonly numPages: number;
   readonly maxLogitEdits?: number;
+  readonly maxScores?: number;
 }
 
 /** Runs {@linkcode expectedOutput}'s model on a step buffer, and checks the buffer as octavo.h asks. */
@@ -158,7 +182,11 @@ export class FakeRunner implements StepRunner {
   readonly #config: FakeRunnerConfig;
   readonly #kv: Int32Array;
   /** Steps under way, oldest first, with what they sampled: the buffer shows it when they are finished. */
-  readonly #flights: { readonly buffer: StepBufferViews; readonly sampled: Int32Array }[] = [];
+  readonly #flights: {
+    readonly buffer: StepBufferViews;
+    readonly sampled: Int32Array;
+    readonly logprob: Float32Array;
+  }[] = [];
   #lastSampled = new Int32Array(0);
 
   constructor(config: FakeRunnerConfig) {
@@ -177,14 +205,16 @@ export class FakeRunner implements StepRunner {
     }
     this.step();
     this.#lastSampled = buffer.sampled.slice();
-    this.#flights.push({ buffer, sampled: this.#lastSampled });
+    this.#flights.push({ buffer, sampled: this.#lastSampled, logprob: buffer.scoreLogprob.slice() });
     buffer.sampled.fill(-7);
+    buffer.scoreLogprob.fill(NaN);
   }
 
   finish(buffer: StepBufferViews): void {
     const flight = this.#flights.shift();
     assert(flight?.buffer === buffer, "steps finish in order");
     buffer.sampled.set(flight.sampled);
+    buffer.scoreLogprob.set(flight.logprob);
   }
 
   step(): void {
@@ -201,11 +231,37 @@ export class FakeRunner implements StepRunner {
     const slots = Array.from({ length: numSeqs }, (_, s) => this.#slots(s));
     this.#checkOwners(slots);
     let begin = 0;
+    let numScores = 0;
     for (let s = 0; s < numSeqs; s++) {
       this.#write(s, begin, slots[s]!);
+      numScores += this.#score(begin, begin + queryLen[s]!, slots[s]!);
       begin += queryLen[s]!;
       this.#sample(s, slots[s]!);
     }
+    assertEquals(numScores, header[4], "every score is of a token of the step");
+  }
+
+  /** Tells the scores that stand after a sequence's tokens, `begin .. end - 1` of the step; returns how many. */
+  #score(begin: number, end: number, slots: readonly number[]): number {
+    const { buffer } = this;
+    const numScores = buffer.header[4]!;
+    assert(numScores <= buffer.maxScores, "scores fit the tables");
+    let count = 0;
+    for (let x = 0; x < numScores; x++) {
+      const index = buffer.scoreIndex[x]!;
+      if (index < begin || index >= end) continue;
+      count++;
+      const context = slots.slice(0, slots.length - (end - 1 - index)).map((slot) => this.#kv[slot]!).reduce(mix, 7);
+      const { logprob, rank } = score(context, buffer.scoreToken[x]!);
+      buffer.scoreLogprob[x] = logprob;
+      buffer.scoreRank[x] = rank;
+      const top = scoreTop(context, buffer.scoreNumLogprobs[x]!);
+      for (let i = 0; i < buffer.maxLogprobs; i++) {
+        buffer.scoreTopToken[x * buffer.maxLogprobs + i] = top[i]?.tokenId ?? -1;
+        buffer.scoreTopLogprob[x * buffer.maxLogprobs + i] = top[i]?.logprob ?? NaN;
+      }
+    }
+    return count;
   }
 
   /** Pages may be shared, but one that a sequence of the step writes to may not. */
@@ -310,7 +366,7 @@ export class FakeRunner implements StepRunner {
 
 /** A step buffer of plain memory, filled with what no step may read. */
 export function newStepBuffer(config: FakeRunnerConfig): StepBufferViews {
-  const { maxNumSeqs: s, maxNumBatchedTokens: t, numPages: p, maxLogitEdits: e = 4096 } = config;
+  const { maxNumSeqs: s, maxNumBatchedTokens: t, numPages: p, maxLogitEdits: e = 4096, maxScores: x = 5 } = config;
   const l = 4;
   const i32 = (length: number) => new Int32Array(length).fill(-7);
   const f32 = (length: number) => new Float32Array(length).fill(NaN);
@@ -322,7 +378,7 @@ export function newStepBuffer(config: FakeRunnerConfig): StepBufferViews {
     maxLogitEdits: e,
     maxTokenMasks: s,
     tokenMaskWords: 2,
-    maxScores: 0,
+    maxScores: x,
     header: i32(16),
     tokens: i32(t),
     queryLen: i32(s),
@@ -346,16 +402,16 @@ export function newStepBuffer(config: FakeRunnerConfig): StepBufferViews {
     editBias: f32(e),
     maskIndex: i32(s),
     tokenMasks: new Uint32Array(2 * s),
-    scoreIndex: i32(0),
-    scoreToken: i32(0),
-    scoreNumLogprobs: i32(0),
+    scoreIndex: i32(x),
+    scoreToken: i32(x),
+    scoreNumLogprobs: i32(x),
     sampled: i32(s),
     sampledLogprob: f32(s),
     topToken: i32(s * l),
     topLogprob: f32(s * l),
-    scoreLogprob: f32(0),
-    scoreRank: i32(0),
-    scoreTopToken: i32(0),
-    scoreTopLogprob: f32(0),
+    scoreLogprob: f32(x),
+    scoreRank: i32(x),
+    scoreTopToken: i32(x * l),
+    scoreTopLogprob: f32(x * l),
   };
 }

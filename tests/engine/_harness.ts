@@ -3,7 +3,8 @@
 import { assertEquals } from "@std/assert";
 import { Counters } from "../../engine/counters.ts";
 import { StepLoop } from "../../engine/step_loop.ts";
-import type { Delta, FinishReason, SamplingParams, Usage } from "../../engine/types.ts";
+import { promptLogprobs } from "../../engine/prompt_scores.ts";
+import type { Delta, FinishReason, PromptLogprob, SamplingParams, Usage } from "../../engine/types.ts";
 import { EOS, FakeRunner, type FakeRunnerConfig, greedy, TABLE, VOCAB_SIZE } from "./_fake_model.ts";
 
 /** What one sequence of a request received. */
@@ -18,6 +19,7 @@ export interface Received {
 export class Transcript {
   readonly sequences: Received[];
   readonly deltas: Delta[] = [];
+  promptLogprobs: readonly (PromptLogprob | null)[] | null = null;
   usage: Usage | null = null;
   error: string | null = null;
   numTerminals = 0;
@@ -105,6 +107,10 @@ export class Harness {
     for (const outcome of this.loop.takeOutcomes()) {
       const transcript = this.transcripts.get(outcome.key)!;
       assertEquals(transcript.numTerminals, 0, "nothing follows a terminal event");
+      if (outcome.promptScores !== null) {
+        assertEquals([transcript.promptLogprobs, transcript.deltas], [null, []], "a prompt's scores come once, first");
+        transcript.promptLogprobs = promptLogprobs(transcript.prompt, outcome.promptScores);
+      }
       for (const delta of outcome.deltas) transcript.add(delta);
       transcript.usage = outcome.usage;
       transcript.error = outcome.error;

@@ -13,6 +13,7 @@ const LIMITS: RequestLimits = {
   maxLogprobs: 5,
   maxLogitEdits: 30,
   maxTokenMasks: 2,
+  maxScores: 5,
 };
 
 function check(promptTokenIds: number[], options: SamplingOptions = {}, limits: Partial<RequestLimits> = {}) {

@@ -24,6 +24,7 @@ Deno.test("samplingParams() fills in defaults", () => {
     includeStopStrInOutput: false,
     ignoreEos: false,
     logprobs: null,
+    promptLogprobs: null,
     skipSpecialTokens: true,
   });
 });

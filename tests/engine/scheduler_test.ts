@@ -5,7 +5,13 @@ import { Scheduler, type SchedulerLimits } from "../../engine/scheduler.ts";
 import { LiveRequest, type Sequence } from "../../engine/sequence.ts";
 import { greedy } from "./_fake_model.ts";
 
-const LIMITS: SchedulerLimits = { pageSize: 4, maxNumSeqs: 4, maxNumBatchedTokens: 10, maxLogitEdits: 100 };
+const LIMITS: SchedulerLimits = {
+  pageSize: 4,
+  maxNumSeqs: 4,
+  maxNumBatchedTokens: 10,
+  maxLogitEdits: 100,
+  maxScores: 5,
+};
 
 /** A scheduler whose sequences are named by letters and sample a token whenever they can. */
 class Bench {

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { checkRequest } from "../../engine/admission.ts";
 import { RequestError } from "../../engine/errors.ts";
 import { samplingParams } from "../../engine/sampling_params.ts";
-import { expectedOutput, VOCAB_SIZE } from "./_fake_model.ts";
+import { expectedOutput, expectedPromptLogprobs, VOCAB_SIZE } from "./_fake_model.ts";
 import { Harness, type Transcript } from "./_harness.ts";
 
 const request = fc.record({
@@ -29,6 +29,7 @@ const request = fc.record({
   repetitionPenalty: fc.constantFrom(1, 1, 1.5),
   logitBias: fc.constantFrom({}, {}, { 5: 2, 7: -100 }),
   logprobs: fc.constantFrom(null, null, 0, 3),
+  promptLogprobs: fc.constantFrom(null, null, null, 0, 4),
   ignoreEos: fc.boolean(),
 });
 
@@ -44,6 +45,7 @@ const engine = fc.record({
   maxNumSeqs: fc.integer({ min: 1, max: 5 }),
   extraTokens: fc.integer({ min: 0, max: 10 }),
   maxLogitEdits: fc.constantFrom(20, VOCAB_SIZE, 4096),
+  maxScores: fc.integer({ min: 1, max: 8 }),
 });
 
 /** Longer runs: OCTAVO_MODEL_RUNS=20000 is above 1e6 operations. */
@@ -96,7 +98,7 @@ function submit(
   { prompt, priority, cacheSalt, ...options }: typeof request extends fc.Arbitrary<infer T> ? T : never,
 ) {
   const sampling = samplingParams({ ...options, minTokens: Math.min(options.minTokens, options.maxTokens) });
-  const { pageSize, numPages, maxNumSeqs, maxLogitEdits = 0 } = harness.config;
+  const { pageSize, numPages, maxNumSeqs, maxLogitEdits = 0, maxScores = 0 } = harness.config;
   try {
     checkRequest({ id: "", promptTokenIds: prompt, sampling }, {
       maxModelLen: numPages * pageSize + 1,
@@ -108,6 +110,7 @@ function submit(
       maxLogprobs: 4,
       maxLogitEdits,
       maxTokenMasks: maxNumSeqs,
+      maxScores,
     });
   } catch (error) {
     if (error instanceof RequestError) return 0;
@@ -117,8 +120,14 @@ function submit(
   return 1;
 }
 
-function checkTranscript({ prompt, sampling, sequences, deltas, usage, numTerminals }: Transcript, isAborted: boolean) {
+function checkTranscript(transcript: Transcript, isAborted: boolean) {
+  const { prompt, sampling, sequences, deltas, usage, numTerminals, promptLogprobs } = transcript;
   assertEquals(numTerminals, 1);
+  const hasOutput = deltas.some(({ tokenIds }) => tokenIds.length > 0);
+  if (sampling.promptLogprobs === null) assertEquals(promptLogprobs, null);
+  else if (promptLogprobs !== null || hasOutput) {
+    assertEquals(promptLogprobs, expectedPromptLogprobs(prompt, sampling.promptLogprobs));
+  }
   sequences.forEach(({ tokenIds, finishReason }, index) => {
     const expected = expectedOutput(prompt, sampling, index);
     if (finishReason === "abort") {

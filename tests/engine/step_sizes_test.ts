@@ -9,6 +9,7 @@ Deno.test("stepSizes() takes what is given, else what suits the device", () => {
     maxLogitEdits: 16_384,
     maxTokenMasks: 16,
     tokenMaskWords: 4,
+    maxScores: 64,
   });
   assertEquals(stepSizes(none, "cuda", 300_000), {
     maxNumSeqs: 256,
@@ -16,6 +17,7 @@ Deno.test("stepSizes() takes what is given, else what suits the device", () => {
     maxLogitEdits: 300_000,
     maxTokenMasks: 0,
     tokenMaskWords: 0,
+    maxScores: 0,
   });
   // A step holds at least a token of each sequence.
   const many = stepSizes({ maxNumSeqs: 300, maxNumBatchedTokens: 8 }, "cpu", 100);
