@@ -25,7 +25,7 @@ export interface PromptScores {
 }
 
 /** Most log-probabilities of a prompt's tokens, the likeliest ones' counted, that one request may ask for. */
-export const MAX_PROMPT_LOGPROBS = 2 ** 20;
+export const MAX_PROMPT_LOGPROBS = 2 ** 18;
 
 /** Room for the scores of a prompt. */
 export function newPromptScores(promptTokens: number, numTop: number): PromptScores {

@@ -193,6 +193,7 @@ Deno.test("chat passes every sampling field on", async () => {
     includeStopStrInOutput: true,
     ignoreEos: true,
     logprobs: 0,
+    promptLogprobs: null,
     skipSpecialTokens: false,
   });
 });
