@@ -18,7 +18,15 @@ import { generate } from "./engine/generate.ts";
 import type { KvCacheDtypeName, KvCacheMemory, SkippedLayer } from "./engine/kv_cache_plan.ts";
 import { type SamplingOptions, samplingParams } from "./engine/sampling_params.ts";
 import { startEngine } from "./engine/start_engine.ts";
-import type { Delta, Engine, EngineInfo, GenerationRequest, Quantization, SamplingParams } from "./engine/types.ts";
+import type {
+  Delta,
+  Engine,
+  EngineInfo,
+  GenerationRequest,
+  PromptLogprob,
+  Quantization,
+  SamplingParams,
+} from "./engine/types.ts";
 import type { Device } from "./ffi/library_search.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { type LOAD_FORMATS, openModel } from "./models/open_model.ts";
@@ -75,6 +83,8 @@ export interface RequestOutput {
   readonly prompt: string | null;
   /** The prompt as the model saw it. */
   readonly promptTokenIds: readonly number[];
+  /** One entry a token of the prompt, null for the first, where `promptLogprobs` asked for them. */
+  readonly promptLogprobs: readonly (PromptLogprob | null)[] | null;
   /** n completions, by index. */
   readonly outputs: Collected;
 }
@@ -250,6 +260,7 @@ export class LLM implements AsyncDisposable {
     return prepared.map(({ prompt, request: { promptTokenIds } }, i) => ({
       prompt,
       promptTokenIds,
+      promptLogprobs: submitted[i]!.promptLogprobs(),
       outputs: outputs[i]!,
     }));
   }

@@ -36,6 +36,7 @@ export type {
   FinishReason,
   GenerationRequest,
   KvCacheDtype,
+  PromptLogprob,
   SamplingParams,
   Sink,
   TokenLogprob,

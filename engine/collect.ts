@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Delta, Engine, FinishReason, GenerationRequest, TokenLogprob } from "./types.ts";
+import type { Delta, Engine, FinishReason, GenerationRequest, PromptLogprob, TokenLogprob } from "./types.ts";
 
 /** One completion of a prompt. */
 export interface CompletionOutput {
@@ -25,6 +25,14 @@ export interface CompletionOutput {
 /** The n completions of a request, by index. */
 export type Collected = readonly [CompletionOutput, ...CompletionOutput[]];
 
+/** A request under way. */
+export interface Collection {
+  readonly abort: () => void;
+  readonly outputs: Promise<Collected>;
+  /** Of the prompt's tokens, where they were asked for; complete when `outputs` is. */
+  readonly promptLogprobs: () => readonly (PromptLogprob | null)[] | null;
+}
+
 /**
  * Submits a request and gathers its deltas.
  *
@@ -32,13 +40,12 @@ export type Collected = readonly [CompletionOutput, ...CompletionOutput[]];
  * there was.
  * @throws {RequestError} The engine refuses the request.
  */
-export function collect(
-  engine: Engine,
-  request: GenerationRequest,
-): { abort: () => void; outputs: Promise<Collected> } {
+export function collect(engine: Engine, request: GenerationRequest): Collection {
   const { promise, resolve, reject } = Promise.withResolvers<Collected>();
   const deltas: Delta[][] = Array.from({ length: request.sampling.n }, () => []);
+  let ofPrompt: readonly (PromptLogprob | null)[] | null = null;
   const abort = engine.submit(request, {
+    promptLogprobs: (logprobs) => ofPrompt = logprobs,
     deltas: (more) => {
       for (const delta of more) deltas[delta.index]!.push(delta);
     },
@@ -48,7 +55,7 @@ export function collect(
     },
     error: reject,
   });
-  return { abort, outputs: promise };
+  return { abort, outputs: promise, promptLogprobs: () => ofPrompt };
 }
 
 /** Every sequence of a request that ended has a last delta, with its finish reason. */

@@ -5,13 +5,21 @@
  * @module
  */
 
-import { DEADLINE_STOP_REASON, type Delta, type GenerationRequest, type Usage } from "../engine/types.ts";
+import {
+  DEADLINE_STOP_REASON,
+  type Delta,
+  type GenerationRequest,
+  type PromptLogprob,
+  type Usage,
+} from "../engine/types.ts";
 import { EngineError } from "../engine/errors.ts";
 import type { Server } from "./_server.ts";
 import { deadlineExceeded } from "./errors.ts";
 
 /** Receives a generation's output. Exactly one of `end` and `error` is called, last, and neither after `abort()`. */
 export interface GenerationOutput {
+  /** One prompt's log-probabilities, where they were asked for, before its sequences' first tokens. */
+  promptLogprobs(promptIndex: number, logprobs: readonly (PromptLogprob | null)[]): void;
   /** What one step added to one prompt's sequences. */
   deltas(promptIndex: number, deltas: readonly Delta[]): void;
   /** All prompts have ended; `usage` is their sum. */
@@ -74,6 +82,7 @@ export class Generation {
     // The engine counts from now on.
     const leftMs = deadlineMs === null ? null : Math.max(0, deadlineMs - (performance.now() - this.#startedMs));
     const abort = this.#server.engine.submit({ ...request, deadlineMs: leftMs }, {
+      promptLogprobs: (logprobs) => this.#output?.promptLogprobs(promptIndex, logprobs),
       deltas: (deltas) => {
         const output = this.#output;
         if (output === null) return;

@@ -1,11 +1,11 @@
 /**
- * Log-probabilities in the shapes of chat and of plain completions. OpenAI gives tokens as texts, so ids are turned
+ * Log-probabilities in the shapes of chat and of plain completions, and of prompts as vLLM has them. OpenAI gives tokens as texts, so ids are turned
  * into the bytes they stand for.
  *
  * @module
  */
 
-import type { TokenLogprob } from "../engine/types.ts";
+import type { PromptLogprob, TokenLogprob } from "../engine/types.ts";
 import type { TokenTable } from "../models/types.ts";
 
 /** JSON has no -Infinity; this is what vLLM and OpenAI's own server send for it. */
@@ -58,6 +58,43 @@ export function chatLogprobs(texts: TokenTexts, entries: readonly TokenLogprob[]
   };
 }
 
+/**
+ * `prompt_logprobs`: for each token of the prompt those of itself and of the `numTop` likeliest in its place, by token id;
+ * null for the first.
+ */
+export function promptLogprobsJson(
+  texts: TokenTexts,
+  entries: readonly (PromptLogprob | null)[],
+  numTop: number,
+): (Record<string, unknown> | null)[] {
+  const write = (tokenId: number, logprob: number, rank: number) => (
+    { logprob: finite(logprob), rank, decoded_token: texts.text(tokenId) }
+  );
+  return entries.map((entry) => {
+    if (entry === null) return null;
+    const top = entry.top.slice(0, numTop).map((one, i) => [one.tokenId, write(one.tokenId, one.logprob, i + 1)]);
+    return Object.fromEntries([...top, [entry.tokenId, write(entry.tokenId, entry.logprob, entry.rank)]]);
+  });
+}
+
+/** `choices[].logprobs` of a completion, or of a part of it: one entry a token; null where nothing stands before it. */
+export interface CompletionLogprobsJson {
+  readonly tokens: readonly string[];
+  readonly token_logprobs: readonly (number | null)[];
+  readonly top_logprobs: readonly (Record<string, number> | null)[];
+  readonly text_offset: readonly number[];
+}
+
+/** A prompt that a completion's text begins with. */
+export interface Echo {
+  readonly text: string;
+  readonly tokenIds: readonly number[];
+  /** One for each token. */
+  readonly logprobs: readonly (PromptLogprob | null)[];
+  /** Likeliest tokens to show. */
+  readonly numTop: number;
+}
+
 /** `choices[].logprobs` of one choice of a completion; successive parts continue `text_offset`. */
 export class CompletionLogprobs {
   readonly #texts: TokenTexts;
@@ -70,29 +107,51 @@ export class CompletionLogprobs {
     this.#skipSpecialTokens = options.skipSpecialTokens;
   }
 
-  /** The part for the next tokens. */
-  part(entries: readonly TokenLogprob[]): Record<string, unknown> {
+  /** The part for the output's next tokens, behind `echo` where that is the choice's first part. */
+  part(entries: readonly TokenLogprob[], echo: Echo | null = null): CompletionLogprobsJson {
+    const before = echo === null ? [] : this.#echo(echo);
+    const all = [
+      ...before,
+      ...entries.map((entry) => {
+        const isHidden = this.#skipSpecialTokens && this.#texts.isSpecial(entry.tokenId);
+        return { ...entry, offset: isHidden ? this.#offset : this.#advance(entry.tokenId) };
+      }),
+    ];
     return {
-      tokens: entries.map(({ tokenId }) => this.#texts.text(tokenId)),
-      token_logprobs: entries.map(({ logprob }) => finite(logprob)),
-      top_logprobs: entries.map((entry) => this.#top(entry)),
-      text_offset: entries.map(({ tokenId }) => this.#advance(tokenId)),
+      tokens: all.map(({ tokenId }) => this.#texts.text(tokenId)),
+      token_logprobs: all.map(({ logprob }) => logprob === null ? null : finite(logprob)),
+      top_logprobs: all.map(({ tokenId, logprob, top }) => logprob === null ? null : this.#top(tokenId, logprob, top)),
+      text_offset: all.map(({ offset }) => offset),
     };
   }
 
-  /** Text to log-probability; the sampled token is always among them. Of tokens with the same text, the likelier. */
-  #top(entry: TokenLogprob): Record<string, number> {
-    const top: Record<string, number> = Object.create(null);
-    for (const { tokenId, logprob } of [...entry.top, entry]) {
-      const text = this.#texts.text(tokenId);
-      top[text] = Math.max(top[text] ?? LOWEST_LOGPROB, finite(logprob));
+  /** The prompt's tokens in its text. Special ones that the tokenizer added are not part of it. */
+  #echo({ text, tokenIds, logprobs, numTop }: Echo) {
+    const characters = [...text];
+    const isAt = (part: string) => [...part].every((character, i) => characters[this.#offset + i] === character);
+    const entries = tokenIds.map((tokenId, i) => {
+      const isHidden = this.#texts.isSpecial(tokenId) && !isAt(this.#texts.text(tokenId));
+      const offset = Math.min(isHidden ? this.#offset : this.#advance(tokenId), characters.length);
+      const entry = logprobs[i] ?? null;
+      return { tokenId, logprob: entry?.logprob ?? null, top: entry?.top.slice(0, numTop) ?? [], offset };
+    });
+    // Whatever the tokenizer changed or added, the output begins behind the text.
+    this.#offset = characters.length;
+    return entries;
+  }
+
+  /** Text to log-probability; the token itself is always among them. Of tokens with the same text, the likelier. */
+  #top(tokenId: number, logprob: number, top: TokenLogprob["top"]): Record<string, number> {
+    const byText: Record<string, number> = Object.create(null);
+    for (const one of [...top, { tokenId, logprob }]) {
+      const text = this.#texts.text(one.tokenId);
+      byText[text] = Math.max(byText[text] ?? LOWEST_LOGPROB, finite(one.logprob));
     }
-    return top;
+    return byText;
   }
 
   /** The token's offset; a token that begins inside a character has that character's. */
   #advance(tokenId: number): number {
-    if (this.#skipSpecialTokens && this.#texts.isSpecial(tokenId)) return this.#offset;
     const bytes = this.#texts.bytes(tokenId);
     const isContinuation = (byte: number) => (byte & 0xC0) === 0x80;
     const start = bytes.length > 0 && isContinuation(bytes[0]!) ? Math.max(0, this.#offset - 1) : this.#offset;

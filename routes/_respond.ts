@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Delta, GenerationRequest, TokenLogprob, Usage } from "../engine/types.ts";
+import type { Delta, GenerationRequest, PromptLogprob, TokenLogprob, Usage } from "../engine/types.ts";
 import { errorEnvelope, toApiError } from "./errors.ts";
 import { Generation } from "./_generation.ts";
 import type { Server } from "./_server.ts";
@@ -23,6 +23,8 @@ export interface Choice {
 
 /** How an endpoint writes what the engine says. One per request: it may keep state. */
 export interface ResponseFormat {
+  /** Takes a prompt's log-probabilities, before the first events of its choices and before the body. */
+  promptLogprobs(promptIndex: number, logprobs: readonly (PromptLogprob | null)[]): void;
   /** Events for one delta of a choice; "" when there is nothing to say. */
   events(choiceIndex: number, promptIndex: number, delta: Delta): string;
   /** The event before `[DONE]`; "" when none was asked for. */
@@ -75,6 +77,7 @@ function respondStreamed(server: Server, job: Job): Response {
   });
   try {
     generation.start({
+      promptLogprobs: (promptIndex, logprobs) => job.format.promptLogprobs(promptIndex, logprobs),
       deltas: (promptIndex, deltas) => {
         for (const delta of deltas) {
           stream.send(job.format.events(choiceIndex(job, promptIndex, delta), promptIndex, delta));
@@ -108,6 +111,7 @@ function respondWhole(server: Server, job: Job): Promise<Response> {
   });
   try {
     generation.start({
+      promptLogprobs: (promptIndex, logprobs) => job.format.promptLogprobs(promptIndex, logprobs),
       deltas: (promptIndex, deltas) => {
         for (const delta of deltas) addDelta(choices[choiceIndex(job, promptIndex, delta)]!, delta);
       },

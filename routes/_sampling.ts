@@ -29,6 +29,8 @@ export interface SamplingExtras {
   readonly n: number;
   readonly maxTokens: number;
   readonly logprobs: number | null;
+  /** At least so many likeliest tokens of each place of the prompt; null: what the request asks for. */
+  readonly promptLogprobs?: number | null;
   /** Field to name when `logprobs` is too large. */
   readonly logprobsParam: string;
 }
@@ -41,14 +43,11 @@ export interface SamplingExtras {
 export function requestSampling(
   server: Server,
   body: ChatCompletionBody | CompletionBody,
-  { n, maxTokens, logprobs, logprobsParam }: SamplingExtras,
+  { n, maxTokens, logprobs, logprobsParam, promptLogprobs = null }: SamplingExtras,
 ): SamplingParams {
-  const { maxLogprobs } = server.engine.info;
-  if (logprobs !== null && logprobs > maxLogprobs) {
-    throw badRequest(`Invalid "${logprobsParam}": expected at most ${maxLogprobs}, received ${logprobs}`, {
-      param: logprobsParam,
-    });
-  }
+  const asked = body.prompt_logprobs ?? null;
+  checkNumLogprobs(server, logprobs, logprobsParam);
+  checkNumLogprobs(server, asked, "prompt_logprobs");
   // Nothing but the likeliest token is left at 0; the engine's range for top_p is above 0.
   const isArgmax = body.top_p === 0;
   return samplingParams({
@@ -71,8 +70,21 @@ export function requestSampling(
     includeStopStrInOutput: body.include_stop_str_in_output ?? undefined,
     ignoreEos: body.ignore_eos ?? undefined,
     logprobs,
+    promptLogprobs: asked === null && promptLogprobs === null ? null : Math.max(asked ?? 0, promptLogprobs ?? 0),
     skipSpecialTokens: body.skip_special_tokens ?? undefined,
   }, server.generationDefaults);
+}
+
+function checkNumLogprobs(server: Server, value: number | null, param: string): void {
+  const { maxLogprobs } = server.engine.info;
+  if (value === null || value <= maxLogprobs) return;
+  throw badRequest(`Invalid "${param}": expected at most ${maxLogprobs}, received ${value}`, { param });
+}
+
+/** @throws {ApiError} 400: log-probabilities of the prompt come with the whole response only. */
+export function checkPromptLogprobs(body: ChatCompletionBody | CompletionBody): void {
+  if ((body.prompt_logprobs ?? null) === null || body.stream !== true) return;
+  throw badRequest('"prompt_logprobs" is not offered with "stream": true', { param: "prompt_logprobs" });
 }
 
 /**

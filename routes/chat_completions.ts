@@ -5,14 +5,14 @@
  */
 
 import { Hono } from "hono";
-import type { Delta, Usage } from "../engine/types.ts";
+import type { Delta, PromptLogprob, Usage } from "../engine/types.ts";
 import type { ChatMessage } from "../models/types.ts";
 import { ChunkWriter } from "./_chunk_writer.ts";
 import { type Endpoint, generationHandler, type Plan, type ResponseHead, responseHead } from "./_handler.ts";
-import { chatLogprobs, type TokenTexts } from "./_logprobs.ts";
+import { chatLogprobs, promptLogprobsJson, type TokenTexts } from "./_logprobs.ts";
 import { checkNumChars, maxTokens, tokenizePrompts } from "./_prompt.ts";
 import { type Choice, type ResponseFormat, usageJson } from "./_respond.ts";
-import { requestOrder, requestSampling } from "./_sampling.ts";
+import { checkPromptLogprobs, requestOrder, requestSampling } from "./_sampling.ts";
 import type { Server } from "./_server.ts";
 import { badRequest } from "./errors.ts";
 import { servedName } from "./models.ts";
@@ -34,6 +34,7 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
   if ((body.top_logprobs ?? 0) > 0 && body.logprobs !== true) {
     throw badRequest('"top_logprobs" needs "logprobs": true', { param: "top_logprobs" });
   }
+  checkPromptLogprobs(body);
   const text = renderPrompt(server, body);
   const [tokenIds] = await tokenizePrompts(server, [text], { param: "messages", addSpecialTokens: false });
   const promptTokenIds = tokenIds!;
@@ -84,15 +85,18 @@ class ChatFormat implements ResponseFormat {
   readonly #head: ResponseHead;
   readonly #promptTokenIds: readonly number[];
   readonly #withLogprobs: boolean;
+  readonly #numPromptLogprobs: number | null;
   readonly #withTokenIds: boolean;
   readonly #writer: ChunkWriter;
   readonly #begun = new Set<number>();
+  #promptLogprobs: readonly (PromptLogprob | null)[] = [];
 
   constructor(texts: TokenTexts, head: ResponseHead, body: ChatCompletionBody, promptTokenIds: readonly number[]) {
     this.#texts = texts;
     this.#head = head;
     this.#promptTokenIds = promptTokenIds;
     this.#withLogprobs = body.logprobs === true;
+    this.#numPromptLogprobs = body.prompt_logprobs ?? null;
     this.#withTokenIds = body.return_token_ids === true;
     this.#writer = new ChunkWriter({
       head,
@@ -101,6 +105,10 @@ class ChatFormat implements ResponseFormat {
       continuousUsage: body.stream_options?.continuous_usage_stats === true,
       numPromptTokens: promptTokenIds.length,
     });
+  }
+
+  promptLogprobs(_promptIndex: number, logprobs: readonly (PromptLogprob | null)[]): void {
+    this.#promptLogprobs = logprobs;
   }
 
   /** The role in a choice's first chunk, the finish reason in its last, the text between: clients rely on it. */
@@ -146,6 +154,9 @@ class ChatFormat implements ResponseFormat {
         ...this.#withTokenIds && { token_ids: choice.tokenIds },
       })),
       usage: usageJson(usage),
+      ...this.#numPromptLogprobs !== null && {
+        prompt_logprobs: promptLogprobsJson(this.#texts, this.#promptLogprobs, this.#numPromptLogprobs),
+      },
       ...this.#withTokenIds && { prompt_token_ids: this.#promptTokenIds },
     };
   }

@@ -5,13 +5,13 @@
  */
 
 import { Hono } from "hono";
-import type { Delta, SamplingParams, Usage } from "../engine/types.ts";
+import type { Delta, PromptLogprob, SamplingParams, Usage } from "../engine/types.ts";
 import { ChunkWriter } from "./_chunk_writer.ts";
 import { type Endpoint, generationHandler, type Plan, type ResponseHead, responseHead } from "./_handler.ts";
-import { CompletionLogprobs, type TokenTexts } from "./_logprobs.ts";
+import { CompletionLogprobs, type Echo, promptLogprobsJson, type TokenTexts } from "./_logprobs.ts";
 import { maxTokens, tokenizePrompts } from "./_prompt.ts";
 import { type Choice, type ResponseFormat, usageJson } from "./_respond.ts";
-import { requestOrder, requestSampling } from "./_sampling.ts";
+import { checkPromptLogprobs, requestOrder, requestSampling } from "./_sampling.ts";
 import type { Server } from "./_server.ts";
 import { badRequest } from "./errors.ts";
 import { servedName } from "./models.ts";
@@ -20,6 +20,9 @@ import { COMPLETION_REFUSED_FIELDS } from "./schemas/refused_fields.ts";
 
 /** Most choices of one request: prompts times `n`. */
 export const MAX_CHOICES = 1024;
+
+/** What a log-probability takes in a response, about. */
+const LOGPROB_BYTES = 64;
 
 /** The completion route. */
 export function completionRoutes(server: Server): Hono {
@@ -38,6 +41,7 @@ async function planCompletion(server: Server, body: CompletionBody): Promise<Pla
     param: "prompt",
     addSpecialTokens: body.add_special_tokens ?? true,
   });
+  checkEchoedLogprobs(server, body, prompts);
   const requests = prompts.map((promptTokenIds) => ({
     id: crypto.randomUUID(),
     ...requestOrder(server, body),
@@ -67,12 +71,23 @@ function checkCombinations(body: CompletionBody): void {
       param: "best_of",
     });
   }
-  if (body.echo === true && (body.logprobs ?? null) !== null) {
-    throw badRequest('"echo" with "logprobs" (log-probabilities of the prompt) is not supported yet', {
-      param: "logprobs",
-      code: "unsupported_parameter",
-    });
+  if (body.max_tokens === 0 && body.echo !== true) {
+    throw badRequest('"max_tokens" must be at least 1 without "echo": true, received 0', { param: "max_tokens" });
   }
+  checkPromptLogprobs(body);
+}
+
+/** In a stream an echoed prompt's log-probabilities go out at once, so they must fit what a reader may leave unread. */
+function checkEchoedLogprobs(server: Server, body: CompletionBody, prompts: readonly (readonly number[])[]): void {
+  if (body.stream !== true || body.echo !== true || (body.logprobs ?? null) === null) return;
+  const numTokens = prompts.reduce((sum, { length }) => sum + length, 0);
+  const numLogprobs = numTokens * (body.n ?? 1) * (body.logprobs! + 1);
+  const most = Math.floor(server.maxBufferedBytes / LOGPROB_BYTES);
+  if (numLogprobs <= most) return;
+  throw badRequest(
+    `A stream may echo at most ${most} log-probabilities of its prompts, the request needs ${numLogprobs}`,
+    { param: "logprobs" },
+  );
 }
 
 /** Each prompt has its own: without a seed they must not share a random one. */
@@ -82,12 +97,14 @@ function promptSampling(server: Server, body: CompletionBody, numPromptTokens: n
   return requestSampling(server, body, {
     n: made,
     maxTokens: maxTokens(server, numPromptTokens, {
-      wanted: body.max_tokens ?? null,
+      // Where nothing but the prompt is asked for, a token is made and left out.
+      wanted: body.max_tokens === 0 ? 1 : body.max_tokens ?? null,
       fallback: DEFAULT_MAX_TOKENS,
       param: "prompt",
     }),
     logprobs: body.logprobs ?? (made > n ? 0 : null),
     logprobsParam: "logprobs",
+    promptLogprobs: body.echo === true ? body.logprobs ?? null : null,
   });
 }
 
@@ -95,18 +112,25 @@ function promptText(server: Server, prompt: string | readonly number[]): string 
   return typeof prompt === "string" ? prompt : server.tokenizer.decode(prompt, { skipSpecialTokens: false });
 }
 
+/** What a choice has when nothing but its prompt was asked for. */
+const NO_OUTPUT = { text: "", tokenIds: [], logprobs: [], finishReason: "length", stopReason: null } as const;
+
 class CompletionFormat implements ResponseFormat {
   readonly #texts: TokenTexts;
   readonly #head: ResponseHead;
   readonly #prompts: readonly (readonly number[])[];
   readonly #echoes: readonly string[] | null;
   readonly #numReturned: number;
-  readonly #withLogprobs: boolean;
+  readonly #numLogprobs: number | null;
+  readonly #numPromptLogprobs: number | null;
+  readonly #hasOutput: boolean;
   readonly #withTokenIds: boolean;
   readonly #skipSpecialTokens: boolean;
   readonly #writer: ChunkWriter;
   /** By choice; its first delta makes it. */
   readonly #logprobs = new Map<number, CompletionLogprobs>();
+  /** By prompt. */
+  readonly #promptLogprobs = new Map<number, readonly (PromptLogprob | null)[]>();
 
   constructor(
     texts: TokenTexts,
@@ -119,7 +143,9 @@ class CompletionFormat implements ResponseFormat {
     this.#prompts = prompts;
     this.#echoes = echoes;
     this.#numReturned = body.n ?? 1;
-    this.#withLogprobs = (body.logprobs ?? null) !== null;
+    this.#numLogprobs = body.logprobs ?? null;
+    this.#numPromptLogprobs = body.prompt_logprobs ?? null;
+    this.#hasOutput = body.max_tokens !== 0;
     this.#withTokenIds = body.return_token_ids === true;
     this.#skipSpecialTokens = body.skip_special_tokens ?? true;
     this.#writer = new ChunkWriter({
@@ -131,15 +157,22 @@ class CompletionFormat implements ResponseFormat {
     });
   }
 
-  events(index: number, promptIndex: number, delta: Delta): string {
+  promptLogprobs(promptIndex: number, logprobs: readonly (PromptLogprob | null)[]): void {
+    this.#promptLogprobs.set(promptIndex, logprobs);
+  }
+
+  events(index: number, promptIndex: number, given: Delta): string {
+    const delta = this.#hasOutput ? given : { ...given, ...NO_OUTPUT };
     this.#writer.count(delta);
     const isFirst = !this.#logprobs.has(index);
     const logprobs = this.#logprobsOf(index);
-    const text = isFirst ? this.#echo(promptIndex) + delta.text : delta.text;
-    const hasMore = delta.tokenIds.length > 0 && (this.#withLogprobs || this.#withTokenIds);
+    const text = isFirst ? this.#echoText(promptIndex) + delta.text : delta.text;
+    const hasMore = delta.tokenIds.length > 0 && (this.#numLogprobs !== null || this.#withTokenIds);
     let events = "";
     if (text !== "" || hasMore) {
-      const part = this.#withLogprobs && delta.logprobs ? JSON.stringify(logprobs.part(delta.logprobs)) : "null";
+      const part = this.#numLogprobs !== null && delta.logprobs
+        ? JSON.stringify(logprobs.part(delta.logprobs, isFirst ? this.#echo(promptIndex) : null))
+        : "null";
       const prompt = isFirst ? `,"prompt_token_ids":${JSON.stringify(this.#prompts[promptIndex])}` : "";
       const ids = this.#withTokenIds ? `,"token_ids":${JSON.stringify(delta.tokenIds)}${prompt}` : "";
       const choice = `{"index":${index},"text":${JSON.stringify(text)},"logprobs":${part},"finish_reason":null${ids}}`;
@@ -153,27 +186,50 @@ class CompletionFormat implements ResponseFormat {
   }
 
   usageEvent(usage: Usage): string {
-    return this.#writer.usageEvent(usage);
+    return this.#writer.usageEvent(this.#usage(usage));
   }
 
   body(choices: readonly Choice[], usage: Usage): unknown {
     return {
       ...this.#head,
       object: "text_completion",
-      choices: bestChoices(choices, this.#numReturned).map((choice) => ({
-        index: choice.index,
-        text: this.#echo(choice.promptIndex) + choice.text,
-        logprobs: this.#withLogprobs ? this.#logprobsOf(choice.index).part(choice.logprobs) : null,
-        finish_reason: choice.finishReason,
-        stop_reason: choice.stopReason,
-        ...this.#withTokenIds && { token_ids: choice.tokenIds, prompt_token_ids: this.#prompts[choice.promptIndex] },
-      })),
-      usage: usageJson(usage),
+      choices: bestChoices(choices, this.#numReturned).map((choice) => this.#choice(choice)),
+      usage: usageJson(this.#usage(usage)),
     };
   }
 
-  #echo(promptIndex: number): string {
+  #choice(made: Choice): Record<string, unknown> {
+    const choice = this.#hasOutput ? made : { ...made, ...NO_OUTPUT };
+    const { index, promptIndex } = choice;
+    const prompt = this.#promptLogprobs.get(promptIndex) ?? [];
+    return {
+      index,
+      text: this.#echoText(promptIndex) + choice.text,
+      logprobs: this.#numLogprobs === null
+        ? null
+        : this.#logprobsOf(index).part(choice.logprobs, this.#echo(promptIndex)),
+      finish_reason: choice.finishReason,
+      stop_reason: choice.stopReason,
+      ...this.#numPromptLogprobs !== null && {
+        prompt_logprobs: promptLogprobsJson(this.#texts, prompt, this.#numPromptLogprobs),
+      },
+      ...this.#withTokenIds && { token_ids: choice.tokenIds, prompt_token_ids: this.#prompts[promptIndex] },
+    };
+  }
+
+  #usage(usage: Usage): Usage {
+    return this.#hasOutput ? usage : { ...usage, completionTokens: 0 };
+  }
+
+  #echoText(promptIndex: number): string {
     return this.#echoes?.[promptIndex] ?? "";
+  }
+
+  #echo(promptIndex: number): Echo | null {
+    const text = this.#echoes?.[promptIndex];
+    const logprobs = this.#promptLogprobs.get(promptIndex);
+    if (text === undefined || logprobs === undefined) return null;
+    return { text, tokenIds: this.#prompts[promptIndex]!, logprobs, numTop: this.#numLogprobs ?? 0 };
   }
 
   #logprobsOf(index: number): CompletionLogprobs {

@@ -68,6 +68,11 @@ export const GENERATION_FIELDS = {
     z.array(integer(0)).min(1),
     "The only tokens that may be sampled; the end-of-sequence token too only if it is among them. On the CPU only.",
   ),
+  prompt_logprobs: field(
+    integer(0),
+    "Return the log-probability of each token of the prompt and of this many likeliest tokens in its place, by the model " +
+      "alone: no sampling setting changes them. Not with stream. Default: none.",
+  ),
   bad_words: field(
     z.array(z.string().min(1).max(MAX_STOP_LENGTH)).max(MAX_BAD_WORDS / 2),
     "Texts that the output shall not hold, at its beginning or after a space: their last token is banned where it would " +

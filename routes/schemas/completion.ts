@@ -37,12 +37,18 @@ export const completionBody = z.object({
     ],
   }),
   ...GENERATION_FIELDS,
-  max_tokens: field(integer(1), `Most tokens to make. Default ${DEFAULT_MAX_TOKENS}.`),
+  max_tokens: field(
+    integer(0),
+    `Most tokens to make; 0 only with echo, for the prompt's own logprobs. Default ${DEFAULT_MAX_TOKENS}.`,
+  ),
   logprobs: field(
     integer(0),
     "Return the log-probabilities of the output's tokens and of this many likeliest tokens. Default: none.",
   ),
-  echo: field(z.boolean(), "Put the prompt before the output. Not with logprobs yet. Default false."),
+  echo: field(
+    z.boolean(),
+    "Put the prompt before the output, and its tokens' log-probabilities before the output's. Default false.",
+  ),
   best_of: field(
     integer(1, MAX_N),
     "Make this many choices from each prompt and return the n whose tokens have the highest mean log-probability; not " +

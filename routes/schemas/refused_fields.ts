@@ -27,7 +27,6 @@ const SHARED: Readonly<Record<string, RefusedField>> = {
   kv_transfer_params: never,
   length_penalty: unless(1),
   logits_processors: unless([]),
-  prompt_logprobs: never,
   response_format: unless({ type: "text" }),
   return_tokens_as_token_ids: unless(false),
   service_tier: unless("auto", "default"),

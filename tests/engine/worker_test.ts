@@ -128,6 +128,53 @@ Deno.test("Engine gives log-probabilities that follow bias and bans", async () =
   assertEquals(later.tokenIds[0], top[1]!.tokenId);
 });
 
+Deno.test("Engine tells a prompt's log-probabilities as those after its beginnings, however it is served", async () => {
+  const prompt = Array.from({ length: 41 }, (_, i) => (PROMPT[i % PROMPT.length]! + 3 * i) % 300);
+  // Nothing that shapes the output shows in them.
+  const shaped = samplingParams({
+    temperature: 2,
+    maxTokens: 8,
+    minTokens: 3,
+    n: 3,
+    seed: 1,
+    promptLogprobs: 5,
+    logitBias: { [prompt[5]!]: -100 },
+    allowedTokenIds: Array.from({ length: 200 }, (_, i) => i),
+    badWords: [[prompt[9]!]],
+    stopTokenIds: [7],
+    repetitionPenalty: 2,
+    ignoreEos: true,
+  });
+  const one = { ...SAMPLING, maxTokens: 1, logprobs: 5 };
+  await using engine = await start({ maxNumBatchedTokens: 24, maxModelLen: 64 });
+  const ask = async (engine: Engine, sampling: SamplingParams) => {
+    const request = collect(engine, { id: `request-${numRequests++}`, promptTokenIds: prompt, sampling });
+    return { outputs: await request.outputs, promptLogprobs: request.promptLogprobs()! };
+  };
+  const cold = await ask(engine, shaped);
+  assertEquals(cold.promptLogprobs.length, prompt.length);
+  assertEquals(cold.promptLogprobs[0], null);
+  for (const i of [1, 2, 15, 16, 17, 23, 24, 40]) {
+    const [{ logprobs }] = await complete(engine, prompt.slice(0, i), one);
+    const { tokenId, logprob, rank, top } = cold.promptLogprobs[i]!;
+    assertEquals([tokenId, top], [prompt[i]!, logprobs![0]!.top]);
+    if (rank <= 5) assertEquals(top[rank - 1], { tokenId, logprob });
+    else assert(logprob < top[4]!.logprob);
+  }
+  assertEquals(await ask(engine, shaped), cold);
+  const plain = await complete(engine, prompt, { ...shaped, promptLogprobs: null });
+  assertEquals(plain, cold.outputs);
+  // 6 pages: each request needs 4, so they take turns.
+  await using tight = await start({
+    maxModelLen: 64,
+    kvCacheMemory: { bytes: 6 * 16 * 1536 },
+    maxNumBatchedTokens: 24,
+  });
+  for (const again of await Promise.all([ask(tight, shaped), ask(tight, shaped), ask(tight, shaped)])) {
+    assertEquals(again, cold);
+  }
+});
+
 // A step that the library refuses ends every request: no sampling param that is accepted may be refused there.
 Deno.test("Engine survives the ends of every sampling param's range", async () => {
   await using engine = await start();

@@ -147,7 +147,12 @@ export class FakeEngine implements Engine {
  */
 export function reply(text: string | ((index: number) => string)): (request: FakeRequest) => Promise<void> {
   return async (fake) => {
-    const { n, maxTokens, logprobs } = fake.request.sampling;
+    const { n, maxTokens, logprobs, promptLogprobs } = fake.request.sampling;
+    if (promptLogprobs !== null) {
+      fake.sink.promptLogprobs?.(fake.request.promptTokenIds.map((tokenId, i) => {
+        return i === 0 ? null : { ...tokenLogprob(tokenId, promptLogprobs), logprob: -i, rank: i + 1 };
+      }));
+    }
     const sequences = Array.from({ length: n }, (_, index) => {
       const ids = [...encoder.encode(typeof text === "string" ? text : text(index)), TURN_END];
       return { index, ids: ids.slice(0, maxTokens), decoder: new TextDecoder(), isCut: ids.length > maxTokens };

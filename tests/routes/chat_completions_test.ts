@@ -198,6 +198,16 @@ Deno.test("chat passes every sampling field on", async () => {
   });
 });
 
+Deno.test("chat gives prompt_logprobs of the rendered prompt beside the choices", async () => {
+  const { app, engine } = fakeApp();
+  const body = await (await post(app, PATH, { messages: [USER_MESSAGE], prompt_logprobs: 0 })).json();
+  const { promptTokenIds, sampling } = engine.requests[0]!.request;
+  assertEquals(sampling.promptLogprobs, 0);
+  assertEquals(body.prompt_logprobs.length, promptTokenIds.length);
+  assertEquals(body.prompt_logprobs[0], null);
+  assertEquals(body.prompt_logprobs[1], { [promptTokenIds[1]!]: { logprob: -1, rank: 2, decoded_token: "u" } });
+});
+
 Deno.test("chat takes the likeliest token alone when top_p is 0", async () => {
   const { app, engine } = fakeApp();
   await (await post(app, PATH, { messages, top_p: 0 })).text();

@@ -122,6 +122,73 @@ Deno.test("completion puts the prompt first when asked to echo", async () => {
   assertEquals(all.slice(0, -1).map(({ choices }) => choices[0].text).join(""), "Hi Hello");
 });
 
+Deno.test("completion echoes the prompt's log-probabilities before the output's, streamed and not", async () => {
+  const { app, engine } = fakeApp();
+  engine.script = reply("o!");
+  const body = { prompt: "Hé<|start|>", echo: true, logprobs: 2, n: 2, max_tokens: 2 };
+  const { choices } = await (await post(app, PATH, body)).json();
+  const { sampling } = engine.requests[0]!.request;
+  assertEquals([sampling.logprobs, sampling.promptLogprobs], [2, 2]);
+  assertEquals(choices.length, 2);
+  const { tokens, token_logprobs, top_logprobs, text_offset } = choices[1].logprobs;
+  assertEquals(choices[1].text, "Hé<|start|>o!");
+  assertEquals(tokens, ["<s>", "H", "\ufffd", "\ufffd", "<|start|>", "o", "!"]);
+  assertEquals(token_logprobs, [null, -1, -2, -3, -4, -0.5, -0.5]);
+  assertEquals(top_logprobs.slice(0, 2), [null, { H: -0.5, B: -2 }]);
+  // The token that the tokenizer put first is not part of the text, the one written in it is.
+  assertEquals(text_offset, [0, 0, 1, 1, 2, 11, 12]);
+  const all = events(await (await post(app, PATH, { ...body, stream: true })).text()).slice(0, -1);
+  for (const choice of choices) {
+    const parts = all.map(({ choices }) => choices[0]).filter(({ index }) => index === choice.index);
+    assertEquals(parts.map(({ text }) => text).join(""), choice.text);
+    for (const key of ["tokens", "token_logprobs", "top_logprobs", "text_offset"]) {
+      assertEquals(parts.flatMap(({ logprobs }) => logprobs?.[key] ?? []), choice.logprobs[key]);
+    }
+  }
+});
+
+Deno.test("completion of no tokens tells the prompt's log-probabilities alone, streamed and not", async () => {
+  const { app } = fakeApp();
+  const body = { prompt: ["ab", "c"], echo: true, logprobs: 0, max_tokens: 0, return_token_ids: true };
+  const { choices, usage } = await (await post(app, PATH, body)).json();
+  assertEquals(choices.map(({ text }: { text: string }) => text), ["ab", "c"]);
+  assertEquals(choices[0].logprobs.token_logprobs, [null, -1, -2]);
+  assertEquals([choices[0].finish_reason, choices[0].token_ids], ["length", []]);
+  assertEquals([usage.prompt_tokens, usage.completion_tokens, usage.total_tokens], [5, 0, 5]);
+  const stream = { ...body, stream: true, stream_options: { include_usage: true } };
+  const all = events(await (await post(app, PATH, stream)).text()).slice(0, -1);
+  assertEquals(all.at(-1).usage.completion_tokens, 0);
+  const first = all.filter(({ choices }) => choices[0]?.index === 0).map(({ choices }) => choices[0]);
+  assertEquals(first.map(({ text }) => text).join(""), "ab");
+  assertEquals(first[0].logprobs, choices[0].logprobs);
+  assertEquals(first.at(-1).finish_reason, "length");
+});
+
+Deno.test("completion gives prompt_logprobs as vLLM does, one map a token", async () => {
+  const { app } = fakeApp();
+  const body = { prompt: "Hi", prompt_logprobs: 2, n: 2 };
+  const { choices } = await (await post(app, PATH, body)).json();
+  const expected = [
+    null,
+    {
+      "72": { logprob: -1, rank: 2, decoded_token: "H" },
+      "66": { logprob: -2, rank: 2, decoded_token: "B" },
+    },
+    {
+      "105": { logprob: -2, rank: 3, decoded_token: "i" },
+      "66": { logprob: -2, rank: 2, decoded_token: "B" },
+    },
+  ];
+  for (const choice of choices) {
+    assertEquals(choice.prompt_logprobs, expected);
+    assertEquals(choice.logprobs, null);
+  }
+  // Asked for beside an echo's, each has its own number of likeliest tokens.
+  const both = await (await post(app, PATH, { ...body, echo: true, logprobs: 1 })).json();
+  assertEquals(both.choices[0].prompt_logprobs, expected);
+  assertEquals(both.choices[0].logprobs.top_logprobs[1], { H: -0.5 });
+});
+
 Deno.test("completion cuts the default max_tokens to what the context has left", async () => {
   const { app, engine } = fakeApp();
   const prompt = Array(250).fill(65);
