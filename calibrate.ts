@@ -10,10 +10,10 @@ import {
   calibratedScales,
   CALIBRATION_GRANULARITIES,
   CALIBRATION_METHODS,
-  collectKvStats,
+  collectKvHistograms,
   type ScaleMethod,
 } from "./engine/calibrate.ts";
-import type { KvStats } from "./ffi/kv_stats.ts";
+import type { KvHistograms } from "./ffi/kv_stats.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { namedKvScales, saveWithKvScales, writeKvScales } from "./models/kv_scale_writer.ts";
 import { openModel } from "./models/open_model.ts";
@@ -86,7 +86,7 @@ export async function calibrate(
   const samples = readSamples(model, command.data, maxSeqLen).slice(0, command.samples);
   if (samples.length === 0) throw new OptionError(`No sample in ${command.data}: expected .txt or .jsonl files`);
   const partial = new PartialFile(`${command.output}.partial`, await fingerprint(model, samples));
-  const stats = await collectKvStats({
+  const stats = await collectKvHistograms({
     model,
     samples,
     before: partial.read(),
@@ -129,7 +129,7 @@ class PartialFile {
   constructor(readonly path: string, readonly fingerprint: string) {}
 
   /** Null where there is none, or one of another run. */
-  read(): { numSamples: number; stats: KvStats } | null {
+  read(): { numSamples: number; stats: KvHistograms } | null {
     let content;
     try {
       content = JSON.parse(Deno.readTextFileSync(this.path));
@@ -142,7 +142,7 @@ class PartialFile {
     return { numSamples, stats: { absmax: Float32Array.from(absmax), histogram: Float64Array.from(histogram) } };
   }
 
-  write(numSamples: number, { absmax, histogram }: KvStats): void {
+  write(numSamples: number, { absmax, histogram }: KvHistograms): void {
     const content = { fingerprint: this.fingerprint, numSamples, absmax: [...absmax], histogram: [...histogram] };
     Deno.writeTextFileSync(`${this.path}.new`, JSON.stringify(content));
     Deno.renameSync(`${this.path}.new`, this.path);
@@ -158,7 +158,7 @@ class PartialFile {
 }
 
 /** A line a layer: largest |K| and |V|, and the scales. */
-function scaleTable(layers: readonly LayerKvScales[], { absmax }: KvStats, numKvHeads: number): string {
+function scaleTable(layers: readonly LayerKvScales[], { absmax }: KvHistograms, numKvHeads: number): string {
   const largest = (row: number) =>
     Math.max(...absmax.subarray(row * numKvHeads, (row + 1) * numKvHeads)).toPrecision(4);
   const text = (scales: readonly number[]) => scales.map((scale) => scale.toPrecision(4)).join(" ");

@@ -5,7 +5,8 @@
  */
 
 import { openLibrary } from "../ffi/library.ts";
-import { CountingEngine, KV_STATS_BINS, type KvStats, kvStatsBinStart } from "../ffi/kv_stats.ts";
+import { KV_STATS_BINS, type KvHistograms, kvStatsBinStart } from "../ffi/kv_stats.ts";
+import { NativeEngine } from "../ffi/native_engine.ts";
 import { NativeModel } from "../ffi/native_model.ts";
 import type { LayerKvScales, ModelFiles } from "../models/types.ts";
 import { computeDtype } from "./compute_dtype.ts";
@@ -19,11 +20,11 @@ export interface CalibrateOptions {
   /** Token ids of each sample, at least one. */
   readonly samples: readonly (readonly number[])[];
   /** What earlier samples gave, to go on from. */
-  readonly before?: { readonly numSamples: number; readonly stats: KvStats } | null;
+  readonly before?: { readonly numSamples: number; readonly stats: KvHistograms } | null;
   /** 0 = physical cores. */
   readonly numThreads: number;
   /** Called after every sample. */
-  readonly onSample: (numSamples: number, stats: () => KvStats) => void;
+  readonly onSample: (numSamples: number, stats: () => KvHistograms) => void;
 }
 
 const PAGE_SIZE = 16;
@@ -37,7 +38,7 @@ const PERCENTILE = 0.9999;
  * @throws {LibraryError} There is no CPU build of the native library.
  * @throws {NativeError} The model does not load.
  */
-export async function collectKvStats(options: CalibrateOptions): Promise<KvStats> {
+export async function collectKvHistograms(options: CalibrateOptions): Promise<KvHistograms> {
   const { model, samples, before = null, numThreads, onSample } = options;
   const longest = samples.reduce((most, { length }) => Math.max(most, length), 2);
   using library = await openLibrary("cpu");
@@ -49,7 +50,7 @@ export async function collectKvStats(options: CalibrateOptions): Promise<KvStats
   }
   native.finish();
   const numPages = Math.ceil(longest / PAGE_SIZE);
-  using engine = new CountingEngine(native, {
+  using engine = new NativeEngine(native, {
     kvDtype: "float32",
     pageSize: PAGE_SIZE,
     numPages,
@@ -59,8 +60,9 @@ export async function collectKvStats(options: CalibrateOptions): Promise<KvStats
     maxLogprobs: 0,
     maxLogitEdits: 0,
     numThreads,
+    kvStats: "histograms",
   });
-  const stats = () => before === null ? engine.stats() : sum(before.stats, engine.stats());
+  const stats = () => before === null ? engine.kvHistograms() : sum(before.stats, engine.kvHistograms());
   const { buffer } = engine;
   buffer.pageTable.set(Array.from({ length: numPages }, (_, page) => page));
   for (let i = before?.numSamples ?? 0; i < samples.length; i++) {
@@ -79,7 +81,7 @@ export async function collectKvStats(options: CalibrateOptions): Promise<KvStats
   return stats();
 }
 
-function sum(a: KvStats, b: KvStats): KvStats {
+function sum(a: KvHistograms, b: KvHistograms): KvHistograms {
   return {
     absmax: a.absmax.map((value, i) => Math.max(value, b.absmax[i]!)),
     histogram: a.histogram.map((count, i) => count + b.histogram[i]!),
@@ -94,7 +96,7 @@ export interface ScaleMethod {
 
 /** Scales of every layer, each rounded to bfloat16, as checkpoints store them. */
 export function calibratedScales(
-  { absmax, histogram }: KvStats,
+  { absmax, histogram }: KvHistograms,
   { numLayers, numKvHeads }: { numLayers: number; numKvHeads: number },
   { granularity, method }: ScaleMethod,
 ): LayerKvScales[] {

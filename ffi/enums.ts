@@ -49,6 +49,9 @@ export const KV_DTYPE = {
   int4: 9,
 } as const;
 
+/** `octavo_kv_stats_mode` */
+export const KV_STATS_MODE = { off: 0, errors: 1, histograms: 2 } as const;
+
 /** `octavo_quantization` */
 export const QUANTIZATION = { none: 0, fp8: 1 } as const;
 

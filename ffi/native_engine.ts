@@ -5,7 +5,8 @@
  */
 
 import { Handle } from "./_handle.ts";
-import { KV_DTYPE, STATUS } from "./enums.ts";
+import { KV_DTYPE, KV_STATS_MODE, STATUS } from "./enums.ts";
+import { KV_STATS_BINS, KV_STATS_FIELDS, type KvHistograms, type KvStats } from "./kv_stats.ts";
 import { NativeError } from "./library.ts";
 import type { NativeModel, NativeModelConfig } from "./native_model.ts";
 import { StepBuffer } from "./step_buffer.ts";
@@ -30,8 +31,13 @@ export interface NativeEngineConfig {
   readonly maxScores?: number;
   /** 0 = physical cores. */
   readonly numThreads: number;
-  /** The first step sets one K and one V scale a layer from its own values (FP8 without kvScales only). */
+  /**
+   * The first step sets one K and one V scale a layer from its own values, {@linkcode NativeEngine.freezeKvScales} from all
+   * steps' until then (FP8 without kvScales only).
+   */
   readonly calculateKvScales?: boolean;
+  /** What is counted of K and V; default "off". */
+  readonly kvStats?: keyof typeof KV_STATS_MODE;
 }
 
 function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
@@ -49,6 +55,7 @@ function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
     max_scores: config.maxScores ?? 0,
     num_threads: config.numThreads,
     calculate_kv_scales: config.calculateKvScales ? 1 : 0,
+    kv_stats: KV_STATS_MODE[config.kvStats ?? "off"],
   });
 }
 
@@ -94,6 +101,32 @@ export class NativeEngine extends Handle {
     const scales = new Float32Array(this.#model.numLayers * 2 * this.#model.numKvHeads);
     this.library.check(this.library.symbols.octavo_engine_kv_scales(this.pointer, scales));
     return scales;
+  }
+
+  /**
+   * Sets the calculated KV scales for good. Where they differ from before, what the pages hold must not be read any more.
+   *
+   * @throws {NativeError} None are being calculated, no step has run, or one is under way.
+   */
+  freezeKvScales(): void {
+    this.library.check(this.library.symbols.octavo_engine_freeze_kv_scales(this.pointer));
+  }
+
+  /** What has been counted; waits for the steps under way. @throws {NativeError} kvStats is not "errors". */
+  kvStats(): KvStats {
+    const stats = new Float64Array(this.#model.numLayers * 2 * this.#model.numKvHeads * KV_STATS_FIELDS);
+    const numTokens = new Float64Array(1);
+    this.library.check(this.library.symbols.octavo_engine_kv_stats(this.pointer, stats, numTokens));
+    return { stats, numTokens: numTokens[0]! };
+  }
+
+  /** What has been counted. @throws {NativeError} kvStats is not "histograms". */
+  kvHistograms(): KvHistograms {
+    const numRows = this.#model.numLayers * 2 * this.#model.numKvHeads;
+    const absmax = new Float32Array(numRows);
+    const histogram = new Float64Array(numRows * KV_STATS_BINS);
+    this.library.check(this.library.symbols.octavo_engine_kv_histograms(this.pointer, absmax, histogram));
+    return { absmax, histogram };
   }
 
   /** The first of {@linkcode buffers}: written before and read after every {@linkcode step}. */

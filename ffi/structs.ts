@@ -74,6 +74,7 @@ export const ENGINE_CONFIG = new Struct("octavo_engine_config", {
   max_scores: "i32",
   num_threads: "i32",
   calculate_kv_scales: "i32",
+  kv_stats: "i32",
 });
 
 export const STEP_LAYOUT = new Struct("octavo_step_layout", {

@@ -138,6 +138,28 @@ export const SYMBOLS = {
     ],
     result: "i32",
   },
+  octavo_engine_freeze_kv_scales: {
+    parameters: [
+      "pointer", // octavo_engine *engine
+    ],
+    result: "i32",
+  },
+  octavo_engine_kv_stats: {
+    parameters: [
+      "pointer", // const octavo_engine *engine
+      "buffer", // double *stats
+      "buffer", // double *num_tokens
+    ],
+    result: "i32",
+  },
+  octavo_engine_kv_histograms: {
+    parameters: [
+      "pointer", // const octavo_engine *engine
+      "buffer", // float *absmax
+      "buffer", // double *histogram
+    ],
+    result: "i32",
+  },
   octavo_engine_close: {
     parameters: [
       "pointer", // octavo_engine *engine

@@ -1,7 +1,7 @@
 import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { calibrate, parseCalibrate } from "../calibrate.ts";
 import { calibratedScales } from "../engine/calibrate.ts";
-import { KV_STATS_BINS, type KvStats, kvStatsBinStart } from "../ffi/kv_stats.ts";
+import { KV_STATS_BINS, type KvHistograms, kvStatsBinStart } from "../ffi/kv_stats.ts";
 import { LLM } from "../llm.ts";
 import { kvScaleTable, readKvScaleFile } from "../models/kv_scales.ts";
 import { openModel } from "../models/open_model.ts";
@@ -99,7 +99,7 @@ Deno.test("calibrate() saves a checkpoint that asks for an FP8 cache and brings 
   }));
 
 /** Statistics of one layer with one head: counts by magnitude. */
-function statsOf(counts: [number, number][], absmax: number): KvStats {
+function statsOf(counts: [number, number][], absmax: number): KvHistograms {
   const histogram = new Float64Array(2 * KV_STATS_BINS);
   for (const [magnitude, count] of counts) {
     const bin = Array.from({ length: KV_STATS_BINS }, (_, i) => i).findLast((i) => kvStatsBinStart(i) <= magnitude)!;

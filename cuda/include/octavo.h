@@ -207,9 +207,21 @@ typedef struct octavo_engine_config {
                                      GPU builds: 0 */
   int32_t num_threads;            /* CPU: 0 = physical cores. Ignored by GPU builds. */
   int32_t calculate_kv_scales;    /* 1: the first step sets one K and one V scale a layer from its own values, absmax
-                                     / 200 and / 100; fixed from then on. fp8_e4m3 or fp8_e5m2 without kv_scales only.
-                                     0: off */
+                                     / 200 and / 100; octavo_engine_freeze_kv_scales sets them once more. Of values that
+                                     are finite. fp8_e4m3 or fp8_e5m2 without kv_scales only. 0: off */
+  int32_t kv_stats;               /* octavo_kv_stats_mode */
 } octavo_engine_config;
+
+/* What an engine counts of the K (after RoPE) and V that its steps store. Values that are no number count nowhere. */
+typedef enum octavo_kv_stats_mode {
+  OCTAVO_KV_STATS_OFF = 0,
+  OCTAVO_KV_STATS_ERRORS = 1,    /* for octavo_engine_kv_stats */
+  OCTAVO_KV_STATS_HISTOGRAMS = 2 /* for octavo_engine_kv_histograms; OCTAVO_UNSUPPORTED in GPU builds */
+} octavo_kv_stats_mode;
+
+/* Bins of a histogram of magnitudes: bin i holds those from 2^(i/8 - 24) * (1 + i%8 / 8) (i/8 rounded down) to where bin
+ * i+1 begins; the first one all that is smaller, the last one all that is larger. */
+#define OCTAVO_KV_STATS_BINS 512
 
 /*
  * The step buffer: one flat block of host memory, allocated by the caller, octavo_step_layout.total_bytes long, 8-byte
@@ -391,6 +403,24 @@ OCTAVO_API int32_t octavo_engine_token_logits(octavo_engine *engine, int32_t fir
 /* Copies the KV scales in use; kv_scales: float[num_layers][2][num_kv_heads]. With calculate_kv_scales they are 1
  * before the first step is finished. */
 OCTAVO_API int32_t octavo_engine_kv_scales(const octavo_engine *engine, float *kv_scales);
+
+/* Ends what calculate_kv_scales began: sets the scales from the values of all steps so far, and keeps them. Where they
+ * differ from those before, what the pages hold must not be read any more. Errors: OCTAVO_INVALID_ARGUMENT without
+ * calculate_kv_scales, before the first step, the second time, and while a step is under way. */
+OCTAVO_API int32_t octavo_engine_freeze_kv_scales(octavo_engine *engine);
+
+/* Copies what has been counted of steps submitted so far, waiting for them. stats: double[num_layers][2][num_kv_heads][4],
+ * K then V; of each:
+ *  [0] largest magnitude
+ *  [1] elements stored as the format's largest value because they are beyond it; 0 in formats with scales of their own
+ *  [2] sum of squares of the elements of sampled tokens: of about one slot in 64, always the same ones
+ *  [3] sum of squares of the errors of these, by what was stored
+ * num_tokens: double[1], the tokens stored. Errors: OCTAVO_INVALID_ARGUMENT unless kv_stats is OCTAVO_KV_STATS_ERRORS. */
+OCTAVO_API int32_t octavo_engine_kv_stats(const octavo_engine *engine, double *stats, double *num_tokens);
+
+/* Copies what has been counted: absmax: float[num_layers][2][num_kv_heads], K then V; histogram: double[num_layers][2]
+ * [num_kv_heads][OCTAVO_KV_STATS_BINS]. Errors: OCTAVO_INVALID_ARGUMENT unless kv_stats is OCTAVO_KV_STATS_HISTOGRAMS. */
+OCTAVO_API int32_t octavo_engine_kv_histograms(const octavo_engine *engine, float *absmax, double *histogram);
 
 /* Frees the engine. NULL is allowed. */
 OCTAVO_API void octavo_engine_close(octavo_engine *engine);

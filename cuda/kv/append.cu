@@ -4,6 +4,7 @@
 #include "kv/append.h"
 #include "kv/encode.cuh"
 #include "kv/rotation.cuh"
+#include "kv/stats_rules.h"
 
 namespace octavo {
 namespace {
@@ -81,6 +82,64 @@ __device__ uint8_t* granule_of(const AppendParams& p, int64_t slot, int in_page,
   return p.pages + p.kv.granule_offset(static_cast<int32_t>(slot >> p.kv.page_shift), kv_head, in_page);
 }
 
+// What this lane finds of its warp's head for KvStatsRow. Without kCounts there is nothing of it in the kernel.
+template <bool kCounts>
+struct Tally {
+  bool is_sampled = false;
+  float squares = 0;
+  float errors = 0;
+
+  // x was stored; read() gives what attention sees of it.
+  template <class Read>
+  __device__ void add(float x, Read read) {
+    if constexpr (kCounts) {
+      if (!is_sampled) return;
+      const float error = read() - x;
+      if (!isfinite(error)) return;
+      squares += x * x;
+      errors += error * error;
+    }
+  }
+
+  __device__ void add_to(KvStatsRow& row) const {
+    if (!is_sampled) return;
+    float sums[2] = {squares, errors};
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      sums[0] += __shfl_xor_sync(~0u, sums[0], offset);
+      sums[1] += __shfl_xor_sync(~0u, sums[1], offset);
+    }
+    if ((threadIdx.x & 31) != 0) return;
+    atomicAdd(&row.square_sum, static_cast<double>(sums[0]));
+    atomicAdd(&row.error_sum, static_cast<double>(sums[1]));
+  }
+};
+
+// The head's largest magnitude and how many lie beyond limit. Most heads change neither count: no atomic then.
+__device__ void count_magnitudes(const Head& head, int half, float limit, KvStatsRow& row) {
+  constexpr uint32_t kInfinity = 0x7F800000u;  // magnitudes compare as their bits do; those of NaN lie above
+  const uint32_t limit_bits = __float_as_uint(limit);
+  uint32_t largest = 0;
+  uint32_t num_saturated = 0;
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+    if (static_cast<int>(threadIdx.x & 31) + 32 * j >= half) continue;
+    for (const float x : {head.low[j], head.high[j]}) {
+      const uint32_t bits = __float_as_uint(x) & 0x7FFFFFFFu;
+      if (bits > kInfinity) continue;
+      largest = max(largest, bits);
+      num_saturated += bits > limit_bits ? 1 : 0;
+    }
+  }
+  largest = __reduce_max_sync(~0u, largest);
+  num_saturated = __reduce_add_sync(~0u, num_saturated);
+  if ((threadIdx.x & 31) != 0) return;
+  if (largest > *const_cast<volatile uint64_t*>(&row.absmax_bits)) {
+    atomicMax(reinterpret_cast<unsigned long long*>(&row.absmax_bits), static_cast<unsigned long long>(largest));
+  }
+  if (num_saturated > 0) atomicAdd(&row.num_saturated, static_cast<unsigned long long>(num_saturated));
+}
+
 // The scale of values in a format with scales of its own, of which this lane holds x[first] to x[end - 1].
 template <int kSlots>
 __device__ float own_scale(int code, const float (&x)[kSlots], int first, int end) {
@@ -100,9 +159,9 @@ __device__ float own_scale(int code, const float (&x)[kSlots], int first, int en
 }
 
 // Codes of 8 bits with one scale a row.
-template <int kSlots>
+template <int kSlots, bool kCounts>
 __device__ void store_row(const AppendParams& p, int code, const float (&x)[kSlots], int token, uint8_t* codes,
-                          uint8_t* scales) {
+                          uint8_t* scales, Tally<kCounts>& tally) {
   const int lane = static_cast<int>(threadIdx.x & 31);
   const float scale = own_scale(code, x, 0, kSlots);
   const int row_bytes = round_up_to_chunk(p.head_dim);
@@ -111,18 +170,20 @@ __device__ void store_row(const AppendParams& p, int code, const float (&x)[kSlo
     const int dim = lane + 32 * j;
     if (dim >= row_bytes) continue;
     uint8_t* target = codes + byte_offset(row_bytes, token, dim);
-    if (dim < p.head_dim)
+    if (dim < p.head_dim) {
       encode_element(code, x[j], scale, target);
-    else
+      tally.add(x[j], [&] { return decode_element(code, target, scale); });
+    } else {
       *target = 0;
+    }
   }
   if (lane == 0) reinterpret_cast<float*>(scales)[token] = scale;
 }
 
 // Codes of 4 bits: x[j] over the warp is a group. Even lanes write their own code and their neighbour's.
-template <int kSlots>
+template <int kSlots, bool kCounts>
 __device__ void store_groups(const AppendParams& p, const float (&x)[kSlots], int token, uint8_t* codes,
-                             uint8_t* scales) {
+                             uint8_t* scales, Tally<kCounts>& tally) {
   const int lane = static_cast<int>(threadIdx.x & 31);
   const int row_bytes = round_up_to_chunk(p.head_dim / 2);
 #pragma unroll
@@ -130,6 +191,7 @@ __device__ void store_groups(const AppendParams& p, const float (&x)[kSlots], in
     if (j * kGroupDims >= p.head_dim) break;
     const float scale = own_scale(OCTAVO_KV_INT4, x, j, j + 1);
     const uint32_t own = encode_int4(__fdiv_rn(x[j], scale));
+    tally.add(x[j], [&] { return static_cast<float>(static_cast<int>(own) - 8) * scale; });
     const uint32_t next = __shfl_down_sync(~0u, own, 1);
     if (lane % 2 == 0) {
       codes[byte_offset(row_bytes, token, (j * kGroupDims + lane) / 2)] = static_cast<uint8_t>(own | next << 4);
@@ -139,10 +201,9 @@ __device__ void store_groups(const AppendParams& p, const float (&x)[kSlots], in
 }
 
 // Formats with scales of their own. row: this warp's shared memory, where the head's dims are put in order.
-__device__ void store_scaled_head(const Head& head, const AppendParams& p, int64_t token, int kv_head, bool is_value,
-                                  float (&row)[kMaxHeadDim]) {
-  const int64_t slot = p.slot_mapping[token];
-  if (slot < 0 || slot >= p.num_slots) return;
+template <bool kCounts>
+__device__ void store_scaled_head(const Head& head, const AppendParams& p, int64_t slot, int kv_head, bool is_value,
+                                  float (&row)[kMaxHeadDim], Tally<kCounts>& tally) {
   const int lane = static_cast<int>(threadIdx.x & 31);
   const int half = p.head_dim / 2;
 #pragma unroll
@@ -164,21 +225,27 @@ __device__ void store_scaled_head(const Head& head, const AppendParams& p, int64
   uint8_t* codes = granule + (is_value ? p.kv.value_at : 0);
   uint8_t* scales = granule + (is_value ? p.kv.value_scales_at : p.kv.key_scales_at);
   if (row_format.scales == KvScales::kRow)
-    store_row(p, row_format.code, x, in_page & 15, codes, scales);
+    store_row(p, row_format.code, x, in_page & 15, codes, scales, tally);
   else
-    store_groups(p, x, in_page & 15, codes, scales);
+    store_groups(p, x, in_page & 15, codes, scales, tally);
 }
 
-__device__ void store_head(const Head& head, const AppendParams& p, int64_t token, int kv_head, bool is_value) {
-  const int64_t slot = p.slot_mapping[token];
-  if (slot < 0 || slot >= p.num_slots) return;
+__device__ float scale_of(const AppendParams& p, int kv_head, bool is_value) {
+  return p.scales == nullptr ? 1.0f : p.scales[(is_value ? p.kv.num_kv_heads : 0) + kv_head];
+}
+
+template <bool kCounts>
+__device__ void store_head(const Head& head, const AppendParams& p, int64_t slot, int kv_head, bool is_value,
+                           Tally<kCounts>& tally) {
   const int in_page = static_cast<int>(slot & ((1 << p.kv.page_shift) - 1));
   uint8_t* part = granule_of(p, slot, in_page, kv_head) + (is_value ? p.kv.value_at : 0);
-  const float scale = p.scales == nullptr ? 1.0f : p.scales[(is_value ? p.kv.num_kv_heads : 0) + kv_head];
+  const float scale = scale_of(p, kv_head, is_value);
   const int bytes = kv_format(p.kv_dtype).key.code_bits / 8;
   const int half = p.head_dim / 2;
   const auto store = [&](int dim, float x) {
-    encode_element(p.kv_dtype, x, scale, part + byte_offset(p.kv.row_bytes, in_page & 15, dim * bytes));
+    uint8_t* target = part + byte_offset(p.kv.row_bytes, in_page & 15, dim * bytes);
+    encode_element(p.kv_dtype, x, scale, target);
+    tally.add(x, [&] { return decode_element(p.kv_dtype, target, scale); });
   };
 #pragma unroll
   for (int j = 0; j < kPairs; ++j) {
@@ -193,6 +260,7 @@ __device__ void store_head(const Head& head, const AppendParams& p, int64_t toke
 }
 
 // A warp takes one (token, head); heads: q heads, then K's, then V's.
+template <bool kCounts>
 __global__ void __launch_bounds__(kWarps * 32) append_kernel(const __grid_constant__ AppendParams p) {
   gpu_wait_for_predecessor();
   gpu_release_successor();
@@ -216,10 +284,21 @@ __global__ void __launch_bounds__(kWarps * 32) append_kernel(const __grid_consta
   }
   if (!is_query) {
     __shared__ float rows[kWarps][kMaxHeadDim];
-    if (has_own_scales(p.kv_dtype))
-      store_scaled_head(head, p, token, head_of_kind, is_value, rows[threadIdx.x >> 5]);
+    const int64_t slot = p.slot_mapping[token];
+    if (slot < 0 || slot >= p.num_slots) return;
+    Tally<kCounts> tally;
+    if constexpr (kCounts) tally.is_sampled = is_sampled_slot(static_cast<int32_t>(slot));
+    const bool scales_itself = has_own_scales(p.kv_dtype);
+    if (scales_itself)
+      store_scaled_head(head, p, slot, head_of_kind, is_value, rows[threadIdx.x >> 5], tally);
     else
-      store_head(head, p, token, head_of_kind, is_value);
+      store_head(head, p, slot, head_of_kind, is_value, tally);
+    if constexpr (kCounts) {
+      KvStatsRow& row = p.stats[(is_value ? p.kv.num_kv_heads : 0) + head_of_kind];
+      const float scale = scales_itself ? 1.0f : scale_of(p, head_of_kind, is_value);
+      count_magnitudes(head, half, saturation_limit(p.kv_dtype) * scale, row);
+      tally.add_to(row);
+    }
     return;
   }
   const int64_t at = (token * p.num_q_heads + head_of_kind) * p.head_dim;
@@ -239,7 +318,8 @@ void append_gpu(const AppendParams& params, GpuStream stream, bool overlap) {
       (params.q != nullptr ? params.num_q_heads : 0) + 2 * static_cast<int64_t>(params.kv.num_kv_heads);
   const int64_t blocks = (heads * params.num_tokens + kWarps - 1) / kWarps;
   if (blocks > INT32_MAX) fail(OCTAVO_INVALID_ARGUMENT, "too many tokens for one append: %d", params.num_tokens);
-  gpu_launch(append_kernel, static_cast<int>(blocks), kWarps * 32, 0, stream, overlap, params);
+  const auto kernel = params.stats == nullptr ? append_kernel<false> : append_kernel<true>;
+  gpu_launch(kernel, static_cast<int>(blocks), kWarps * 32, 0, stream, overlap, params);
 }
 
 }  // namespace octavo

@@ -8,10 +8,19 @@
 
 namespace octavo {
 
+// What octavo_engine_kv_stats tells of one head's K or V.
+struct KvStatsRow {
+  uint64_t absmax_bits;  // of the f32
+  unsigned long long num_saturated;
+  double square_sum;
+  double error_sum;
+};
+
 // Inputs are rows of in_dtype (OCTAVO_F32, OCTAVO_F16, OCTAVO_BF16); a token's rows lie stride elements apart.
 // What a model does not have is nullptr.
 struct AppendParams {
   KvGeometry kv;
+  KvStatsRow* stats;  // [2][num_kv_heads], added to, or nullptr
   uint8_t* pages;
   const void* q;  // [num_tokens][num_q_heads][head_dim] or nullptr: K and V only
   const void* k;  // [num_tokens][num_kv_heads][head_dim]

@@ -63,16 +63,19 @@ __device__ inline void encode_element(int code, float x, float scale, uint8_t* t
   }
 }
 
-__device__ inline float decode_element(int kv_dtype, const uint8_t* source, float scale) {
-  switch (kv_dtype) {
+// What encode_element wrote.
+__device__ inline float decode_element(int code, const uint8_t* source, float scale) {
+  switch (code) {
     case OCTAVO_KV_FLOAT32:
       return *reinterpret_cast<const float*>(source) * scale;
     case OCTAVO_KV_FLOAT16:
       return __half2float(*reinterpret_cast<const __half*>(source)) * scale;
     case OCTAVO_KV_BFLOAT16:
       return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(source)) * scale;
+    case OCTAVO_KV_INT8:
+      return static_cast<float>(static_cast<int8_t>(*source)) * scale;
     default:
-      return decode_fp8(kv_dtype, *source) * scale;
+      return decode_fp8(code, *source) * scale;
   }
 }
 

@@ -139,4 +139,29 @@ void kv_unpack(const octavo_kv_shape& shape, const uint8_t* pages, uint8_t* k, u
   }
 }
 
+void kv_read(const octavo_kv_shape& shape, const uint8_t* pages, const KvPlace& place, float scale, float* x) {
+  const GranuleLayout layout(shape);
+  const KvFormat format = kv_format(shape.kv_dtype);
+  const KvRowFormat& row_format = place.is_value ? format.value : format.key;
+  const GranulePart& part = place.is_value ? layout.value : layout.key;
+  const uint8_t* granule =
+      pages + layout.granule_offset(place.slot / shape.page_size, place.kv_head, place.slot % shape.page_size);
+  const int64_t token = place.slot % kGranuleTokens;
+  uint8_t codes[kMaxHeadDim * sizeof(float)];
+  for_each_chunk(part, token, part.row_bytes, [&](int64_t in_row, int64_t in_part, int64_t) {
+    std::memcpy(codes + in_row, granule + part.at + in_part, kChunkBytes);
+  });
+  const int32_t num_scales = row_format.num_scales(shape.head_dim);
+  const int32_t dims = shape.head_dim / std::max(num_scales, 1);  // that share a scale
+  for (int32_t i = 0; i * dims < shape.head_dim; ++i) {
+    if (num_scales > 0) {
+      const uint8_t* stored = granule + part.scales_at + (i * kGranuleTokens + token) * row_format.scale_bytes();
+      const int32_t code = row_format.scales == KvScales::kRow ? OCTAVO_KV_FLOAT32 : OCTAVO_KV_FLOAT16;
+      dequantize(code, stored, 1, 1.0f, &scale);
+    }
+    dequantize(row_format.code, codes + row_format.codes_bytes(i * dims), dims, scale, x + i * dims);
+  }
+  if (format.is_rotated) rotate_head(x, shape.head_dim);
+}
+
 }  // namespace octavo

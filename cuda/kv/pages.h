@@ -23,4 +23,15 @@ void kv_pack(const octavo_kv_shape& shape, uint8_t* pages, const uint8_t* k, con
 void kv_unpack(const octavo_kv_shape& shape, const uint8_t* pages, uint8_t* k, uint8_t* v, const int32_t* slot_mapping,
                int32_t num_tokens);
 
+// One token's K or V of one head.
+struct KvPlace {
+  int32_t slot;
+  int32_t kv_head;
+  bool is_value;
+};
+
+// Reads back what is stored, turned back where it was rotated; x: [head_dim]. scale: of formats without scales of their
+// own.
+void kv_read(const octavo_kv_shape& shape, const uint8_t* pages, const KvPlace& place, float scale, float* x);
+
 }  // namespace octavo

@@ -91,19 +91,24 @@ float own_scale(int32_t code, const float* x, int64_t n) {
   return scale > 0 ? scale : 1.0f;
 }
 
-void dequantize(int32_t kv_dtype, const uint8_t* stored, int64_t n, float scale, float* x) {
-  switch (kv_dtype) {
+void dequantize(int32_t code, const uint8_t* stored, int64_t n, float scale, float* x) {
+  switch (code) {
     case OCTAVO_KV_FLOAT32:
-      return dequantize_as<float>(stored, n, scale, x, [](float code) { return code; });
+      return dequantize_as<float>(stored, n, scale, x, [](float x) { return x; });
     case OCTAVO_KV_FLOAT16:
       return dequantize_as<uint16_t>(stored, n, scale, x, decode_f16);
     case OCTAVO_KV_BFLOAT16:
-      return dequantize_as<uint16_t>(stored, n, scale, x, [](uint16_t code) {
-        return __builtin_bit_cast(float, static_cast<uint32_t>(code) << 16);
+      return dequantize_as<uint16_t>(stored, n, scale, x, [](uint16_t bits) {
+        return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16);
       });
+    case OCTAVO_KV_INT8:
+      return dequantize_as<int8_t>(stored, n, scale, x, [](int8_t value) { return static_cast<float>(value); });
+    case OCTAVO_KV_INT4:
+      for (int64_t i = 0; i < n; ++i) x[i] = static_cast<float>((stored[i / 2] >> (i % 2 * 4) & 15) - 8) * scale;
+      return;
     default:
       return dequantize_as<uint8_t>(stored, n, scale, x,
-                                    [table = fp8_table(kv_dtype)](uint8_t code) { return table[code]; });
+                                    [table = fp8_table(code)](uint8_t stored_code) { return table[stored_code]; });
   }
 }
 

@@ -16,8 +16,8 @@ void quantize(int32_t code, const float* x, int64_t n, float scale, uint8_t* sto
 // f16 holds.
 float own_scale(int32_t code, const float* x, int64_t n);
 
-// x[i] = stored[i] * scale; kv_dtype as for octavo_dequantize.
-void dequantize(int32_t kv_dtype, const uint8_t* stored, int64_t n, float scale, float* x);
+// x[i] = stored[i] * scale; code as quantize() takes it.
+void dequantize(int32_t code, const uint8_t* stored, int64_t n, float scale, float* x);
 
 // The 256 values of OCTAVO_KV_FP8_E4M3 or OCTAVO_KV_FP8_E5M2, by code.
 const float* fp8_table(int32_t kv_dtype);

@@ -15,6 +15,9 @@ const octavo_engine_config& check_config(const DeviceModel& model, const octavo_
     fail(OCTAVO_UNSUPPORTED, "GPU builds take no token masks and no scores: max_token_masks is %d, max_scores %d",
          config.max_token_masks, config.max_scores);
   }
+  if (config.kv_stats == OCTAVO_KV_STATS_HISTOGRAMS) {
+    fail(OCTAVO_UNSUPPORTED, "GPU builds make no histograms of K and V (kv_stats %d)", config.kv_stats);
+  }
   // Refuses what no attention kernel takes before anything large is allocated.
   decode_shape(config.kv_dtype, model.config().head_dim, model.config().num_q_heads / model.config().num_kv_heads, 1);
   return config;
@@ -86,6 +89,7 @@ void DeviceEngine::submit(uint8_t* step_buffer, double size_bytes) {
   check_step(step, {config_, model_->config().vocab_size, model_->config().max_model_len, queue_.last_sample()},
              page_writer_);
   on_device([&] { enqueue(step, slots_[next_slot_]); });
+  num_tokens_ += step.num_tokens();
   next_slot_ = (next_slot_ + 1) % StepQueue::kMaxSteps;
   queue_.submit(step_buffer, step);
 }
@@ -99,14 +103,14 @@ void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slot.packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
                                    cudaMemcpyHostToDevice, stream));
   const bool is_decode = step.num_tokens() == step.num_seqs();
-  if (is_decode && !kv_.calculates_scales()) {
+  if (is_decode && !kv_.calculated().is_counting()) {
     const auto found = std::find_if(graphs_.begin(), graphs_.end(),
                                     [&](const BucketGraph& one) { return one.num_seqs >= step.num_seqs(); });
     found->graph.launch(stream);
   } else {
     const int32_t longest = *std::max_element(step.query_len, step.query_len + step.num_seqs());
-    enqueue_kernels({step.num_seqs(), step.num_tokens(), longest, slot.samples, kv_.calculates_scales()});
-    kv_.freeze_scales();
+    enqueue_kernels({step.num_seqs(), step.num_tokens(), longest, slot.samples, kv_.calculated().is_counting()});
+    kv_.end_step();
   }
   if (slot.samples) {
     const int32_t end = slot.has_logprobs ? static_cast<int32_t>(layout_.total_bytes) : layout_.top_token;
@@ -170,6 +174,18 @@ void DeviceEngine::copy_logits(int32_t seq_index, float* logits) {
 
 void DeviceEngine::copy_kv_scales(float* scales) {
   on_device([&] { kv_.copy_scales(scales, stream_.get()); });
+}
+
+void DeviceEngine::copy_kv_stats(double* stats, double* num_tokens) {
+  if (config_.kv_stats != OCTAVO_KV_STATS_ERRORS) fail_uncounted("OCTAVO_KV_STATS_ERRORS", config_);
+  on_device([&] { kv_.copy_stats(stats, stream_.get()); });
+  *num_tokens = num_tokens_;
+}
+
+void DeviceEngine::copy_kv_histograms(float*, double*) { fail_uncounted("OCTAVO_KV_STATS_HISTOGRAMS", config_); }
+
+void DeviceEngine::end_kv_scales() {
+  on_device([&] { kv_.freeze_scales(stream_.get()); });
 }
 
 // The largest steps, so that every workspace has its size: few long sequences, many, and many of two tokens, which cut the

@@ -37,8 +37,11 @@ class DeviceEngine : public EngineBase {
   void finish(uint8_t* step_buffer) override;
   void copy_logits(int32_t seq_index, float* logits) override;
   void copy_kv_scales(float* scales) override;
+  void copy_kv_stats(double* stats, double* num_tokens) override;
+  void copy_kv_histograms(float* absmax, double* histogram) override;
 
  private:
+  void end_kv_scales() override;
   // Host memory of one step under way.
   struct Slot {
     PinnedMemory packed;
@@ -76,6 +79,7 @@ class DeviceEngine : public EngineBase {
   int32_t oldest_slot_ = 0;
   std::vector<int32_t> page_writer_;  // for check_step
   std::string failure_;               // of the device; empty: none
+  double num_tokens_ = 0;             // of all steps
 };
 
 }  // namespace octavo

@@ -225,6 +225,7 @@ void DeviceForward::append(const DeviceStep& step, int32_t index, GpuStream stre
   AppendParams params = append_params(step, index);
   params.pages = kv_.layer_pages(index);
   params.scales = kv_.layer_scales(index);
+  params.stats = kv_.layer_stats(index);
   params.num_slots = int64_t{config_.num_pages} * config_.page_size;
   params.q = scratch_.qkv;
   params.q_out = scratch_.q;
@@ -253,9 +254,10 @@ void DeviceForward::calculate_scales(const DeviceStep& step, int32_t index, GpuS
   scales.width = static_cast<int32_t>(width);
   scales.num_tokens = step.num_tokens;
   scales.num_kv_heads = config.num_kv_heads;
-  scales.divisor[0] = kKeyDivisor;
-  scales.divisor[1] = kValueDivisor;
-  scales.scales = kv_.layer_scales(index);
+  scales.divisor[0] = kScaleDivisor[0];
+  scales.divisor[1] = kScaleDivisor[1];
+  scales.absmax = kv_.layer_absmax(index);
+  scales.scales = kv_.calculated().is_set() ? nullptr : kv_.layer_scales(index);
   calculate_kv_scales(scales, stream, true);
 }
 

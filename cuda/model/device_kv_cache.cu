@@ -1,6 +1,7 @@
 #include "model/device_kv_cache.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "kv/format.h"
@@ -26,10 +27,15 @@ DeviceKvCache::DeviceKvCache(const octavo_model_config& model, const std::vector
                              const octavo_engine_config& config, const float* scales)
     : layout_(model, layers, config),
       num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
-      calculates_scales_(config.calculate_kv_scales != 0) {
+      calculated_(config) {
   check_kv_scales(model, config, scales);
   pages_ = allocate_pages(layout_.size_bytes(), config.num_pages);
-  if (scales == nullptr && !calculates_scales_) return;
+  if (config.kv_stats == OCTAVO_KV_STATS_ERRORS) stats_ = GpuMemory(num_scales_ * sizeof(KvStatsRow));
+  if (calculated_.is_counting()) {
+    absmax_ = GpuMemory(size_t{2} * layers.size() * sizeof(float));
+    OCTAVO_GPU_CHECK(cudaMemset(absmax_.as<float>(), 0, absmax_.size_bytes()));
+  }
+  if (scales == nullptr && !calculated_.is_counting()) return;
   const std::vector<float> ones(num_scales_, 1.0f);
   scales_ = GpuMemory(num_scales_ * sizeof(float));
   OCTAVO_GPU_CHECK(cudaMemcpy(scales_.as<float>(), scales == nullptr ? ones.data() : scales, scales_.size_bytes(),
@@ -52,8 +58,49 @@ void DeviceKvCache::copy_scales(float* scales, GpuStream stream) const {
   OCTAVO_GPU_CHECK(cudaStreamSynchronize(stream));
 }
 
+void DeviceKvCache::freeze_scales(GpuStream stream) {
+  calculated_.check_freeze();
+  std::vector<float> absmax(absmax_.size_bytes() / sizeof(float));
+  std::vector<float> scales(num_scales_);
+  OCTAVO_GPU_CHECK(
+      cudaMemcpyAsync(absmax.data(), absmax_.as<float>(), absmax_.size_bytes(), cudaMemcpyDeviceToHost, stream));
+  copy_scales(scales.data(), stream);
+  const size_t heads = num_scales_ / absmax.size();
+  for (size_t row = 0; row < absmax.size(); ++row) {
+    if (!takes_calculated_scales(layer_shape(static_cast<int32_t>(row / 2)).kv_dtype)) continue;
+    std::fill_n(scales.data() + row * heads, heads, calculated_scale(absmax[row], static_cast<int32_t>(row % 2)));
+  }
+  OCTAVO_GPU_CHECK(
+      cudaMemcpyAsync(scales_.as<float>(), scales.data(), scales_.size_bytes(), cudaMemcpyHostToDevice, stream));
+  OCTAVO_GPU_CHECK(cudaStreamSynchronize(stream));
+  calculated_.freeze();
+}
+
+KvStatsRow* DeviceKvCache::layer_stats(int32_t layer) const {
+  if (stats_.size_bytes() == 0) return nullptr;
+  return stats_.as<KvStatsRow>() + int64_t{2} * layer * layer_shape(layer).num_kv_heads;
+}
+
+void DeviceKvCache::copy_stats(double* stats, GpuStream stream) const {
+  std::vector<KvStatsRow> rows(num_scales_);
+  OCTAVO_GPU_CHECK(
+      cudaMemcpyAsync(rows.data(), stats_.as<KvStatsRow>(), stats_.size_bytes(), cudaMemcpyDeviceToHost, stream));
+  OCTAVO_GPU_CHECK(cudaStreamSynchronize(stream));
+  for (const KvStatsRow& row : rows) {
+    float absmax = 0;
+    std::memcpy(&absmax, &row.absmax_bits, sizeof absmax);
+    *stats++ = static_cast<double>(absmax);
+    *stats++ = static_cast<double>(row.num_saturated);
+    *stats++ = row.square_sum;
+    *stats++ = row.error_sum;
+  }
+}
+
 void DeviceKvCache::clear(GpuStream stream) {
   OCTAVO_GPU_CHECK(cudaMemsetAsync(pages_.as<uint8_t>(), 0, pages_.size_bytes(), stream));
+  if (stats_.size_bytes() > 0) {
+    OCTAVO_GPU_CHECK(cudaMemsetAsync(stats_.as<uint8_t>(), 0, stats_.size_bytes(), stream));
+  }
 }
 
 }  // namespace octavo

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "arch/gpu_memory.h"
+#include "kv/append.h"
+#include "model/kv_cache_config.h"
 #include "model/page_layout.h"
 #include "octavo.h"
 
@@ -24,14 +26,25 @@ class DeviceKvCache {
   // Device [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
   float* layer_scales(int32_t layer) const;
 
-  // Whether the next step still has to set scales (octavo_engine_config.calculate_kv_scales).
-  bool calculates_scales() const { return calculates_scales_; }
-  // From here on the scales stay as they are.
-  void freeze_scales() { calculates_scales_ = false; }
+  // How far octavo_engine_config.calculate_kv_scales has come.
+  const CalculatedScales& calculated() const { return calculated_; }
+  // Device [2]: the largest magnitudes of a layer's K and V that steps of calculate_kv_scales have seen.
+  float* layer_absmax(int32_t layer) const { return absmax_.as<float>() + int64_t{2} * layer; }
+  // A step is enqueued.
+  void end_step() { calculated_.end_step(); }
+  // Sets the scales once more, and for good, once the stream's work so far is done. Throws Error where there is nothing to
+  // set.
+  void freeze_scales(GpuStream stream);
   // All scales, 1 where none are set, once the stream's work so far is done: host [num_layers][2][num_kv_heads].
   void copy_scales(float* scales, GpuStream stream) const;
 
-  // Makes all pages zero again.
+  // Device [2][num_kv_heads], which appends add to, or nullptr where nothing is counted.
+  KvStatsRow* layer_stats(int32_t layer) const;
+  // All rows, once the stream's work so far is done: host [num_layers][2][num_kv_heads][4] as octavo_engine_kv_stats has
+  // them. Something must be counted.
+  void copy_stats(double* stats, GpuStream stream) const;
+
+  // Makes all pages and counts zero again.
   void clear(GpuStream stream);
 
  private:
@@ -39,7 +52,9 @@ class DeviceKvCache {
   GpuMemory pages_;
   GpuMemory scales_;  // f32[num_scales_]; empty = 1
   size_t num_scales_;
-  bool calculates_scales_;
+  GpuMemory absmax_;  // f32[num_layers][2] for calculate_kv_scales, else empty
+  GpuMemory stats_;   // KvStatsRow[num_scales_], or empty: not counted
+  CalculatedScales calculated_;
 };
 
 }  // namespace octavo

@@ -41,6 +41,12 @@ Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& c
   row_token_.reserve(static_cast<size_t>(config.max_num_seqs));
   sampled_.reserve(static_cast<size_t>(config.max_num_seqs));
   tokens_.resize(static_cast<size_t>(config.max_num_batched_tokens));
+  const octavo_model_config& shape = model_->config();
+  if (config.kv_stats == OCTAVO_KV_STATS_ERRORS) {
+    kv_stats_ = std::make_unique<KvStats>(shape.num_layers, shape.num_kv_heads);
+  } else if (config.kv_stats == OCTAVO_KV_STATS_HISTOGRAMS) {
+    kv_histograms_ = std::make_unique<KvHistograms>(shape.num_layers, shape.num_kv_heads, shape.head_dim);
+  }
 }
 
 void Engine::submit(uint8_t* step_buffer, double size_bytes) {
@@ -63,6 +69,7 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
   num_tokens_ = 0;
   run_layers(context);
   num_tokens_ = step.num_tokens();
+  if (kv_stats_ != nullptr) kv_stats_->add_tokens(step.num_tokens());
   score(step, context);
   compute_logits(context, row_token_.data(), static_cast<int32_t>(row_token_.size()));
   sample(step);
@@ -71,7 +78,8 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
 }
 
 ForwardContext Engine::forward_context(const StepView& step) {
-  return {*model_, step, config_.max_pages_per_seq, kv_, kv_stats_.get(), scratch_, attention_scratch_, threads_};
+  return {*model_, step, config_.max_pages_per_seq, kv_, kv_stats_.get(), kv_histograms_.get(), scratch_,
+          attention_scratch_, threads_};
 }
 
 // Tokens below 0 become those that the step before sampled.
@@ -141,9 +149,14 @@ void Engine::sample_row(const StepView& step, int32_t row, Sampler& sampler) con
   }
 }
 
-void Engine::collect_kv_stats() {
-  const octavo_model_config& config = model_->config();
-  kv_stats_ = std::make_unique<KvStats>(config.num_layers, config.num_kv_heads, config.head_dim);
+void Engine::copy_kv_stats(double* stats, double* num_tokens) {
+  if (kv_stats_ == nullptr) fail_uncounted("OCTAVO_KV_STATS_ERRORS", config_);
+  kv_stats_->copy(stats, num_tokens);
+}
+
+void Engine::copy_kv_histograms(float* absmax, double* histogram) {
+  if (kv_histograms_ == nullptr) fail_uncounted("OCTAVO_KV_STATS_HISTOGRAMS", config_);
+  kv_histograms_->copy(absmax, histogram);
 }
 
 void Engine::copy_logits(int32_t seq_index, float* logits) {

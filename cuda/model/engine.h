@@ -11,6 +11,7 @@
 #include "model/engine_base.h"
 #include "model/forward.h"
 #include "model/kv_cache.h"
+#include "model/kv_histograms.h"
 #include "model/kv_stats.h"
 #include "model/model.h"
 #include "model/scratch.h"
@@ -30,13 +31,11 @@ class Engine final : public EngineBase {
   void copy_logits(int32_t seq_index, float* logits) override;
   void copy_token_logits(int32_t first, int32_t count, float* logits) override;
   void copy_kv_scales(float* scales) override { kv_.copy_scales(scales); }
-
-  // Starts counting K and V, from nothing.
-  void collect_kv_stats();
-  // nullptr where nothing is counted.
-  const KvStats* kv_stats() const { return kv_stats_.get(); }
+  void copy_kv_stats(double* stats, double* num_tokens) override;
+  void copy_kv_histograms(float* absmax, double* histogram) override;
 
  private:
+  void end_kv_scales() override { kv_.freeze_scales(); }
   ForwardContext forward_context(const StepView& step);
   void resolve_tokens(StepView& step);
   void score(const StepView& step, const ForwardContext& context);
@@ -48,7 +47,8 @@ class Engine final : public EngineBase {
   octavo_engine_config config_;
   octavo_step_layout layout_;
   KvCache kv_;
-  std::unique_ptr<KvStats> kv_stats_;
+  std::unique_ptr<KvStats> kv_stats_;            // nullptr: not counted
+  std::unique_ptr<KvHistograms> kv_histograms_;  // nullptr: not counted
   Scratch scratch_;
   AttentionScratch attention_scratch_;
   ThreadPool threads_;

@@ -75,4 +75,29 @@ extern "C" int32_t octavo_engine_kv_scales(const octavo_engine* engine, float* k
   });
 }
 
+extern "C" int32_t octavo_engine_freeze_kv_scales(octavo_engine* engine) {
+  return guard([&] {
+    check_not_null("engine", engine);
+    engine->engine->freeze_kv_scales();
+  });
+}
+
+extern "C" int32_t octavo_engine_kv_stats(const octavo_engine* engine, double* stats, double* num_tokens) {
+  return guard([&] {
+    check_not_null("engine", engine);
+    check_not_null("stats", stats);
+    check_not_null("num_tokens", num_tokens);
+    engine->engine->copy_kv_stats(stats, num_tokens);
+  });
+}
+
+extern "C" int32_t octavo_engine_kv_histograms(const octavo_engine* engine, float* absmax, double* histogram) {
+  return guard([&] {
+    check_not_null("engine", engine);
+    check_not_null("absmax", absmax);
+    check_not_null("histogram", histogram);
+    engine->engine->copy_kv_histograms(absmax, histogram);
+  });
+}
+
 extern "C" void octavo_engine_close(octavo_engine* engine) { delete engine; }

@@ -37,7 +37,21 @@ class EngineBase {
   // Copies all scales: [num_layers][2][num_kv_heads].
   virtual void copy_kv_scales(float* scales) = 0;
 
+  // octavo_engine_freeze_kv_scales
+  void freeze_kv_scales() {
+    queue_.check_idle();
+    end_kv_scales();
+  }
+
+  // octavo_engine_kv_stats and octavo_engine_kv_histograms. Throw Error (OCTAVO_INVALID_ARGUMENT) where nothing of the kind
+  // is counted.
+  virtual void copy_kv_stats(double* stats, double* num_tokens) = 0;
+  virtual void copy_kv_histograms(float* absmax, double* histogram) = 0;
+
  protected:
+  // Sets the calculated scales for good. Throws Error (OCTAVO_INVALID_ARGUMENT) where there is nothing to set.
+  virtual void end_kv_scales() = 0;
+
   StepQueue queue_;
 };
 

@@ -107,16 +107,17 @@ void run_attention(const ForwardContext& context, int32_t layer) {
   Rows& qkv = context.scratch.qkv;
   const int32_t num_tokens = context.step.num_tokens();
   const octavo_kv_shape& shape = context.kv.layer_shape(layer);
-  if (context.kv_stats != nullptr) {
-    context.kv_stats->add(layer, qkv.data() + offset.k, qkv.data() + offset.v, qkv.width(), num_tokens);
-  }
-  if (context.kv.calculates_scales(layer)) {
-    context.kv.calculate_layer_scales(layer, qkv.data() + offset.k, qkv.data() + offset.v, qkv.width(), num_tokens);
-  }
+  const float* k = qkv.data() + offset.k;
+  const float* v = qkv.data() + offset.v;
+  const int32_t* slots = context.scratch.slot_mapping.as<int32_t>();
+  if (context.kv_histograms != nullptr) context.kv_histograms->add(layer, k, v, qkv.width(), num_tokens);
+  if (context.kv.calculates_scales(layer)) context.kv.calculate_layer_scales(layer, k, v, qkv.width(), num_tokens);
   uint8_t* pages = context.kv.layer_pages(layer);
   const float* scales = context.kv.layer_scales(layer);
-  kv_append(shape, pages, qkv.data() + offset.k, qkv.width(), qkv.data() + offset.v, qkv.width(),
-            context.scratch.slot_mapping.as<int32_t>(), num_tokens, scales, context.threads);
+  kv_append(shape, pages, k, qkv.width(), v, qkv.width(), slots, num_tokens, scales, context.threads);
+  if (context.kv_stats != nullptr) {
+    context.kv_stats->add(layer, {shape, pages, scales, k, v, qkv.width(), slots, num_tokens}, context.threads);
+  }
   AttentionArgs args = {};
   args.shape = shape;
   args.config.num_seqs = context.step.num_seqs();
@@ -200,7 +201,7 @@ void run_layers(const ForwardContext& context) {
   fill_rope_tables(context);
   embed_tokens(context);
   for (int32_t layer = 0; layer < context.model.config().num_layers; ++layer) run_layer(context, layer);
-  context.kv.freeze_scales();
+  context.kv.end_step();
 }
 
 void compute_logits(const ForwardContext& context, const int32_t* tokens, int32_t num_rows) {

@@ -6,6 +6,7 @@
 #include "arch/thread_pool.h"
 #include "attn/attention.h"
 #include "model/kv_cache.h"
+#include "model/kv_histograms.h"
 #include "model/kv_stats.h"
 #include "model/model.h"
 #include "model/scratch.h"
@@ -19,7 +20,8 @@ struct ForwardContext {
   const StepView& step;  // checked
   int32_t max_pages_per_seq;
   KvCache& kv;
-  KvStats* kv_stats;  // nullptr: nothing is counted
+  KvStats* kv_stats;            // nullptr: not counted
+  KvHistograms* kv_histograms;  // nullptr: not counted
   Scratch& scratch;
   AttentionScratch& attention_scratch;
   ThreadPool& threads;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "kv/format.h"
 #include "model/kv_cache_config.h"
@@ -14,9 +13,12 @@ KvCache::KvCache(const octavo_model_config& model, const std::vector<octavo_laye
     : layout_(model, layers, config),
       pages_(layout_.size_bytes()),
       num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
-      calculates_scales_(config.calculate_kv_scales != 0) {
+      state_(config) {
   check_kv_scales(model, config, scales);
-  if (calculates_scales_) scales_.assign(num_scales_, 1.0f);
+  if (state_.is_counting()) {
+    scales_.assign(num_scales_, 1.0f);
+    absmax_.assign(size_t{2} * layers.size(), 0.0f);
+  }
   if (scales != nullptr) scales_.assign(scales, scales + num_scales_);
 }
 
@@ -24,16 +26,33 @@ void KvCache::calculate_layer_scales(int32_t layer, const float* k, const float*
                                      int32_t num_tokens) {
   const octavo_kv_shape& shape = layer_shape(layer);
   const int64_t width = int64_t{shape.num_kv_heads} * shape.head_dim;
-  float* scales = scales_.data() + int64_t{2} * layer * shape.num_kv_heads;
-  for (const auto& [rows, headroom] : {std::pair{k, kKeyDivisor}, std::pair{v, kValueDivisor}}) {
-    float largest = 0;
+  float* largest = absmax_.data() + int64_t{2} * layer;
+  for (const float* rows : {k, v}) {
     for (int32_t token = 0; token < num_tokens; ++token) {
-      for (int64_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(rows[token * stride + i]));
+      for (int64_t i = 0; i < width; ++i) {
+        const float magnitude = std::fabs(rows[token * stride + i]);
+        if (magnitude > *largest && std::isfinite(magnitude)) *largest = magnitude;
+      }
     }
-    const float scale = largest / headroom;
-    std::fill_n(scales, shape.num_kv_heads, std::isfinite(scale) && scale > 0 ? scale : 1.0f);
-    scales += shape.num_kv_heads;
+    ++largest;
   }
+  if (!state_.is_set()) set_layer_scales(layer);
+}
+
+void KvCache::set_layer_scales(int32_t layer) {
+  const int32_t heads = layer_shape(layer).num_kv_heads;
+  for (const int32_t part : {0, 1}) {
+    const int64_t row = int64_t{2} * layer + part;
+    std::fill_n(scales_.data() + row * heads, heads, calculated_scale(absmax_[static_cast<size_t>(row)], part));
+  }
+}
+
+void KvCache::freeze_scales() {
+  state_.check_freeze();
+  for (int32_t layer = 0; 2 * layer < static_cast<int32_t>(absmax_.size()); ++layer) {
+    if (calculates_scales(layer)) set_layer_scales(layer);
+  }
+  state_.freeze();
 }
 
 void KvCache::copy_scales(float* scales) const {
@@ -45,7 +64,7 @@ void KvCache::copy_scales(float* scales) const {
 }
 
 bool KvCache::calculates_scales(int32_t layer) const {
-  return calculates_scales_ && takes_calculated_scales(layer_shape(layer).kv_dtype);
+  return state_.is_counting() && takes_calculated_scales(layer_shape(layer).kv_dtype);
 }
 
 const float* KvCache::layer_scales(int32_t layer) const {

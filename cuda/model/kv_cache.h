@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "arch/aligned_buffer.h"
+#include "model/kv_cache_config.h"
 #include "model/page_layout.h"
 #include "octavo.h"
 
@@ -23,21 +24,27 @@ class KvCache {
   // [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
   const float* layer_scales(int32_t layer) const;
 
-  // Whether the next step still has to set the layer's scales (octavo_engine_config.calculate_kv_scales).
+  // Whether the layer's scales still come from what is stored (octavo_engine_config.calculate_kv_scales).
   bool calculates_scales(int32_t layer) const;
-  // Sets a layer's scales from the first step's K and V, before they are appended. Rows as in kv_append.
+  // Takes in a step's K and V, before they are appended; in the first step they set the layer's scales. Rows as in
+  // kv_append.
   void calculate_layer_scales(int32_t layer, const float* k, const float* v, int64_t stride, int32_t num_tokens);
-  // From here on the scales stay as they are.
-  void freeze_scales() { calculates_scales_ = false; }
+  // A step has run.
+  void end_step() { state_.end_step(); }
+  // Sets the scales once more, and for good. Throws Error where there is nothing to set.
+  void freeze_scales();
   // All scales, 1 where none are set: [num_layers][2][num_kv_heads].
   void copy_scales(float* scales) const;
 
  private:
+  void set_layer_scales(int32_t layer);
+
   PageLayout layout_;
   AlignedBuffer pages_;
   std::vector<float> scales_;  // empty = 1
   size_t num_scales_;
-  bool calculates_scales_;
+  std::vector<float> absmax_;  // [num_layers][2] of what calculate_layer_scales() has seen
+  CalculatedScales state_;
 };
 
 }  // namespace octavo

@@ -16,8 +16,22 @@ void check_calculated(const octavo_engine_config& config, const float* scales) {
 
 }  // namespace
 
+float calculated_scale(float absmax, int32_t part) {
+  const float scale = absmax / kScaleDivisor[part];
+  return scale > 0 ? scale : 1.0f;
+}
+
+void CalculatedScales::check_freeze() const {
+  if (!is_counting_) fail(OCTAVO_INVALID_ARGUMENT, "no KV scales are being calculated");
+  if (!is_set_) fail(OCTAVO_INVALID_ARGUMENT, "KV scales cannot be set before a step has stored anything");
+}
+
 bool takes_calculated_scales(int32_t kv_dtype) {
   return kv_dtype == OCTAVO_KV_FP8_E4M3 || kv_dtype == OCTAVO_KV_FP8_E5M2;
+}
+
+void fail_uncounted(const char* mode, const octavo_engine_config& config) {
+  fail(OCTAVO_INVALID_ARGUMENT, "kv_stats must be %s for this, the engine has %d", mode, config.kv_stats);
 }
 
 void check_kv_scales(const octavo_model_config& model, const octavo_engine_config& config, const float* scales) {

@@ -51,6 +51,7 @@ void check_engine_config(const octavo_engine_config& config) {
   check_field(config.max_scores, "max_scores", 0, config.max_num_batched_tokens);
   check_field(config.num_threads, "num_threads", 0, 1024);
   check_field(config.calculate_kv_scales, "calculate_kv_scales", 0, 1);
+  check_field(config.kv_stats, "kv_stats", OCTAVO_KV_STATS_OFF, OCTAVO_KV_STATS_HISTOGRAMS);
 }
 
 void check_mask_words(const octavo_engine_config& config, int32_t vocab_size) {

@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(kSoftcapThreads) softcap_kernel(const __grid_c
 
 constexpr int kScaleThreads = 1024;
 
-// A block a part. It runs in one step of an engine's life, so one block has the time.
+// A block a part. It runs in the first steps of an engine's life, so one block has the time.
 __global__ void __launch_bounds__(kScaleThreads) kv_scales_kernel(const __grid_constant__ KvScalesParams p) {
   gpu_wait_for_predecessor();
   gpu_release_successor();
@@ -290,12 +290,17 @@ __global__ void __launch_bounds__(kScaleThreads) kv_scales_kernel(const __grid_c
   float largest = 0;
   for (int64_t token = 0; token < p.num_tokens; ++token) {
     for (int i = threadIdx.x; i < p.width; i += kScaleThreads) {
-      largest = fmaxf(largest, fabsf(p.values[part][token * p.stride[part] + i]));
+      const float magnitude = fabsf(p.values[part][token * p.stride[part] + i]);
+      if (magnitude > largest && isfinite(magnitude)) largest = magnitude;
     }
   }
-  const float scale = block_max(largest) / p.divisor[part];
+  largest = fmaxf(block_max(largest), p.absmax[part]);
+  __syncthreads();  // every thread has read absmax
+  if (threadIdx.x == 0) p.absmax[part] = largest;
+  if (p.scales == nullptr) return;
+  const float scale = largest / p.divisor[part];
   for (int head = threadIdx.x; head < p.num_kv_heads; head += kScaleThreads) {
-    p.scales[part * p.num_kv_heads + head] = isfinite(scale) && scale > 0 ? scale : 1.0f;
+    p.scales[part * p.num_kv_heads + head] = scale > 0 ? scale : 1.0f;
   }
 }
 

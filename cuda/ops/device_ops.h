@@ -102,7 +102,8 @@ void softcap_logits(const SoftcapParams& params, GpuStream stream, bool overlap)
 
 // --- KV scales -----------------------------------------------------------------------------------------------------
 
-// scales[part][kv head] = the largest |value| of part / divisor[part]; 1 where that is 0 or no number. Parts: K, V.
+// absmax[part] = the largest finite |value| of part, or what it was if that is more; where scales is given,
+// scales[part][kv head] = absmax[part] / divisor[part], or 1 where that is 0. Parts: K, V.
 struct KvScalesParams {
   const float* values[2];  // rows of width floats, stride apart: K after its norm and RoPE, V
   int64_t stride[2];
@@ -110,7 +111,8 @@ struct KvScalesParams {
   int32_t num_tokens;
   int32_t num_kv_heads;
   float divisor[2];
-  float* scales;  // [2][num_kv_heads]
+  float* absmax;  // [2]
+  float* scales;  // [2][num_kv_heads] or nullptr
 };
 void calculate_kv_scales(const KvScalesParams& params, GpuStream stream, bool overlap);
 

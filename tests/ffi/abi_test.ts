@@ -53,6 +53,7 @@ Deno.test("enums have the header's names and values", () => {
     ["octavo_status", "OCTAVO_", enums.STATUS],
     ["octavo_dtype", "OCTAVO_", enums.DTYPE],
     ["octavo_kv_dtype", "OCTAVO_KV_", enums.KV_DTYPE],
+    ["octavo_kv_stats_mode", "OCTAVO_KV_STATS_", enums.KV_STATS_MODE],
     ["octavo_quantization", "OCTAVO_QUANTIZATION_", enums.QUANTIZATION],
     ["octavo_activation", "OCTAVO_", enums.ACTIVATION],
     ["octavo_role", "OCTAVO_ROLE_", enums.ROLE],

@@ -14,7 +14,8 @@ import numpy
 ROOT = pathlib.Path(__file__).parents[2]
 F32, F16, BF16 = 0, 1, 30
 INVALID_ARGUMENT, UNSUPPORTED, DEVICE_FAILED = 1, 4, 5
-KV = {"float32": 0, "float16": 1, "bfloat16": 2, "fp8_e4m3": 3, "fp8_e5m2": 4}
+KV = {"float32": 0, "float16": 1, "bfloat16": 2, "fp8_e4m3": 3, "fp8_e5m2": 4, "fp8_per_token_head": 5, "int8": 6,
+      "int8_per_token_head": 7, "k8v4": 8, "int4": 9}
 
 _i32, _i64, _f32 = ctypes.c_int32, ctypes.c_int64, ctypes.c_float
 
@@ -39,7 +40,7 @@ class EngineConfig(ctypes.Structure):
     _fields_ = [(name, _i32) for name in
                 ("kv_dtype", "page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_pages_per_seq",
                  "max_logprobs", "max_logit_edits", "max_token_masks", "token_mask_words", "max_scores", "num_threads",
-                 "calculate_kv_scales")]
+                 "calculate_kv_scales", "kv_stats")]
 
 
 _TABLES = ("header", "tokens", "query_len", "seq_len", "page_table", "sample", "temperature", "top_k", "top_p", "min_p",
@@ -291,6 +292,19 @@ class Engine:
         self._check(self.library.octavo_engine_kv_scales(ctypes.c_void_p(self.handle),
                                                          scales.ctypes.data_as(ctypes.c_void_p)))
         return scales
+
+    def freeze_kv_scales(self):
+        self._check(self.library.octavo_engine_freeze_kv_scales(ctypes.c_void_p(self.handle)))
+
+    def kv_stats(self):
+        """f64[num_layers, 2, num_kv_heads, 4] and the number of tokens."""
+        config = self.model.config
+        stats = numpy.empty((config["num_layers"], 2, config["num_kv_heads"], 4))
+        num_tokens = numpy.empty(1)
+        self._check(self.library.octavo_engine_kv_stats(ctypes.c_void_p(self.handle),
+                                                        stats.ctypes.data_as(ctypes.c_void_p),
+                                                        num_tokens.ctypes.data_as(ctypes.c_void_p)))
+        return stats, num_tokens[0]
 
     def _check(self, status):
         if status != 0:

@@ -193,6 +193,61 @@ def test_calculate_kv_scales_sets_the_cpu_builds_scales(tmp_path):
         assert difference(gpu.logits(0), cpu.logits(0)) < 0.1
 
 
+def test_freeze_kv_scales_takes_all_steps_and_graphs_read_what_it_set(tmp_path):
+    # A sliding window and two RoPE tables: layers that share nothing.
+    file = make_model(models.RECIPES[6], tmp_path)
+    gpu, cpu = both(file, models.F16, kv_dtype="fp8_e4m3", calculate_kv_scales=1)
+    with pytest.raises(models.OctavoError, match="before a step has stored anything"):
+        gpu.freeze_kv_scales()
+    steps = [rows_of([3]), rows_of([40, 7]), [{"tokens": [77], "pages": [60, 61]}]]
+    for engine in (gpu, cpu):
+        engine.step(steps[0])
+        first = engine.kv_scales()
+        for rows in steps[1:]:
+            engine.step(rows)
+        numpy.testing.assert_array_equal(engine.kv_scales(), first)
+        engine.freeze_kv_scales()
+        assert (engine.kv_scales() >= first).all() and (engine.kv_scales() > first).any()
+    numpy.testing.assert_allclose(gpu.kv_scales(), cpu.kv_scales(), rtol=5e-3)
+    with pytest.raises(models.OctavoError, match="no KV scales are being calculated"):
+        gpu.freeze_kv_scales()
+    # The graphs were captured while the scales were 1: a decode by them is that of an engine given the scales.
+    given = Engine(gpu.model, kv_dtype="fp8_e4m3", kv_scales=gpu.kv_scales())
+    prompts = rows_of([30, 5])
+    decodes = [{**row, "cached": len(row["tokens"]), "tokens": [500]} for row in prompts]
+    for engine in (gpu, given):
+        engine.step(prompts)
+        engine.step(decodes)
+    numpy.testing.assert_array_equal(gpu.logits(0), given.logits(0))
+    numpy.testing.assert_array_equal(gpu.kv_scales(), given.kv_scales())
+
+
+@pytest.mark.parametrize("kv_dtype", [name for name in models.KV if name != "float32"])
+def test_kv_stats_are_the_cpu_builds(tmp_path, kv_dtype):
+    file = make_model(models.RECIPES[4], tmp_path)
+    scales = {"kv_scales": numpy.full((2, 2, 2), 1 / 256)} if kv_dtype == "fp8_e4m3" else {}
+    gpu, cpu = both(file, models.F16, kv_dtype=kv_dtype, kv_stats=1, **scales)
+    assert gpu.kv_stats()[1] == 0 and (gpu.kv_stats()[0] == 0).all()  # nothing of the warm-up
+    for engine in (gpu, cpu):
+        for i in range(4):
+            rows = [{"tokens": [(7 * t + i) % 519 for t in range(120)], "pages": list(range(8 * i, 8 * i + 8))}]
+            engine.step(rows)
+            engine.step([{"tokens": [3], "cached": 120, "pages": rows[0]["pages"]}])  # a graph
+    (of_gpu, tokens), (of_cpu, _) = gpu.kv_stats(), cpu.kv_stats()
+    assert tokens == 4 * 121
+    numpy.testing.assert_allclose(of_gpu[0, ..., 0], of_cpu[0, ..., 0], rtol=5e-3)
+    numpy.testing.assert_allclose(of_gpu[0, ..., 1], of_cpu[0, ..., 1], rtol=0.1, atol=5)
+    assert (of_gpu[..., 1] > 0).all() == (kv_dtype == "fp8_e4m3")
+    numpy.testing.assert_allclose(of_gpu[..., 2], of_cpu[..., 2], rtol=0.02)
+    errors = [numpy.sqrt(one[..., 3] / one[..., 2]) for one in (of_gpu, of_cpu)]
+    numpy.testing.assert_allclose(*errors, rtol=0.12)
+    plain = Engine(gpu.model, kv_dtype=kv_dtype, **scales)
+    plain.step([{"tokens": [(7 * t) % 519 for t in range(120)], "pages": list(range(8))}])
+    plain.step([{"tokens": [3], "cached": 120, "pages": list(range(8))}])
+    gpu.step([{"tokens": [3], "cached": 120, "pages": list(range(8))}])
+    numpy.testing.assert_array_equal(plain.logits(0), gpu.logits(0))
+
+
 def test_step_fills_every_bucket(tmp_path):
     gpu, cpu = both(make_model(models.RECIPES[0], tmp_path), models.F16, kv_dtype="float16", max_num_seqs=21)
     for num_seqs in (1, 2, 3, 7, 9, 16, 17, 21):

@@ -45,6 +45,7 @@ Deno.test("octavo_step_layout_get() places the tables in order without overlap",
     max_scores: 17,
     num_threads: 0,
     calculate_kv_scales: 0,
+    kv_stats: 0,
   };
   const bytes = new Uint8Array(STEP_LAYOUT.sizeBytes);
   library.check(library.symbols.octavo_step_layout_get(ENGINE_CONFIG.encode(config), bytes));

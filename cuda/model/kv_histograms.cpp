@@ -1,0 +1,51 @@
+#include "model/kv_histograms.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace octavo {
+namespace {
+
+constexpr int32_t kBins = OCTAVO_KV_STATS_BINS;
+
+// Eight bins an octave: of the bits of |x|, the exponent and three bits of mantissa, counted from 2^-24.
+int32_t bin_of(float magnitude) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, &magnitude, sizeof(bits));
+  constexpr int32_t kFirst = (127 - 24) << 3;
+  return std::clamp(static_cast<int32_t>(bits >> 20) - kFirst, 0, kBins - 1);
+}
+
+}  // namespace
+
+KvHistograms::KvHistograms(int32_t num_layers, int32_t num_kv_heads, int32_t head_dim)
+    : num_kv_heads_(num_kv_heads),
+      head_dim_(head_dim),
+      absmax_(static_cast<size_t>(num_layers) * 2 * static_cast<size_t>(num_kv_heads)),
+      counts_(absmax_.size() * kBins) {}
+
+void KvHistograms::add(int32_t layer, const float* k, const float* v, int64_t stride, int32_t num_tokens) {
+  size_t row = static_cast<size_t>(layer) * 2 * static_cast<size_t>(num_kv_heads_);
+  for (const float* values : {k, v}) {
+    for (int32_t head = 0; head < num_kv_heads_; ++head, ++row) {
+      uint64_t* counts = counts_.data() + row * kBins;
+      for (int32_t token = 0; token < num_tokens; ++token) {
+        const float* x = values + token * stride + int64_t{head} * head_dim_;
+        for (int32_t i = 0; i < head_dim_; ++i) {
+          const float magnitude = std::fabs(x[i]);
+          if (std::isnan(magnitude)) continue;
+          absmax_[row] = std::max(absmax_[row], magnitude);
+          ++counts[bin_of(magnitude)];
+        }
+      }
+    }
+  }
+}
+
+void KvHistograms::copy(float* absmax, double* histogram) const {
+  std::copy(absmax_.begin(), absmax_.end(), absmax);
+  std::transform(counts_.begin(), counts_.end(), histogram, [](uint64_t count) { return static_cast<double>(count); });
+}
+
+}  // namespace octavo
