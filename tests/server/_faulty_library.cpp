@@ -10,7 +10,6 @@
 namespace {
 
 int32_t step = 0;
-bool is_lost = false;
 
 bool fails_now() {
   const char *at = std::getenv("FAULT_AT_STEP");
@@ -31,6 +30,10 @@ extern "C" int32_t octavo_step_submit(octavo_engine *engine, uint8_t *step_buffe
   return real("octavo_step_submit", octavo_step_submit)(engine, step_buffer, size_bytes);
 }
 #else
+namespace {
+bool is_lost = false;
+}
+
 extern "C" int32_t octavo_step_finish(octavo_engine *engine, uint8_t *step_buffer) {
   is_lost |= fails_now();
   return is_lost ? OCTAVO_DEVICE : real("octavo_step_finish", octavo_step_finish)(engine, step_buffer);
