@@ -1,11 +1,12 @@
 /**
- * The command line: `octavo serve [MODEL] [options]` and `octavo calibrate [MODEL] --data FILE`.
+ * The command line: `octavo serve [MODEL] [options]`, and what else `octavo` does.
  *
  * @module
  */
 
 import { calibrate, CALIBRATE_HELP, parseCalibrate } from "./calibrate.ts";
-import { progressPrinter } from "./models/progress.ts";
+import { EVAL_KV_HELP, evalKv, parseEvalKv } from "./eval_kv.ts";
+import { type ProgressListener, progressPrinter } from "./models/progress.ts";
 import { describeOptions, OptionError, parseCommandLine } from "./options.ts";
 import { serve, type Server } from "./serve.ts";
 import { VERSION } from "./version.ts";
@@ -17,7 +18,8 @@ Usage: octavo serve [MODEL] [options]    (in a clone: deno task serve [MODEL] [o
 MODEL is a .gguf file, a folder in Hugging Face's layout, or org/name[:quantization][@revision] on the Hugging Face
 hub. Without MODEL the demo model (SmolLM2-135M-Instruct) is served.
 
-octavo calibrate [MODEL] --data FILE makes scales for an FP8 KV cache; octavo calibrate --help says how.
+octavo calibrate [MODEL] --data FILE makes scales for an FP8 KV cache, and octavo eval-kv [MODEL] --data FILE tells what
+each KV cache costs in quality; --help behind them says how.
 
 Options (a flag wins over its environment variable):
 ${describeOptions()}
@@ -27,6 +29,20 @@ ${describeOptions()}
         Print the version and exit
 `;
 
+interface Command {
+  readonly help: string;
+  readonly run: (
+    args: readonly string[],
+    output: { log: (text: string) => void; onProgress: ProgressListener },
+  ) => Promise<void>;
+}
+
+/** Those beside `serve`. */
+const COMMANDS: Readonly<Record<string, Command>> = {
+  calibrate: { help: CALIBRATE_HELP, run: (args, output) => calibrate(parseCalibrate(args), output) },
+  "eval-kv": { help: EVAL_KV_HELP, run: (args, output) => evalKv(parseEvalKv(args), output) },
+};
+
 /**
  * Runs a command line and returns when it is done; `serve` is done when the server has shut down.
  *
@@ -34,7 +50,8 @@ ${describeOptions()}
  */
 export async function main(args: readonly string[]): Promise<number> {
   try {
-    if (args[0] === "calibrate") return await runCalibrate(args.slice(1));
+    const known = Object.hasOwn(COMMANDS, args[0] ?? "") ? COMMANDS[args[0]!] : undefined;
+    if (known !== undefined) return await runCommand(known, args.slice(1));
     const { options, positionals, help, version } = parseCommandLine(args, (name) => Deno.env.get(name));
     if (version) {
       console.log(VERSION);
@@ -45,10 +62,14 @@ export async function main(args: readonly string[]): Promise<number> {
       return help ? 0 : 2;
     }
     const [command, model, ...rest] = positionals;
-    if (command !== "serve") throw new OptionError(`Unknown command "${command}"; there are: serve, calibrate`);
+    if (command !== "serve") {
+      throw new OptionError(
+        `Unknown command "${command}"; there are: ${["serve", ...Object.keys(COMMANDS)].join(", ")}`,
+      );
+    }
     if (rest.length > 0) throw new OptionError(`Expected one MODEL, received also "${rest[0]}"`);
     let report = "";
-    let log = (text: string) => void (report = text);
+    let log: (text: string) => void = (text) => report = text;
     await using server = await serve({ model, ...options, log: (text) => log(text), onProgress: progressPrinter() });
     closeOnSignals(server);
     // Whoever waits for the report may send a signal at once.
@@ -62,12 +83,9 @@ export async function main(args: readonly string[]): Promise<number> {
   }
 }
 
-async function runCalibrate(args: readonly string[]): Promise<number> {
-  if (args.includes("--help") || args.includes("-h")) {
-    console.log(CALIBRATE_HELP);
-    return 0;
-  }
-  await calibrate(parseCalibrate(args), { log: (text) => console.log(text), onProgress: progressPrinter() });
+async function runCommand({ help, run }: Command, args: readonly string[]): Promise<number> {
+  if (args.includes("--help") || args.includes("-h")) console.log(help);
+  else await run(args, { log: (text) => console.log(text), onProgress: progressPrinter() });
   return 0;
 }
 

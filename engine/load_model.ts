@@ -19,8 +19,8 @@ import type { EngineSettings, WorkerModel } from "./messages.ts";
  */
 export function loadModel(
   library: Library,
-  model: WorkerModel,
-  settings: EngineSettings,
+  model: Pick<WorkerModel, "paths" | "config" | "tensors">,
+  settings: Pick<EngineSettings, "maxModelLen" | "layerKvDtypes" | "numThreads" | "quantization">,
   onProgress: (doneBytes: number, totalBytes: number) => void,
 ): NativeModel {
   const { maxModelLen, layerKvDtypes, numThreads, quantization } = settings;
