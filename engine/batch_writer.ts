@@ -6,6 +6,7 @@
  *  query_len         1        1        5
  *  tokens          [ a ]    [ b ]    [ c c c c c ]
  *  page_table      row 0    row 1    row 2          first numPages entries of each
+ *  sample            1        1        0            c's prompt goes on: a has row 0 of the results, b row 1
  *  edit_begin        0        0        3        3   (numSeqs + 1)
  * ```
  *
@@ -41,6 +42,7 @@ export class BatchWriter {
     const { header, editBegin } = this.#buffer;
     let numTokens = 0;
     let numEdits = 0;
+    let numRows = 0;
     this.#numMasks = 0;
     this.#numScores = 0;
     for (let s = 0; s < batch.length; s++) {
@@ -50,6 +52,7 @@ export class BatchWriter {
       numTokens += sequence.queryLen;
       this.#writePages(s, sequence);
       this.#writeSequence(s, sequence);
+      if (samples(sequence)) this.#buffer.maskIndex[numRows++] = this.#placeMask(sequence.request);
       editBegin[s] = numEdits;
       if (sequence.edits && samples(sequence)) {
         sequence.edits.write(this.#buffer, numEdits);
@@ -120,7 +123,6 @@ export class BatchWriter {
     buffer.seed[2 * s + 1] = sequence.seedHigh;
     buffer.sampleIndex[s] = sequence.output.length + sequence.numUnread;
     buffer.numLogprobs[s] = sampling.logprobs ?? -1;
-    buffer.maskIndex[s] = samples(sequence) ? this.#placeMask(sequence.request) : -1;
   }
 }
 

@@ -57,14 +57,16 @@ export type Submitted = Omit<Extract<EngineMessage, { type: "submit" }>, "type">
 /** A step under way. */
 interface Flight {
   readonly buffer: StepBufferViews;
-  readonly rows: readonly FlightRow[];
+  readonly parts: readonly Part[];
 }
 
-interface FlightRow {
+/** A sequence's part of a step. */
+interface Part {
   readonly sequence: Sequence;
-  readonly samples: boolean;
-  /** Tokens computed before. */
+  /** Its tokens computed before. */
   readonly before: number;
+  /** Of the result; null: the step does not sample for it. */
+  readonly row: number | null;
   /** Its scores in the step buffer, and the place in the prompt of the first. */
   readonly scores: { readonly from: number; readonly at: number; readonly count: number };
 }
@@ -210,25 +212,8 @@ export class StepLoop {
     this.#runner.submit(buffer);
     this.#turn = this.#turn === 0 ? 1 : 0;
     this.#pool.beginStep();
-    let numScores = 0;
-    const rows = batch.map((sequence, row) => {
-      const { scoreBegin: at, numScores: count } = sequence;
-      const scores = { from: numScores, at, count };
-      numScores += count;
-      return { ...this.#advance(sequence, row), scores };
-    });
-    this.#flights.push({ buffer, rows });
+    this.#flights.push({ buffer, parts: advance(batch) });
     return true;
-  }
-
-  /** A sequence whose step was submitted: its tokens count as computed, one more as sampled. */
-  #advance(sequence: Sequence, row: number): Omit<FlightRow, "scores"> {
-    const hasSampled = samples(sequence);
-    const before = sequence.numComputed;
-    sequence.numComputed += sequence.queryLen;
-    sequence.row = row;
-    if (hasSampled) sequence.numUnread++;
-    return { sequence, samples: hasSampled, before };
   }
 
   #finishFlight(): void {
@@ -236,7 +221,7 @@ export class StepLoop {
     if (flight === undefined) return;
     this.#runner.finish(flight.buffer);
     this.#pool.endStep();
-    for (let row = 0; row < flight.rows.length; row++) this.#apply(flight, row);
+    for (const part of flight.parts) this.#apply(flight.buffer, part);
     const { counters } = this.#options;
     counters.add("stepsTotal", 1);
     counters.set("lastStepTimeMs", Date.now());
@@ -256,14 +241,13 @@ export class StepLoop {
     return LogitEdits.for(sampling, prompt, stopIds(sampling, this.#options.eosTokenIds));
   }
 
-  /** Takes over what the step did for the sequence in a row of the buffer. */
-  #apply({ buffer, rows }: Flight, row: number): void {
-    const { sequence, samples: hasSampled, before, scores } = rows[row]!;
+  /** Takes over what a step did for a sequence. */
+  #apply(buffer: StepBufferViews, { sequence, before, row, scores }: Part): void {
     // Ended while the step was under way, or a sister's failure has ended the request.
     if (sequence.state === "finished") return;
     this.#cache.share(sequence, before);
     if (scores.count > 0) this.#readScores(sequence.request, buffer, scores);
-    if (!hasSampled) return;
+    if (row === null) return;
     sequence.numUnread--;
     const { request } = sequence;
     const token = buffer.sampled[row]!;
@@ -278,7 +262,7 @@ export class StepLoop {
     this.#accept(sequence, token, { buffer, row });
   }
 
-  #readScores(request: LiveRequest, buffer: StepBufferViews, scores: FlightRow["scores"]): void {
+  #readScores(request: LiveRequest, buffer: StepBufferViews, scores: Part["scores"]): void {
     readScores(request.scores!, buffer, scores);
     request.numScoresLeft -= scores.count;
     if (request.numScoresLeft === 0) this.#touched.add(request);
@@ -361,6 +345,24 @@ function takeScores(request: LiveRequest): PromptScores | null {
   if (request.scores === null || request.numScoresLeft > 0 || request.hasSentScores) return null;
   request.hasSentScores = true;
   return request.scores;
+}
+
+/** Sequences whose step was submitted: its tokens count as computed, one more as sampled. */
+function advance(batch: readonly Sequence[]): Part[] {
+  let numRows = 0;
+  let numScores = 0;
+  return batch.map((sequence) => {
+    const row = samples(sequence) ? numRows++ : null;
+    const before = sequence.numComputed;
+    sequence.numComputed += sequence.queryLen;
+    if (row !== null) {
+      sequence.row = row;
+      sequence.numUnread++;
+    }
+    const scores = { from: numScores, at: sequence.scoreBegin, count: sequence.numScores };
+    numScores += sequence.numScores;
+    return { sequence, before, row, scores };
+  });
 }
 
 /** What the step's row says of the token that it sampled. */

@@ -20,6 +20,8 @@ export interface NativeEngineConfig {
   readonly numPages: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
+  /** Tokens that one step can sample. Default: maxNumSeqs. */
+  readonly maxSamples?: number;
   readonly maxPagesPerSeq: number;
   readonly maxLogprobs: number;
   readonly maxLogitEdits: number;
@@ -47,6 +49,7 @@ function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
     num_pages: config.numPages,
     max_num_seqs: config.maxNumSeqs,
     max_num_batched_tokens: config.maxNumBatchedTokens,
+    max_samples: config.maxSamples ?? config.maxNumSeqs,
     max_pages_per_seq: config.maxPagesPerSeq,
     max_logprobs: config.maxLogprobs,
     max_logit_edits: config.maxLogitEdits,
@@ -161,10 +164,10 @@ export class NativeEngine extends Handle {
     this.library.check(this.library.symbols.octavo_step_finish(this.pointer, bytes));
   }
 
-  /** Raw logits of a sequence that sampled in the step submitted last, for tests and accuracy reports: `[vocabSize]`. */
-  logits(seqIndex: number): Float32Array<ArrayBuffer> {
+  /** Raw logits of a row of the step submitted last, for tests and accuracy reports: `[vocabSize]`. */
+  logits(row: number): Float32Array<ArrayBuffer> {
     const logits = new Float32Array(this.#model.vocabSize);
-    this.library.check(this.library.symbols.octavo_engine_logits(this.pointer, seqIndex, logits));
+    this.library.check(this.library.symbols.octavo_engine_logits(this.pointer, row, logits));
     return logits;
   }
 

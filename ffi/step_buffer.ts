@@ -12,6 +12,8 @@ import { STEP_LAYOUT } from "./structs.ts";
 export interface StepBufferCapacity {
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
+  /** Rows. Default: maxNumSeqs. */
+  readonly maxSamples?: number;
   readonly maxPagesPerSeq: number;
   readonly maxLogprobs: number;
   readonly maxLogitEdits: number;
@@ -31,6 +33,7 @@ export class StepBuffer implements StepBufferCapacity {
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
+  readonly maxSamples: number;
   readonly maxPagesPerSeq: number;
   readonly maxLogprobs: number;
   readonly maxLogitEdits: number;
@@ -42,8 +45,9 @@ export class StepBuffer implements StepBufferCapacity {
   readonly tokens: I32;
   readonly queryLen: I32;
   readonly seqLen: I32;
-  /** Row s starts at s * maxPagesPerSeq. */
+  /** Sequence s starts at s * maxPagesPerSeq. */
   readonly pageTable: I32;
+  /** Rows of each sequence. */
   readonly sample: I32;
   readonly temperature: F32;
   readonly topK: I32;
@@ -61,20 +65,22 @@ export class StepBuffer implements StepBufferCapacity {
   readonly editCount: I32;
   readonly editFlags: I32;
   readonly editBias: F32;
+  /** By row. */
   readonly maskIndex: I32;
   /** Mask m starts at m * tokenMaskWords. */
   readonly tokenMasks: Uint32Array<ArrayBuffer>;
   readonly scoreIndex: I32;
   readonly scoreToken: I32;
   readonly scoreNumLogprobs: I32;
+  /** By row, as what follows. */
   readonly sampled: I32;
   readonly sampledLogprob: F32;
-  /** Row s starts at s * maxLogprobs. */
+  /** Row r starts at r * maxLogprobs. */
   readonly topToken: I32;
   readonly topLogprob: F32;
   readonly scoreLogprob: F32;
   readonly scoreRank: I32;
-  /** Row x starts at x * maxLogprobs. */
+  /** Score x starts at x * maxLogprobs. */
   readonly scoreTopToken: I32;
   readonly scoreTopLogprob: F32;
 
@@ -84,13 +90,14 @@ export class StepBuffer implements StepBufferCapacity {
     library.check(library.symbols.octavo_step_layout_get(engineConfig, layoutBytes));
     const layout = STEP_LAYOUT.decode(layoutBytes);
     const { maxNumSeqs: s, maxNumBatchedTokens: t, maxPagesPerSeq: p, maxLogprobs: l, maxLogitEdits: e } = capacity;
-    const { maxTokenMasks: m = 0, tokenMaskWords: w = 0, maxScores: x = 0 } = capacity;
+    const { maxSamples: r = s, maxTokenMasks: m = 0, tokenMaskWords: w = 0, maxScores: x = 0 } = capacity;
     const memory = new ArrayBuffer(layout.total_bytes);
     const i32 = (offset: number, length: number) => new Int32Array(memory, offset, length);
     const f32 = (offset: number, length: number) => new Float32Array(memory, offset, length);
     this.bytes = new Uint8Array(memory);
     this.maxNumSeqs = s;
     this.maxNumBatchedTokens = t;
+    this.maxSamples = r;
     this.maxPagesPerSeq = p;
     this.maxLogprobs = l;
     this.maxLogitEdits = e;
@@ -118,15 +125,15 @@ export class StepBuffer implements StepBufferCapacity {
     this.editCount = i32(layout.edit_count, e);
     this.editFlags = i32(layout.edit_flags, e);
     this.editBias = f32(layout.edit_bias, e);
-    this.maskIndex = i32(layout.mask_index, s);
+    this.maskIndex = i32(layout.mask_index, r);
     this.tokenMasks = new Uint32Array(memory, layout.token_masks, m * w);
     this.scoreIndex = i32(layout.score_index, x);
     this.scoreToken = i32(layout.score_token, x);
     this.scoreNumLogprobs = i32(layout.score_num_logprobs, x);
-    this.sampled = i32(layout.sampled, s);
-    this.sampledLogprob = f32(layout.sampled_logprob, s);
-    this.topToken = i32(layout.top_token, s * l);
-    this.topLogprob = f32(layout.top_logprob, s * l);
+    this.sampled = i32(layout.sampled, r);
+    this.sampledLogprob = f32(layout.sampled_logprob, r);
+    this.topToken = i32(layout.top_token, r * l);
+    this.topLogprob = f32(layout.top_logprob, r * l);
     this.scoreLogprob = f32(layout.score_logprob, x);
     this.scoreRank = i32(layout.score_rank, x);
     this.scoreTopToken = i32(layout.score_top_token, x * l);

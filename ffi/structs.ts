@@ -66,6 +66,7 @@ export const ENGINE_CONFIG = new Struct("octavo_engine_config", {
   num_pages: "i32",
   max_num_seqs: "i32",
   max_num_batched_tokens: "i32",
+  max_samples: "i32",
   max_pages_per_seq: "i32",
   max_logprobs: "i32",
   max_logit_edits: "i32",

@@ -117,7 +117,7 @@ export const SYMBOLS = {
   octavo_engine_logits: {
     parameters: [
       "pointer", // const octavo_engine *engine
-      "i32", // int32_t seq_index
+      "i32", // int32_t row
       "buffer", // float *logits
     ],
     result: "i32",

@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 6
+#define OCTAVO_ABI_VERSION 7
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
@@ -198,6 +198,7 @@ typedef struct octavo_engine_config {
   int32_t num_pages;
   int32_t max_num_seqs;           /* sequences of one step */
   int32_t max_num_batched_tokens; /* tokens of one step */
+  int32_t max_samples;            /* tokens that one step can sample, 1 .. 2^24 */
   int32_t max_pages_per_seq;      /* the longest sequence has so many pages, or max_model_len tokens if that is less */
   int32_t max_logprobs;           /* top log-probabilities a sequence may ask for, 0 .. 64 */
   int32_t max_logit_edits;        /* entries of the logit edit tables of one step, >= 0 */
@@ -227,17 +228,26 @@ typedef enum octavo_kv_stats_mode {
  * The step buffer: one flat block of host memory, allocated by the caller, octavo_step_layout.total_bytes long, 8-byte
  * aligned. Input tables are written and output tables read in place, through typed-array views at the offsets
  * that octavo_step_layout_get() gives (each a multiple of 64). S = max_num_seqs, T = max_num_batched_tokens,
- * P = max_pages_per_seq, L = max_logprobs, E = max_logit_edits, M = max_token_masks, W = token_mask_words,
- * X = max_scores.
+ * R = max_samples, P = max_pages_per_seq, L = max_logprobs, E = max_logit_edits, M = max_token_masks,
+ * W = token_mask_words, X = max_scores.
+ *
+ * Rows are what the step samples: 0, 1, ... by sequence, and within one by position. A sequence may sample after several
+ * of its last tokens, so that guesses at its next tokens can be checked in one step: each row's result is the one that a
+ * step ending there would give, so a guess may be kept when it equals the token of the row before it. K and V of the
+ * guesses that are not kept are overwritten when their positions are computed again.
+ *
+ *   tokens    | a b c | d | e f g h |      query_len 3 1 4, sample 1 0 3
+ *   rows            0         1 2 3        row 2 samples the token after g
  *
  *  1. header              int32[16]  [0] num_seqs  [1] num_tokens  [2] num_logit_edits  [3] num_token_masks
  *                                    [4] num_scores  [5..15] 0
  *  2. tokens              int32[T]   token ids of all sequences, one after another; -(r+1): the token that row r of the
- *                                    step submitted before sampled, where r sampled
+ *                                    step submitted before sampled
  *  3. query_len           int32[S]   tokens of this step, >= 1; they add up to num_tokens
  *  4. seq_len             int32[S]   tokens incl. this step's: positions seq_len-query_len .. seq_len-1
  *  5. page_table          int32[S*P] row s: ids of the pages of sequence s in order; ceil(seq_len/page_size) are read
- *  6. sample              int32[S]   1: sample a token after the last one of this sequence; 0: fill the cache only
+ *  6. sample              int32[S]   tokens to sample, one after each of this many last tokens of the sequence, at most
+ *                                    query_len; 0: fill the cache only. They add up to R at most
  *  7. temperature         float[S]   0 = greedy (ties: the lowest id)
  *  8. top_k               int32[S]   0 = all
  *  9. top_p               float[S]   (0, 1]
@@ -246,27 +256,27 @@ typedef enum octavo_kv_stats_mode {
  * 12. presence_penalty    float[S]
  * 13. frequency_penalty   float[S]
  * 14. seed                uint32[S*2] low and high word
- * 15. sample_index        int32[S]   tokens sampled before in this sequence: the random number depends only on
- *                                    (seed, sample_index)
+ * 15. sample_index        int32[S]   tokens sampled before in this sequence, for its first row; one more for each row
+ *                                    after: the random number depends only on (seed, that index)
  * 16. num_logprobs        int32[S]   -1 none; n >= 0: the sampled token's and the n most likely ones', n <= L
  * 17. edit_begin          int32[S+1] logit edits of sequence s: entries edit_begin[s] .. edit_begin[s+1]-1
  * 18. edit_token          int32[E]   token id, at most once a sequence
  * 19. edit_count          int32[E]   times generated so far (presence and frequency penalty)
  * 20. edit_flags          int32[E]   bit 0: in prompt or output (repetition penalty); bit 1: banned (-infinity)
  * 21. edit_bias           float[E]   added to the logit
- * 22. mask_index          int32[S]   which token mask sequence s obeys, -1 = none; several may name the same.
+ * 22. mask_index          int32[R]   which token mask row r obeys, -1 = none; several may name the same.
  *                                    Not read where num_token_masks is 0
  * 23. token_masks         uint32[M*W] bit t % 32 of word t / 32: token t may be sampled; others are banned
  * 24. score_index         int32[X]   which token of the step, 0 .. num_tokens-1, stands before the scored one
  * 25. score_token         int32[X]   the token whose log-probability is asked for, in the place after it
  * 26. score_num_logprobs  int32[X]   how many most likely tokens are asked for there, 0 .. L
  *  out:
- * 27. sampled             int32[S]   the token; -1 where sample is 0, or where no logit that is not banned is a number
- *                                    above -infinity (broken weights), which no other sequence feels
- * 28. sampled_logprob     float[S]   natural log-probability, after penalties and edits, before temperature and
+ * 27. sampled             int32[R]   the token; -1 where no logit that is not banned is a number above -infinity (broken
+ *                                    weights), which no other sequence feels
+ * 28. sampled_logprob     float[R]   natural log-probability, after penalties and edits, before temperature and
  *                                    filters; 0 where num_logprobs is -1
- * 29. top_token           int32[S*L] most likely tokens, best first; -1 fills up
- * 30. top_logprob         float[S*L]
+ * 29. top_token           int32[R*L] most likely tokens, best first; -1 fills up
+ * 30. top_logprob         float[R*L]
  * 31. score_logprob       float[X]   natural log-probability by the logits as they are: no penalty, edit or mask
  * 32. score_rank          int32[X]   1 for the most likely token: 1 + the number of those above it
  * 33. score_top_token     int32[X*L] as top_token
@@ -389,10 +399,9 @@ OCTAVO_API int32_t octavo_step_submit(octavo_engine *engine, uint8_t *step_buffe
  * lost). */
 OCTAVO_API int32_t octavo_step_finish(octavo_engine *engine, uint8_t *step_buffer);
 
-/* Copies the raw logits (before penalties and edits, after final soft-cap) that the step submitted last computed for
- * sequence seq_index of its buffer, waiting for it; logits: float[vocab_size]. Errors: OCTAVO_INVALID_ARGUMENT where
- * that row did not sample. */
-OCTAVO_API int32_t octavo_engine_logits(const octavo_engine *engine, int32_t seq_index, float *logits);
+/* Copies the raw logits (before penalties and edits, after final soft-cap) of a row of the step submitted last, waiting
+ * for it; logits: float[vocab_size]. Errors: OCTAVO_INVALID_ARGUMENT where it has no such row. */
+OCTAVO_API int32_t octavo_engine_logits(const octavo_engine *engine, int32_t row, float *logits);
 
 /* Copies the raw logits behind tokens first .. first + count - 1 of the step submitted last, by their places in its
  * tokens, whether or not their sequences sampled; logits: float[count][vocab_size]. octavo_engine_logits has nothing to

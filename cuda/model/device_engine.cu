@@ -23,10 +23,6 @@ const octavo_engine_config& check_config(const DeviceModel& model, const octavo_
   return config;
 }
 
-bool samples(const StepView& step) {
-  return std::any_of(step.sample, step.sample + step.num_seqs(), [](int32_t sample) { return sample != 0; });
-}
-
 bool has_logprobs(const StepView& step) {
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
     if (step.sample[s] != 0 && step.num_logprobs[s] > 0) return true;
@@ -56,7 +52,7 @@ DeviceEngine::DeviceEngine(std::shared_ptr<const DeviceModel> model, const octav
       scratch_(*model_, config, layout_),
       kv_(model_->config(), model_->layers(), config, kv_scales),
       forward_(*model_, config, scratch_, kv_),
-      sampler_({config.max_num_seqs, model_->config().vocab_size, config.max_logprobs}),
+      sampler_({config.max_samples, model_->config().vocab_size, config.max_logprobs}),
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
   for (Slot& slot : slots_) {
     slot.packed = PinnedMemory(static_cast<size_t>(max_packed_bytes(config, layout_)));
@@ -86,7 +82,7 @@ void DeviceEngine::submit(uint8_t* step_buffer, double size_bytes) {
   check_step_buffer(layout_, step_buffer, size_bytes);
   queue_.check_submit(step_buffer);
   const StepView step = view_step_buffer(layout_, step_buffer);
-  check_step(step, {config_, model_->config().vocab_size, model_->config().max_model_len, queue_.last_sample()},
+  check_step(step, {config_, model_->config().vocab_size, model_->config().max_model_len, queue_.last_num_rows()},
              page_writer_);
   on_device([&] { enqueue(step, slots_[next_slot_]); });
   num_tokens_ += step.num_tokens();
@@ -96,23 +92,22 @@ void DeviceEngine::submit(uint8_t* step_buffer, double size_bytes) {
 
 void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
   const GpuStream stream = stream_.get();
-  slot.num_seqs = step.num_seqs();
-  slot.samples = samples(step);
-  slot.has_logprobs = slot.samples && has_logprobs(step);
+  slot.num_rows = step.count_rows();
+  slot.has_logprobs = has_logprobs(step);
   const int64_t packed_bytes = pack_step(step, config_, layout_, slot.packed.as<uint8_t>());
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slot.packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
                                    cudaMemcpyHostToDevice, stream));
   const bool is_decode = step.num_tokens() == step.num_seqs();
-  if (is_decode && !kv_.calculated().is_counting()) {
+  if (is_decode && step.num_seqs() <= graphs_.back().num_seqs && !kv_.calculated().is_counting()) {
     const auto found = std::find_if(graphs_.begin(), graphs_.end(),
                                     [&](const BucketGraph& one) { return one.num_seqs >= step.num_seqs(); });
     found->graph.launch(stream);
   } else {
     const int32_t longest = *std::max_element(step.query_len, step.query_len + step.num_seqs());
-    enqueue_kernels({step.num_seqs(), step.num_tokens(), longest, slot.samples, kv_.calculated().is_counting()});
+    enqueue_kernels({step.num_seqs(), step.num_tokens(), slot.num_rows, longest, kv_.calculated().is_counting()});
     kv_.end_step();
   }
-  if (slot.samples) {
+  if (slot.num_rows > 0) {
     const int32_t end = slot.has_logprobs ? static_cast<int32_t>(layout_.total_bytes) : layout_.top_token;
     OCTAVO_GPU_CHECK(cudaMemcpyAsync(slot.outputs.as<uint8_t>(), scratch_.step_buffer + layout_.sampled,
                                      static_cast<size_t>(end - layout_.sampled), cudaMemcpyDeviceToHost, stream));
@@ -122,8 +117,9 @@ void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
 
 void DeviceEngine::enqueue_kernels(const DeviceStep& step) {
   forward_.run(step, stream_.get());
-  if (!step.samples) return;
-  sampler_.sample({scratch_.logits, scratch_.logits_stride, step.num_seqs, &layout_, scratch_.step_buffer},
+  if (step.num_rows == 0) return;
+  sampler_.sample({scratch_.logits, scratch_.logits_stride, scratch_.tables.rows, step.num_rows, &layout_,
+                   scratch_.step_buffer},
                   stream_.get(), true);
 }
 
@@ -139,16 +135,11 @@ void DeviceEngine::finish(uint8_t* step_buffer) {
 //   slot.outputs   | sampled | sampled_logprob | top_token | top_logprob |   as in the step buffer
 void DeviceEngine::read_outputs(const Slot& slot, uint8_t* step_buffer) const {
   const StepView step = view_step_buffer(layout_, step_buffer);
-  const size_t num_seqs = static_cast<size_t>(slot.num_seqs);
-  const size_t num_top = num_seqs * static_cast<size_t>(config_.max_logprobs);
+  const size_t num_rows = static_cast<size_t>(slot.num_rows);
+  const size_t num_top = num_rows * static_cast<size_t>(config_.max_logprobs);
   const auto output = [&](int32_t offset) { return slot.outputs.as<uint8_t>() + (offset - layout_.sampled); };
-  if (slot.samples) {
-    std::memcpy(step.sampled, output(layout_.sampled), num_seqs * 4);
-    std::memcpy(step.sampled_logprob, output(layout_.sampled_logprob), num_seqs * 4);
-  } else {
-    std::fill_n(step.sampled, num_seqs, -1);
-    std::fill_n(step.sampled_logprob, num_seqs, 0.0f);
-  }
+  std::memcpy(step.sampled, output(layout_.sampled), num_rows * 4);
+  std::memcpy(step.sampled_logprob, output(layout_.sampled_logprob), num_rows * 4);
   if (slot.has_logprobs) {
     std::memcpy(step.top_token, output(layout_.top_token), num_top * 4);
     std::memcpy(step.top_logprob, output(layout_.top_logprob), num_top * 4);
@@ -158,14 +149,10 @@ void DeviceEngine::read_outputs(const Slot& slot, uint8_t* step_buffer) const {
   }
 }
 
-void DeviceEngine::copy_logits(int32_t seq_index, float* logits) {
-  const std::vector<int32_t>& sample = queue_.last_sample();
-  const bool is_there = seq_index >= 0 && seq_index < static_cast<int32_t>(sample.size());
-  if (!is_there || sample[static_cast<size_t>(seq_index)] == 0) {
-    fail(OCTAVO_INVALID_ARGUMENT, "sequence %d did not sample in the last step", seq_index);
-  }
+void DeviceEngine::copy_logits(int32_t row, float* logits) {
+  check_row(row, queue_.last_num_rows());
   on_device([&] {
-    OCTAVO_GPU_CHECK(cudaMemcpyAsync(logits, scratch_.logits + seq_index * scratch_.logits_stride,
+    OCTAVO_GPU_CHECK(cudaMemcpyAsync(logits, scratch_.logits + row * scratch_.logits_stride,
                                      sizeof(float) * static_cast<size_t>(model_->config().vocab_size),
                                      cudaMemcpyDeviceToHost, stream_.get()));
     stream_.wait();
@@ -209,10 +196,12 @@ void DeviceEngine::warm_up(int32_t num_seqs, int32_t num_tokens) {
   const auto floats = [&](int32_t offset) { return reinterpret_cast<float*>(buffer + offset); };
   ints(layout_.header)[0] = num_seqs;
   ints(layout_.header)[1] = num_tokens;
+  int32_t rows_left = config_.max_samples;
   for (int32_t s = 0; s < num_seqs; ++s) {
     const int32_t length = num_tokens / num_seqs + (s < num_tokens % num_seqs ? 1 : 0);
     ints(layout_.query_len)[s] = ints(layout_.seq_len)[s] = length;
-    ints(layout_.sample)[s] = 1;
+    ints(layout_.sample)[s] = std::min(length, rows_left);
+    rows_left -= ints(layout_.sample)[s];
     ints(layout_.num_logprobs)[s] = config_.max_logprobs;
     floats(layout_.temperature)[s] = 1;
     floats(layout_.top_p)[s] = 0.9f;
@@ -223,15 +212,16 @@ void DeviceEngine::warm_up(int32_t num_seqs, int32_t num_tokens) {
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slots_[0].packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
                                    cudaMemcpyHostToDevice, stream_.get()));
   const int32_t longest = *std::max_element(step.query_len, step.query_len + num_seqs);
-  enqueue_kernels({num_seqs, num_tokens, longest, true, false});
+  enqueue_kernels({num_seqs, num_tokens, step.count_rows(), longest, false});
   stream_.wait();
 }
 
 // Every graph runs once, on a step without sequences.
 void DeviceEngine::capture_graphs() {
   const GpuStream stream = stream_.get();
-  for (const int32_t bucket : list_buckets(std::min(config_.max_num_seqs, config_.max_num_batched_tokens))) {
-    graphs_.push_back({bucket, GpuGraph(stream, [&] { enqueue_kernels({bucket, bucket, 1, true, false}); })});
+  const int32_t largest = std::min({config_.max_num_seqs, config_.max_num_batched_tokens, config_.max_samples});
+  for (const int32_t bucket : list_buckets(largest)) {
+    graphs_.push_back({bucket, GpuGraph(stream, [&] { enqueue_kernels({bucket, bucket, bucket, 1, false}); })});
   }
   OCTAVO_GPU_CHECK(cudaMemsetAsync(scratch_.packed, 0, sizeof(PackedStep), stream));
   for (const BucketGraph& one : graphs_) one.graph.launch(stream);

@@ -35,7 +35,7 @@ class DeviceEngine : public EngineBase {
   // After an error of the device every call throws Error (OCTAVO_DEVICE) with its message.
   void submit(uint8_t* step_buffer, double size_bytes) override;
   void finish(uint8_t* step_buffer) override;
-  void copy_logits(int32_t seq_index, float* logits) override;
+  void copy_logits(int32_t row, float* logits) override;
   void copy_kv_scales(float* scales) override;
   void copy_kv_stats(double* stats, double* num_tokens) override;
   void copy_kv_histograms(float* absmax, double* histogram) override;
@@ -47,12 +47,11 @@ class DeviceEngine : public EngineBase {
     PinnedMemory packed;
     PinnedMemory outputs;  // the step buffer's bytes from sampled on
     GpuEvent done;
-    int32_t num_seqs = 0;
-    bool samples = false;
+    int32_t num_rows = 0;
     bool has_logprobs = false;
   };
   struct BucketGraph {
-    int32_t num_seqs;
+    int32_t num_seqs;  // at least those of the step, with one token and at most one row each
     GpuGraph graph;
   };
 

@@ -36,7 +36,7 @@ std::vector<MatmulShape> list_products(const DeviceModel& model, const octavo_en
     add(layer.gate_up, model.compute_dtype(), gate_epilogue(model.config()), max_tokens);
     add(layer.down, OCTAVO_F32, residual_epilogue(layer.ffn_post_norm), max_tokens);
   }
-  add(model.lm_head(), OCTAVO_F32, MatmulEpilogue::kStore, config.max_num_seqs);
+  add(model.lm_head(), OCTAVO_F32, MatmulEpilogue::kStore, config.max_samples);
   return shapes;
 }
 
@@ -84,7 +84,7 @@ std::pair<int32_t, int32_t> DeviceForward::plan_key(int32_t index) const {
 void DeviceForward::run(const DeviceStep& step, GpuStream stream) {
   prepare(step, stream);
   for (int32_t layer = 0; layer < model_.config().num_layers; ++layer) run_layer(step, layer, stream);
-  if (step.samples) compute_logits(step, stream);
+  if (step.num_rows > 0) compute_logits(step, stream);
 }
 
 // Tables, embeddings with the first norm, RoPE's cosines and sines. The packed step comes by a copy, not a kernel, so that
@@ -98,6 +98,7 @@ void DeviceForward::prepare(const DeviceStep& step, GpuStream stream) {
   unpack.tables = scratch_.tables;
   unpack.num_tokens = step.num_tokens;
   unpack.num_seqs = step.num_seqs;
+  unpack.num_rows = step.num_rows;
   unpack.max_pages = config_.max_pages_per_seq;
   unpack.page_size = config_.page_size;
   unpack_step(unpack, stream, false);
@@ -293,28 +294,28 @@ void DeviceForward::attend(const DeviceStep& step, int32_t index, GpuStream stre
   paged_attention(args, attention_.at(plan_key(index)), stream, true);
 }
 
-// The output norm and head, only for the last token of each sequence.
+// The output norm and head, only for the tokens after which the step samples.
 void DeviceForward::compute_logits(const DeviceStep& step, GpuStream stream) {
   NormParams norm = {};
   norm.hidden = scratch_.hidden;
   norm.norm = model_.output_norm();
   norm.normed = scratch_.head_input;
-  norm.rows = scratch_.tables.last_token;
+  norm.rows = scratch_.tables.row_token;
   norm.eps = model_.config().rms_norm_eps;
-  norm.num_rows = step.num_seqs;
+  norm.num_rows = step.num_rows;
   norm.columns = model_.config().hidden_size;
   norm.compute_dtype = model_.compute_dtype();
   norm_rows(norm, stream, true);
   MatmulArgs head = {};
   head.w = &model_.lm_head();
   head.x = scratch_.head_input;
-  head.m = step.num_seqs;
+  head.m = step.num_rows;
   head.y = scratch_.logits;
   head.y_stride = scratch_.logits_stride;
   head.y_dtype = OCTAVO_F32;
   multiply(head, stream);
   const float cap = model_.config().final_logit_softcap;
-  if (cap > 0) softcap_logits({scratch_.logits, step.num_seqs * scratch_.logits_stride, cap}, stream, true);
+  if (cap > 0) softcap_logits({scratch_.logits, step.num_rows * scratch_.logits_stride, cap}, stream, true);
 }
 
 }  // namespace octavo

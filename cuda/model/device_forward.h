@@ -26,8 +26,8 @@ namespace octavo {
 struct DeviceStep {
   int32_t num_seqs;
   int32_t num_tokens;
+  int32_t num_rows;  // 0: there are no logits
   int32_t max_query_len;
-  bool samples;            // whether any sequence samples: otherwise there are no logits
   bool calculates_scales;  // set the KV scales from this step's values
 };
 
@@ -38,7 +38,7 @@ class DeviceForward {
   DeviceForward(const DeviceModel& model, const octavo_engine_config& config, const DeviceScratch& scratch,
                 const DeviceKvCache& kv);
 
-  // Enqueues a step whose packed form lies in scratch.packed; row s of scratch.logits is sequence s's.
+  // Enqueues a step whose packed form lies in scratch.packed; scratch.logits has the step's rows.
   void run(const DeviceStep& step, GpuStream stream);
 
  private:

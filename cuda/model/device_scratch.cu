@@ -69,16 +69,17 @@ DeviceScratch::DeviceScratch(const DeviceModel& model, const octavo_engine_confi
                              const octavo_step_layout& layout)
     : projected(nullptr), cosines{}, sines{}, e4m3(nullptr), e4m3_scales(nullptr), keys(nullptr) {
   const uint64_t tokens = static_cast<uint64_t>(config.max_num_batched_tokens);
-  const uint64_t seqs = static_cast<uint64_t>(config.max_num_seqs);
+  const uint64_t rows = static_cast<uint64_t>(config.max_samples);
   logits_stride = (int64_t{model.config().vocab_size} + 7) / 8 * 8;
   place(step_buffer, 1, static_cast<uint64_t>(layout.total_bytes), 1);
   place(packed, 1, static_cast<uint64_t>(max_packed_bytes(config, layout)), 1);
   place(tables.positions, tokens, 1, sizeof(int32_t));
   place(tables.slot_mapping, tokens, 1, sizeof(int32_t));
-  place(tables.last_token, seqs, 1, sizeof(int32_t));
+  place(tables.rows, rows, 1, sizeof(StepRow));
+  place(tables.row_token, rows, 1, sizeof(int32_t));
   place_rows(model, config);
-  place(head_input, seqs, static_cast<uint64_t>(model.config().hidden_size), kComputeBytes);
-  place(logits, seqs, static_cast<uint64_t>(logits_stride), sizeof(float));
+  place(head_input, rows, static_cast<uint64_t>(model.config().hidden_size), kComputeBytes);
+  place(logits, rows, static_cast<uint64_t>(logits_stride), sizeof(float));
   memory_ = GpuMemory(end_bytes_);
   OCTAVO_GPU_CHECK(cudaMemset(memory_.as<uint8_t>(), 0, memory_.size_bytes()));
   for (const Place& one : places_) *one.pointer = memory_.as<uint8_t>() + one.offset_bytes;

@@ -10,7 +10,7 @@
 
 namespace octavo {
 
-// T = max_num_batched_tokens, S = max_num_seqs; "compute" elements are of the model's compute_dtype (2 bytes).
+// T = max_num_batched_tokens, R = max_samples; "compute" elements are of the model's compute_dtype (2 bytes).
 struct DeviceScratch {
   DeviceScratch(const DeviceModel& model, const octavo_engine_config& config, const octavo_step_layout& layout);
 
@@ -18,7 +18,7 @@ struct DeviceScratch {
   uint8_t* step_buffer;
   uint8_t* packed;
   StepTables tables;
-  int32_t* sampled;  // [S] of step_buffer: the step before's until the sampler runs
+  int32_t* sampled;  // [R] of step_buffer: the step before's until the sampler runs
 
   float* hidden;       // [T][hidden_size] the residual stream
   void* normed;        // [T][hidden_size] compute; input of the next product
@@ -33,8 +33,8 @@ struct DeviceScratch {
   uint8_t* e4m3;       // [T][widest input] and its scales [T]: inputs of FP8 products; nullptr without FP8 weights
   float* e4m3_scales;
   float* keys;         // [T][num_kv_heads][head_dim] for calculate_kv_scales; else nullptr
-  void* head_input;    // [S][hidden_size] compute
-  float* logits;       // [S][logits_stride]
+  void* head_input;    // [R][hidden_size] compute
+  float* logits;       // [R][logits_stride]
   int64_t logits_stride;  // vocab_size, rounded up to 8
 
   uint64_t size_bytes() const { return memory_.size_bytes(); }

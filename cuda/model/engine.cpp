@@ -37,9 +37,9 @@ Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& c
       threads_(resolve_num_threads(config.num_threads)),
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
   for (int32_t i = 0; i < threads_.size(); ++i) samplers_.emplace_back(model_->config().vocab_size);
-  row_seq_.reserve(static_cast<size_t>(config.max_num_seqs));
-  row_token_.reserve(static_cast<size_t>(config.max_num_seqs));
-  sampled_.reserve(static_cast<size_t>(config.max_num_seqs));
+  rows_.reserve(static_cast<size_t>(config.max_samples));
+  row_token_.reserve(static_cast<size_t>(config.max_samples));
+  sampled_.reserve(static_cast<size_t>(config.max_samples));
   tokens_.resize(static_cast<size_t>(config.max_num_batched_tokens));
   const octavo_model_config& shape = model_->config();
   if (config.kv_stats == OCTAVO_KV_STATS_ERRORS) {
@@ -53,18 +53,10 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
   check_step_buffer(layout_, step_buffer, size_bytes);
   queue_.check_submit(step_buffer);
   StepView step = view_step_buffer(layout_, step_buffer);
-  check_step(step, {config_, model_->config().vocab_size, model_->config().max_model_len, queue_.last_sample()},
+  check_step(step, {config_, model_->config().vocab_size, model_->config().max_model_len, queue_.last_num_rows()},
              page_writer_);
   resolve_tokens(step);
-  row_seq_.clear();
-  row_token_.clear();
-  int32_t end = 0;  // first token after the sequence
-  for (int32_t s = 0; s < step.num_seqs(); ++s) {
-    end += step.query_len[s];
-    if (step.sample[s] == 0) continue;
-    row_seq_.push_back(s);
-    row_token_.push_back(end - 1);
-  }
+  list_rows(step);
   const ForwardContext context = forward_context(step);
   num_tokens_ = 0;
   run_layers(context);
@@ -73,13 +65,26 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
   score(step, context);
   compute_logits(context, row_token_.data(), static_cast<int32_t>(row_token_.size()));
   sample(step);
-  sampled_.assign(step.sampled, step.sampled + step.num_seqs());
+  sampled_.assign(step.sampled, step.sampled + rows_.size());
   queue_.submit(step_buffer, step);
 }
 
 ForwardContext Engine::forward_context(const StepView& step) {
   return {*model_, step, config_.max_pages_per_seq, kv_, kv_stats_.get(), kv_histograms_.get(), scratch_,
           attention_scratch_, threads_};
+}
+
+void Engine::list_rows(const StepView& step) {
+  rows_.clear();
+  row_token_.clear();
+  int32_t end = 0;  // first token after the sequence
+  for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    end += step.query_len[s];
+    for (int32_t i = 0; i < step.sample[s]; ++i) {
+      rows_.push_back({s, i});
+      row_token_.push_back(end - step.sample[s] + i);
+    }
+  }
 }
 
 // Tokens below 0 become those that the step before sampled.
@@ -93,8 +98,8 @@ void Engine::resolve_tokens(StepView& step) {
 
 // As many at a time as there are rows of logits.
 void Engine::score(const StepView& step, const ForwardContext& context) {
-  for (int32_t begin = 0; begin < step.num_scores(); begin += config_.max_num_seqs) {
-    const int32_t num_rows = std::min(step.num_scores() - begin, config_.max_num_seqs);
+  for (int32_t begin = 0; begin < step.num_scores(); begin += config_.max_samples) {
+    const int32_t num_rows = std::min(step.num_scores() - begin, config_.max_samples);
     compute_logits(context, step.score_index + begin, num_rows);
     threads_.run(num_rows, [&](int64_t row, int thread) {
       score_row(step, begin + static_cast<int32_t>(row), scratch_.logits.row(row),
@@ -119,14 +124,12 @@ void Engine::score_row(const StepView& step, int32_t score, const float* logits,
 }
 
 void Engine::sample(const StepView& step) {
-  const int32_t num_logprobs = config_.max_logprobs;
-  for (int32_t s = 0; s < step.num_seqs(); ++s) {
-    step.sampled[s] = -1;
-    step.sampled_logprob[s] = 0;
-    std::fill_n(step.top_token + int64_t{s} * num_logprobs, num_logprobs, -1);
-    std::fill_n(step.top_logprob + int64_t{s} * num_logprobs, num_logprobs, 0.0f);
-  }
-  threads_.run(static_cast<int64_t>(row_seq_.size()), [&](int64_t row, int thread) {
+  const int64_t num_rows = static_cast<int64_t>(rows_.size());
+  std::fill_n(step.sampled, num_rows, -1);
+  std::fill_n(step.sampled_logprob, num_rows, 0.0f);
+  std::fill_n(step.top_token, num_rows * config_.max_logprobs, -1);
+  std::fill_n(step.top_logprob, num_rows * config_.max_logprobs, 0.0f);
+  threads_.run(num_rows, [&](int64_t row, int thread) {
     sample_row(step, static_cast<int32_t>(row), samplers_[static_cast<size_t>(thread)]);
   });
 }
@@ -134,16 +137,16 @@ void Engine::sample(const StepView& step) {
 // Leaves -1 where no logit is a number: one sequence's broken weights (an unused token's embedding, say) are no fault of
 // the others.
 void Engine::sample_row(const StepView& step, int32_t row, Sampler& sampler) const {
-  const int32_t s = row_seq_[static_cast<size_t>(row)];
+  const auto [s, index] = rows_[static_cast<size_t>(row)];
   const SamplingParams params = step.sampling_params(s);
   if (!sampler.prepare(scratch_.logits.row(row), params, step.logit_edits(s),
-                       step.token_mask(s, config_.token_mask_words))) return;
-  const int32_t token = sampler.draw(params.sample_index);
-  step.sampled[s] = token;
+                       step.token_mask(row, config_.token_mask_words))) return;
+  const int32_t token = sampler.draw(params.sample_index + index);
+  step.sampled[row] = token;
   if (step.num_logprobs[s] >= 0) {
     const double log_sum_exp = sampler.log_sum_exp();
-    const int64_t first = int64_t{s} * config_.max_logprobs;
-    step.sampled_logprob[s] = sampler.log_probability(token, log_sum_exp);
+    const int64_t first = int64_t{row} * config_.max_logprobs;
+    step.sampled_logprob[row] = sampler.log_probability(token, log_sum_exp);
     sampler.top_log_probabilities(step.num_logprobs[s], log_sum_exp, step.top_token + first,
                                   step.top_logprob + first);
   }
@@ -159,13 +162,9 @@ void Engine::copy_kv_histograms(float* absmax, double* histogram) {
   kv_histograms_->copy(absmax, histogram);
 }
 
-void Engine::copy_logits(int32_t seq_index, float* logits) {
-  const auto found = std::find(row_seq_.begin(), row_seq_.end(), seq_index);
-  if (found == row_seq_.end()) {
-    fail(OCTAVO_INVALID_ARGUMENT, "sequence %d did not sample in the last step", seq_index);
-  }
-  const float* row = scratch_.logits.row(found - row_seq_.begin());
-  std::copy(row, row + scratch_.logits.width(), logits);
+void Engine::copy_logits(int32_t row, float* logits) {
+  check_row(row, static_cast<int32_t>(rows_.size()));
+  std::copy_n(scratch_.logits.row(row), scratch_.logits.width(), logits);
 }
 
 // As many at a time as there are rows of logits, which are the last step's samplers' no longer.
@@ -174,11 +173,11 @@ void Engine::copy_token_logits(int32_t first, int32_t count, float* logits) {
     fail(OCTAVO_INVALID_ARGUMENT, "tokens %d .. %lld are not all among the %d of the last step", first,
          static_cast<long long>(first) + count - 1, num_tokens_);
   }
-  row_seq_.clear();
+  rows_.clear();
   const StepView none = {};
   const ForwardContext context = forward_context(none);
-  for (int32_t begin = 0; begin < count; begin += config_.max_num_seqs) {
-    const int32_t num_rows = std::min(count - begin, config_.max_num_seqs);
+  for (int32_t begin = 0; begin < count; begin += config_.max_samples) {
+    const int32_t num_rows = std::min(count - begin, config_.max_samples);
     row_token_.resize(static_cast<size_t>(num_rows));
     std::iota(row_token_.begin(), row_token_.end(), first + begin);
     compute_logits(context, row_token_.data(), num_rows);

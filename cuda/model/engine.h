@@ -17,6 +17,7 @@
 #include "model/scratch.h"
 #include "model/step_buffer.h"
 #include "ops/sampler.h"
+#include "ops/step_row.h"
 
 namespace octavo {
 
@@ -28,7 +29,7 @@ class Engine final : public EngineBase {
   // Runs the step; finish() only keeps the order.
   void submit(uint8_t* step_buffer, double size_bytes) override;
   void finish(uint8_t* step_buffer) override { queue_.finish(step_buffer); }
-  void copy_logits(int32_t seq_index, float* logits) override;
+  void copy_logits(int32_t row, float* logits) override;
   void copy_token_logits(int32_t first, int32_t count, float* logits) override;
   void copy_kv_scales(float* scales) override { kv_.copy_scales(scales); }
   void copy_kv_stats(double* stats, double* num_tokens) override;
@@ -37,6 +38,7 @@ class Engine final : public EngineBase {
  private:
   void end_kv_scales() override { kv_.freeze_scales(); }
   ForwardContext forward_context(const StepView& step);
+  void list_rows(const StepView& step);
   void resolve_tokens(StepView& step);
   void score(const StepView& step, const ForwardContext& context);
   void score_row(const StepView& step, int32_t score, const float* logits, Sampler& sampler) const;
@@ -54,8 +56,8 @@ class Engine final : public EngineBase {
   ThreadPool threads_;
   std::vector<Sampler> samplers_;     // one a thread
   std::vector<int32_t> page_writer_;  // for check_step
-  std::vector<int32_t> row_seq_;      // sequence of each row of logits in the last step
-  std::vector<int32_t> row_token_;    // and its last token's place in the step
+  std::vector<StepRow> rows_;         // of the last step
+  std::vector<int32_t> row_token_;    // and the place in the step of each one's token
   std::vector<int32_t> tokens_;       // the step's tokens with none left below 0
   std::vector<int32_t> sampled_;      // of the last step
   int32_t num_tokens_ = 0;            // of the last step, whose hidden states are still in the scratch memory

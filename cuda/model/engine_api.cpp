@@ -51,11 +51,11 @@ extern "C" int32_t octavo_step_finish(octavo_engine* engine, uint8_t* step_buffe
   });
 }
 
-extern "C" int32_t octavo_engine_logits(const octavo_engine* engine, int32_t seq_index, float* logits) {
+extern "C" int32_t octavo_engine_logits(const octavo_engine* engine, int32_t row, float* logits) {
   return guard([&] {
     check_not_null("engine", engine);
     check_not_null("logits", logits);
-    engine->engine->copy_logits(seq_index, logits);
+    engine->engine->copy_logits(row, logits);
   });
 }
 

@@ -26,8 +26,8 @@ class EngineBase {
     finish(step_buffer);
   }
 
-  // Copies the raw logits of a sequence of the step submitted last.
-  virtual void copy_logits(int32_t seq_index, float* logits) = 0;
+  // Copies the raw logits of a row of the step submitted last.
+  virtual void copy_logits(int32_t row, float* logits) = 0;
 
   // octavo_engine_token_logits. Here: of a build that keeps no hidden states of a step.
   virtual void copy_token_logits(int32_t /*first*/, int32_t /*count*/, float* /*logits*/) {

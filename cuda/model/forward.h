@@ -32,7 +32,7 @@ struct ForwardContext {
 void run_layers(const ForwardContext& context);
 
 // The logits after some tokens of the step that the layers have run: one row of scratch.logits each. tokens: their places
-// in the step, num_rows of them, at most max_num_seqs.
+// in the step, num_rows of them, at most max_samples.
 void compute_logits(const ForwardContext& context, const int32_t* tokens, int32_t num_rows);
 
 }  // namespace octavo

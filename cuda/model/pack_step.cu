@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 namespace octavo {
 namespace {
 
 constexpr int32_t kHeaderWords = sizeof(PackedStep) / sizeof(int32_t);
 
-//   | PackedStep | tokens | query_begin | seq_len | page table | header | sample | temperature | ... | edit_bias |
+//   | PackedStep | tokens | query_begin | row_begin | seq_len | page table | header | temperature | ... | edit_bias |
 class Packer {
  public:
   explicit Packer(void* target) : step_(static_cast<PackedStep*>(target)), words_(static_cast<int32_t*>(target)) {
@@ -51,11 +52,19 @@ int32_t count_page_columns(const StepView& step, int32_t page_size) {
   return (longest - 1) / page_size + 1;
 }
 
+// Where each of count parts begins, and the last one ends.
+int32_t pack_begins(const int32_t* lengths, int32_t count, Packer& packer) {
+  const int32_t place = packer.take(count + 1);
+  int32_t* begin = packer.at(place);
+  begin[0] = 0;
+  std::partial_sum(lengths, lengths + count, begin + 1);
+  return place;
+}
+
 void pack_lengths(const StepView& step, Packer& packer) {
-  packer.step().query_begin = packer.take(step.num_seqs() + 1);
-  int32_t* query_begin = packer.at(packer.step().query_begin);
-  query_begin[0] = 0;
-  for (int32_t s = 0; s < step.num_seqs(); ++s) query_begin[s + 1] = query_begin[s] + step.query_len[s];
+  packer.step().query_begin = pack_begins(step.query_len, step.num_seqs(), packer);
+  packer.step().row_begin = pack_begins(step.sample, step.num_seqs(), packer);
+  packer.step().num_rows = packer.at(packer.step().row_begin)[step.num_seqs()];
   packer.step().seq_len = packer.copy(step.seq_len, step.num_seqs());
 }
 
@@ -77,7 +86,6 @@ void pack_page_table(const StepView& step, const octavo_engine_config& config, P
 void pack_sampling(const StepView& step, const octavo_step_layout& layout, Packer& packer) {
   const int32_t num_seqs = step.num_seqs();
   packer.add_run(step.header, 16, layout.header);
-  packer.add_run(step.sample, num_seqs, layout.sample);
   packer.add_run(step.temperature, num_seqs, layout.temperature);
   packer.add_run(step.top_k, num_seqs, layout.top_k);
   packer.add_run(step.top_p, num_seqs, layout.top_p);
@@ -98,7 +106,7 @@ void pack_sampling(const StepView& step, const octavo_step_layout& layout, Packe
 }  // namespace
 
 int64_t max_packed_bytes(const octavo_engine_config& config, const octavo_step_layout& layout) {
-  return int64_t{sizeof(PackedStep)} + layout.sampled + 4 * (int64_t{config.max_num_seqs} + 1);
+  return int64_t{sizeof(PackedStep)} + layout.sampled + 8 * (int64_t{config.max_num_seqs} + 1);
 }
 
 int64_t pack_step(const StepView& step, const octavo_engine_config& config, const octavo_step_layout& layout,

@@ -28,16 +28,16 @@ Scratch::Scratch(const octavo_model_config& model, const octavo_engine_config& c
             Rows("RoPE sines", config.max_num_batched_tokens, model.head_dim / 2)},
       positions(sizeof(int32_t) * static_cast<size_t>(config.max_num_batched_tokens)),
       slot_mapping(sizeof(int32_t) * static_cast<size_t>(config.max_num_batched_tokens)),
-      head_input("output head inputs", config.max_num_seqs, model.hidden_size),
-      logits("logits", config.max_num_seqs, model.vocab_size) {}
+      head_input("output head inputs", config.max_samples, model.hidden_size),
+      logits("logits", config.max_samples, model.vocab_size) {}
 
 uint64_t Scratch::size_bytes(const octavo_model_config& model, const octavo_engine_config& config) {
   const int64_t token_floats = int64_t{3} * model.hidden_size + qkv_width(model) +
                                int64_t{model.num_q_heads} * model.head_dim + int64_t{2} * model.intermediate_size +
                                int64_t{2} * model.head_dim + 2;
-  const int64_t seq_floats = int64_t{model.hidden_size} + model.vocab_size;
+  const int64_t row_floats = int64_t{model.hidden_size} + model.vocab_size;
   return sizeof(float) * (static_cast<uint64_t>(config.max_num_batched_tokens) * static_cast<uint64_t>(token_floats) +
-                          static_cast<uint64_t>(config.max_num_seqs) * static_cast<uint64_t>(seq_floats));
+                          static_cast<uint64_t>(config.max_samples) * static_cast<uint64_t>(row_floats));
 }
 
 }  // namespace octavo

@@ -41,7 +41,7 @@ struct Scratch {
   Rows sines[2];
   AlignedBuffer positions;     // int32[T]
   AlignedBuffer slot_mapping;  // int32[T]
-  // S rows each: one a sequence that samples.
+  // R rows each (max_samples).
   Rows head_input;  // [hidden_size]
   Rows logits;      // [vocab_size]
 };

@@ -18,7 +18,7 @@ void check_mask_words(const octavo_engine_config& config, int32_t vocab_size);
 // Offsets of the tables for a config, each a multiple of 64. Throws Error when the buffer would pass 2 GB.
 octavo_step_layout make_step_layout(const octavo_engine_config& config);
 
-// The tables of one buffer; S, T, P, L, E as in octavo.h.
+// The tables of one buffer; S, T, R, P, L, E, M, W, X as in octavo.h.
 struct StepView {
   const int32_t* header;              // [16]
   const int32_t* tokens;              // [T]
@@ -41,15 +41,15 @@ struct StepView {
   const int32_t* edit_count;          // [E]
   const int32_t* edit_flags;          // [E]
   const float* edit_bias;             // [E]
-  const int32_t* mask_index;          // [S]
+  const int32_t* mask_index;          // [R]
   const uint32_t* token_masks;        // [M][W]
   const int32_t* score_index;         // [X]
   const int32_t* score_token;         // [X]
   const int32_t* score_num_logprobs;  // [X]
-  int32_t* sampled;                   // [S]
-  float* sampled_logprob;             // [S]
-  int32_t* top_token;                 // [S][L]
-  float* top_logprob;                 // [S][L]
+  int32_t* sampled;                   // [R]
+  float* sampled_logprob;             // [R]
+  int32_t* top_token;                 // [R][L]
+  float* top_logprob;                 // [R][L]
   float* score_logprob;               // [X]
   int32_t* score_rank;                // [X]
   int32_t* score_top_token;           // [X][L]
@@ -60,10 +60,12 @@ struct StepView {
   int32_t num_logit_edits() const { return header[2]; }
   int32_t num_token_masks() const { return header[3]; }
   int32_t num_scores() const { return header[4]; }
+  int32_t count_rows() const;
+  // Those of the sequence's first row.
   SamplingParams sampling_params(int32_t seq_index) const;
   LogitEdits logit_edits(int32_t seq_index) const;
-  // The mask that the sequence obeys, or nullptr. words: W.
-  const uint32_t* token_mask(int32_t seq_index, int32_t words) const;
+  // The mask that the row obeys, or nullptr. words: W.
+  const uint32_t* token_mask(int32_t row, int32_t words) const;
 };
 
 // Throws Error (OCTAVO_INVALID_ARGUMENT) unless the buffer has the layout's size and is aligned to 8 bytes.
@@ -76,11 +78,14 @@ struct StepLimits {
   octavo_engine_config config;
   int32_t vocab_size;
   int32_t max_model_len;
-  const std::vector<int32_t>& last_sample;  // the sample column of the step before, whose rows tokens may name
+  int32_t last_num_rows;  // of the step before, which tokens may name
 };
 
-// Checks every value of the input tables that a step reads; sampling columns only where sample is 1. Throws Error
+// Checks every value of the input tables that a step reads; sampling columns only of sequences that sample. Throws Error
 // (OCTAVO_INVALID_ARGUMENT) naming the place and the value. page_writer: [num_pages], all -1; it is left so.
 void check_step(const StepView& step, const StepLimits& limits, std::vector<int32_t>& page_writer);
+
+// Throws Error (OCTAVO_INVALID_ARGUMENT) unless there is such a row of the last step.
+void check_row(int32_t row, int32_t num_rows);
 
 }  // namespace octavo

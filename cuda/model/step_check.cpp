@@ -1,5 +1,6 @@
 // The checks of a step's input. A step that passes them can neither read nor write outside its memory.
 #include <algorithm>
+#include <climits>
 
 #include "arch/error.h"
 #include "model/step_buffer.h"
@@ -41,7 +42,6 @@ void check_lengths(const StepView& step, const StepLimits& limits) {
 }
 
 void check_tokens(const StepView& step, const StepLimits& limits) {
-  const int32_t num_rows = static_cast<int32_t>(limits.last_sample.size());
   for (int32_t t = 0; t < step.num_tokens(); ++t) {
     const int32_t token = step.tokens[t];
     if (token >= limits.vocab_size) {
@@ -49,8 +49,8 @@ void check_tokens(const StepView& step, const StepLimits& limits) {
     }
     if (token >= 0) continue;
     const int32_t row = -(token + 1);
-    if (row < num_rows && limits.last_sample[static_cast<size_t>(row)] != 0) continue;
-    fail(OCTAVO_INVALID_ARGUMENT, "token %d is %d, but row %d did not sample in the step before", t, token, row);
+    if (row < limits.last_num_rows) continue;
+    fail(OCTAVO_INVALID_ARGUMENT, "token %d is %d, but the step before has %d rows", t, token, limits.last_num_rows);
   }
 }
 
@@ -104,11 +104,18 @@ void check_edit_ranges(const StepView& step) {
 }
 
 void check_sampling(const StepView& step, const StepLimits& limits) {
+  int64_t num_rows = 0;
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
-    if (step.sample[s] != 0 && step.sample[s] != 1) {
-      fail(OCTAVO_INVALID_ARGUMENT, "sample of sequence %d must be 0 or 1, found %d", s, step.sample[s]);
+    if (step.sample[s] < 0 || step.sample[s] > step.query_len[s]) {
+      fail(OCTAVO_INVALID_ARGUMENT, "sample of sequence %d must be 0 to its query_len %d, found %d", s,
+           step.query_len[s], step.sample[s]);
     }
     if (step.sample[s] == 0) continue;
+    num_rows += step.sample[s];
+    if (step.sample_index[s] > INT32_MAX - step.sample[s]) {
+      fail(OCTAVO_INVALID_ARGUMENT, "sample_index of sequence %d must be at most %d, found %d", s,
+           INT32_MAX - step.sample[s], step.sample_index[s]);
+    }
     check_sampling_params(step.sampling_params(s), s);
     check_logit_edits(step.logit_edits(s), limits.vocab_size, s);
     if (step.num_logprobs[s] < -1 || step.num_logprobs[s] > limits.config.max_logprobs) {
@@ -116,14 +123,19 @@ void check_sampling(const StepView& step, const StepLimits& limits) {
            limits.config.max_logprobs, step.num_logprobs[s]);
     }
   }
+  if (num_rows > limits.config.max_samples) {
+    fail(OCTAVO_INVALID_ARGUMENT, "sample must add up to %d at most, found %lld", limits.config.max_samples,
+         static_cast<long long>(num_rows));
+  }
 }
 
 void check_masks(const StepView& step) {
   if (step.num_token_masks() == 0) return;
-  for (int32_t s = 0; s < step.num_seqs(); ++s) {
-    if (step.sample[s] == 0 || (step.mask_index[s] >= -1 && step.mask_index[s] < step.num_token_masks())) continue;
-    fail(OCTAVO_INVALID_ARGUMENT, "mask_index of sequence %d must be -1 to %d, found %d", s,
-         step.num_token_masks() - 1, step.mask_index[s]);
+  const int32_t num_rows = step.count_rows();
+  for (int32_t row = 0; row < num_rows; ++row) {
+    if (step.mask_index[row] >= -1 && step.mask_index[row] < step.num_token_masks()) continue;
+    fail(OCTAVO_INVALID_ARGUMENT, "mask_index of row %d must be -1 to %d, found %d", row, step.num_token_masks() - 1,
+         step.mask_index[row]);
   }
 }
 
@@ -156,6 +168,11 @@ void check_step(const StepView& step, const StepLimits& limits, std::vector<int3
     throw;
   }
   clear_writers(step, limits.config, page_writer);
+}
+
+void check_row(int32_t row, int32_t num_rows) {
+  if (row >= 0 && row < num_rows) return;
+  fail(OCTAVO_INVALID_ARGUMENT, "the last step has %d rows of logits, found row %d", num_rows, row);
 }
 
 }  // namespace octavo

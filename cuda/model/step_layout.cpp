@@ -1,5 +1,6 @@
 // Where the tables of the step buffer lie, and its views; shared by all builds.
 #include <climits>
+#include <numeric>
 
 #include "arch/error.h"
 #include "kv/checks.h"
@@ -42,6 +43,7 @@ void check_engine_config(const octavo_engine_config& config) {
   check_field(config.num_pages, "num_pages", 1, INT32_MAX / config.page_size);
   check_field(config.max_num_seqs, "max_num_seqs", 1, 1 << 20);
   check_field(config.max_num_batched_tokens, "max_num_batched_tokens", 1, 1 << 24);
+  check_field(config.max_samples, "max_samples", 1, 1 << 24);
   check_field(config.max_pages_per_seq, "max_pages_per_seq", 1, INT32_MAX / config.page_size);
   check_field(config.max_logprobs, "max_logprobs", 0, 64);
   check_field(config.max_logit_edits, "max_logit_edits", 0, 1 << 28);
@@ -63,6 +65,7 @@ void check_mask_words(const octavo_engine_config& config, int32_t vocab_size) {
 octavo_step_layout make_step_layout(const octavo_engine_config& config) {
   check_engine_config(config);
   const uint64_t seqs = static_cast<uint64_t>(config.max_num_seqs);
+  const uint64_t rows = static_cast<uint64_t>(config.max_samples);
   const uint64_t edits = static_cast<uint64_t>(config.max_logit_edits);
   const uint64_t logprobs = static_cast<uint64_t>(config.max_logprobs);
   octavo_step_layout layout = {};
@@ -88,17 +91,17 @@ octavo_step_layout make_step_layout(const octavo_engine_config& config) {
   builder.place(&layout.edit_count, edits);
   builder.place(&layout.edit_flags, edits);
   builder.place(&layout.edit_bias, edits);
-  builder.place(&layout.mask_index, seqs);
+  builder.place(&layout.mask_index, rows);
   builder.place(&layout.token_masks, static_cast<uint64_t>(config.max_token_masks),
                 static_cast<uint64_t>(config.token_mask_words));
   const uint64_t scores = static_cast<uint64_t>(config.max_scores);
   builder.place(&layout.score_index, scores);
   builder.place(&layout.score_token, scores);
   builder.place(&layout.score_num_logprobs, scores);
-  builder.place(&layout.sampled, seqs);
-  builder.place(&layout.sampled_logprob, seqs);
-  builder.place(&layout.top_token, seqs, logprobs);
-  builder.place(&layout.top_logprob, seqs, logprobs);
+  builder.place(&layout.sampled, rows);
+  builder.place(&layout.sampled_logprob, rows);
+  builder.place(&layout.top_token, rows, logprobs);
+  builder.place(&layout.top_logprob, rows, logprobs);
   builder.place(&layout.score_logprob, scores);
   builder.place(&layout.score_rank, scores);
   builder.place(&layout.score_top_token, scores, logprobs);
@@ -158,6 +161,8 @@ StepView view_step_buffer(const octavo_step_layout& layout, uint8_t* step_buffer
   return view;
 }
 
+int32_t StepView::count_rows() const { return std::accumulate(sample, sample + num_seqs(), 0); }
+
 SamplingParams StepView::sampling_params(int32_t s) const {
   return {temperature[s],       top_p[s],
           min_p[s],             repetition_penalty[s],
@@ -171,8 +176,8 @@ LogitEdits StepView::logit_edits(int32_t s) const {
   return {edit_token + begin, edit_count + begin, edit_flags + begin, edit_bias + begin, edit_begin[s + 1] - begin};
 }
 
-const uint32_t* StepView::token_mask(int32_t s, int32_t words) const {
-  return num_token_masks() == 0 || mask_index[s] < 0 ? nullptr : token_masks + int64_t{mask_index[s]} * words;
+const uint32_t* StepView::token_mask(int32_t row, int32_t words) const {
+  return num_token_masks() == 0 || mask_index[row] < 0 ? nullptr : token_masks + int64_t{mask_index[row]} * words;
 }
 
 }  // namespace octavo

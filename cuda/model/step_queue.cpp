@@ -22,7 +22,7 @@ void StepQueue::check_submit(const uint8_t* step_buffer) const {
 
 void StepQueue::submit(const uint8_t* step_buffer, const StepView& step) {
   buffers_[num_steps_++] = step_buffer;
-  last_sample_.assign(step.sample, step.sample + step.num_seqs());
+  last_num_rows_ = step.count_rows();
 }
 
 void StepQueue::check_finish(const uint8_t* step_buffer) const {

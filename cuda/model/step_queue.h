@@ -1,8 +1,7 @@
-// The steps under way: at most two, finished in the order they were submitted; and which rows the last one sampled.
+// The steps under way: at most two, finished in the order they were submitted; and how many rows the last one has.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "model/step_buffer.h"
 
@@ -25,13 +24,13 @@ class StepQueue {
   // Notes the end of the oldest step; checks as check_finish().
   void finish(const uint8_t* step_buffer);
 
-  // The sample column of the step submitted last, one entry a sequence.
-  const std::vector<int32_t>& last_sample() const { return last_sample_; }
+  // Rows of the step submitted last.
+  int32_t last_num_rows() const { return last_num_rows_; }
 
  private:
   const uint8_t* buffers_[kMaxSteps] = {};  // oldest first
   int32_t num_steps_ = 0;
-  std::vector<int32_t> last_sample_;
+  int32_t last_num_rows_ = 0;
 };
 
 }  // namespace octavo

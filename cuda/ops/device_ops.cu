@@ -19,13 +19,13 @@ __device__ void for_grid(int count, Body body) {
   for (int i = blockIdx.x * kUnpackThreads + threadIdx.x; i < count; i += kUnpackBlocks * kUnpackThreads) body(i);
 }
 
-// The last s in [0, num_seqs) with query_begin[s] <= token.
-__device__ int find_sequence(const int32_t* query_begin, int num_seqs, int token) {
+// The last s in [0, num_seqs) with begin[s] <= index: whose token or row it is.
+__device__ int find_sequence(const int32_t* begin, int num_seqs, int index) {
   int low = 0;
   int high = num_seqs;
   while (high - low > 1) {
     const int middle = (low + high) / 2;
-    (query_begin[middle] <= token ? low : high) = middle;
+    (begin[middle] <= index ? low : high) = middle;
   }
   return low;
 }
@@ -61,7 +61,17 @@ __device__ void place_sequence(const UnpackParams& p, const int32_t* words, int 
   const int32_t* query_begin = words + packed.query_begin;
   p.tables.query_len[s] = is_own ? query_begin[s + 1] - query_begin[s] : 1;
   p.tables.seq_len[s] = is_own ? words[packed.seq_len + s] : 0;
-  p.tables.last_token[s] = is_own ? query_begin[s + 1] - 1 : s;
+}
+
+//   tokens   | sequence 0          | sequence 1 |      a sequence's rows come after its last tokens
+//   rows              0   1   2               3
+__device__ void place_row(const UnpackParams& p, const int32_t* words, int r) {
+  const PackedStep& packed = *p.packed;
+  const int32_t* row_begin = words + packed.row_begin;
+  const bool is_own = r < packed.num_rows;
+  const int s = is_own ? find_sequence(row_begin, packed.num_seqs, r) : -1;
+  p.tables.rows[r] = {s, is_own ? r - row_begin[s] : 0};
+  p.tables.row_token[r] = is_own ? words[packed.query_begin + s + 1] - (row_begin[s + 1] - r) : 0;
 }
 
 __global__ void __launch_bounds__(kUnpackThreads) unpack_kernel(const __grid_constant__ UnpackParams p) {
@@ -79,6 +89,7 @@ __global__ void __launch_bounds__(kUnpackThreads) unpack_kernel(const __grid_con
   });
   for_grid(p.num_tokens, [&](int t) { place_token(p, words, t); });
   for_grid(p.num_seqs, [&](int s) { place_sequence(p, words, s); });
+  for_grid(p.num_rows, [&](int r) { place_row(p, words, r); });
 }
 
 // --- Rows ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 #include "arch/gpu.h"
 #include "octavo.h"
 #include "ops/packed_step.h"
+#include "ops/step_row.h"
 
 namespace octavo {
 
@@ -23,18 +24,20 @@ struct StepTables {
   int32_t* query_len;     // [sequences]
   int32_t* seq_len;       // [sequences]
   int32_t* page_table;    // [sequences][max_pages]
-  int32_t* last_token;    // [sequences] index of its last token
+  StepRow* rows;          // [rows]
+  int32_t* row_token;     // [rows] the token that each comes after
 };
 
 // A graph runs with the counts it was captured for: sequences beyond the step's own get one token 0 at position 0 without
-// a slot and seq_len 0.
+// a slot and seq_len 0; rows beyond get seq_index -1 and token 0.
 struct UnpackParams {
   const PackedStep* packed;
   int32_t* step_buffer;    // as octavo_step_layout places it; the runs' target
-  const int32_t* sampled;  // [max_num_seqs] of the step before, which tokens below 0 name
+  const int32_t* sampled;  // [max_samples] of the step before, which tokens below 0 name
   StepTables tables;
   int32_t num_tokens;  // of the graph, at least the step's
   int32_t num_seqs;
+  int32_t num_rows;
   int32_t max_pages;
   int32_t page_size;
 };

@@ -123,21 +123,21 @@ void launch(const SampleKernelParams& params, int32_t num_rows, int32_t smem, Gp
   OCTAVO_GPU_CHECK(cudaLaunchKernelEx(&config, sample_kernel, params));
 }
 
-void check_rows(int32_t num_rows, int32_t max_num_seqs) {
-  if (num_rows < 1 || num_rows > max_num_seqs) {
-    fail(OCTAVO_INVALID_ARGUMENT, "rows to sample must be 1 to %d, found %d", max_num_seqs, num_rows);
+void check_rows(int32_t num_rows, int32_t max_rows) {
+  if (num_rows < 1 || num_rows > max_rows) {
+    fail(OCTAVO_INVALID_ARGUMENT, "rows to sample must be 1 to %d, found %d", max_rows, num_rows);
   }
 }
 
 }  // namespace
 
-//  workspace   [max_num_seqs] arrivals, on 16 bytes | [max_num_seqs][2][blocks_per_row] slots
+//  workspace   [max_rows] arrivals, on 16 bytes | [max_rows][2][blocks_per_row] slots
 DeviceSampler::DeviceSampler(const DeviceSamplerConfig& config)
     : config_(config), blocks_per_row_(count_blocks_per_row(config.vocab_size)) {
   smem_bytes_ = static_cast<int32_t>(smem_bytes(config.vocab_size, blocks_per_row_));
   clusters_ = config.use_clusters && gpu_device().compute_major >= 9 && blocks_per_row_ == kLeastBlocksPerRow;
-  arrivals_bytes_ = (static_cast<size_t>(config.max_num_seqs) * sizeof(uint32_t) + 15) / 16 * 16;
-  const size_t slot_words = static_cast<size_t>(config.max_num_seqs) * 2 * static_cast<size_t>(blocks_per_row_) * kSlotWords;
+  arrivals_bytes_ = (static_cast<size_t>(config.max_rows) * sizeof(uint32_t) + 15) / 16 * 16;
+  const size_t slot_words = static_cast<size_t>(config.max_rows) * 2 * static_cast<size_t>(blocks_per_row_) * kSlotWords;
   gpu_allow_smem(sample_kernel, smem_bytes_);
   OCTAVO_GPU_CHECK(cudaMalloc(&workspace_, arrivals_bytes_ + slot_words * sizeof(uint64_t)));
   OCTAVO_GPU_CHECK(cudaMemset(workspace_, 0, arrivals_bytes_));
@@ -161,13 +161,12 @@ SampleKernelParams DeviceSampler::base_params(const float* logits, int64_t logit
 }
 
 void DeviceSampler::sample(const DeviceSampleArgs& args, GpuStream stream, bool overlap) {
-  check_rows(args.num_rows, config_.max_num_seqs);
+  check_rows(args.num_rows, config_.max_rows);
   const octavo_step_layout& layout = *args.layout;
   const auto ints = [&](int32_t offset) { return reinterpret_cast<int32_t*>(args.step_buffer + offset); };
   const auto floats = [&](int32_t offset) { return reinterpret_cast<float*>(args.step_buffer + offset); };
   SampleKernelParams params = base_params(args.logits, args.logits_stride);
-  params.num_seqs = ints(layout.header);
-  params.sample = ints(layout.sample);
+  params.rows = args.rows;
   params.temperature = floats(layout.temperature);
   params.top_k = ints(layout.top_k);
   params.top_p = floats(layout.top_p);
@@ -189,7 +188,7 @@ void DeviceSampler::sample(const DeviceSampleArgs& args, GpuStream stream, bool 
 
 void DeviceSampler::draw(const float* logits, const SamplingParams& sampling, const LogitEdits& edits, int32_t num_draws,
                          int32_t* sampled, float* sampled_logprob, GpuStream stream) {
-  check_rows(num_draws, config_.max_num_seqs);
+  check_rows(num_draws, config_.max_rows);
   SampleKernelParams params = base_params(logits, 0);
   params.edits = edits;
   params.draws = sampling;

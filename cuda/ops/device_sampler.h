@@ -9,11 +9,12 @@
 #include "arch/gpu.h"
 #include "octavo.h"
 #include "ops/sampling_params.h"
+#include "ops/step_row.h"
 
 namespace octavo {
 
 struct DeviceSamplerConfig {
-  int32_t max_num_seqs;  // rows of one call
+  int32_t max_rows;  // rows of one call
   int32_t vocab_size;
   int32_t max_logprobs;  // L of the step buffer
   bool use_clusters = true;  // false: the blocks of a row meet in memory also where the hardware could let them meet
@@ -22,9 +23,10 @@ struct DeviceSamplerConfig {
 struct SampleKernelParams;
 
 struct DeviceSampleArgs {
-  const float* logits;     // device, [num_rows][logits_stride]: row s belongs to sequence s; read only
+  const float* logits;     // device, [num_rows][logits_stride]; read only
   int64_t logits_stride;   // floats from row to row; a multiple of 4 with logits aligned to 16 bytes reads fastest
-  int32_t num_rows;        // rows of the grid, at most max_num_seqs: fixed in a graph. Rows from num_seqs on are left alone
+  const StepRow* rows;     // device, [num_rows]; those of no sequence are left alone
+  int32_t num_rows;        // rows of the grid, at most max_rows: fixed in a graph
   const octavo_step_layout* layout;  // host
   uint8_t* step_buffer;    // device copy of the step buffer: input tables are read, output tables written
 };
@@ -39,13 +41,13 @@ class DeviceSampler {
   DeviceSampler(const DeviceSampler&) = delete;
   DeviceSampler& operator=(const DeviceSampler&) = delete;
 
-  // Enqueues one kernel that fills sampled, sampled_logprob, top_token and top_logprob of the step's num_seqs sequences as
-  // octavo.h says (-1 where sample is 0). Everything that differs between steps is read from the step buffer on the
+  // Enqueues one kernel that fills sampled, sampled_logprob, top_token and top_logprob of the step's rows as octavo.h
+  // says. Everything that differs between steps is read from the step buffer on the
   // device, so the call may be captured in a graph. overlap: see gpu_launch.
   void sample(const DeviceSampleArgs& args, GpuStream stream, bool overlap);
 
   // The same for draws sample_index, sample_index + 1, ... from one row of logits; edits, sampled [num_draws] and
-  // sampled_logprob ([num_draws] or nullptr) are device memory, num_draws at most max_num_seqs.
+  // sampled_logprob ([num_draws] or nullptr) are device memory, num_draws at most max_rows.
   void draw(const float* logits, const SamplingParams& params, const LogitEdits& edits, int32_t num_draws,
             int32_t* sampled, float* sampled_logprob, GpuStream stream);
 

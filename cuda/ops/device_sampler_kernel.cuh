@@ -14,6 +14,7 @@
 
 #include "ops/philox.h"
 #include "ops/sample_math.h"
+#include "ops/step_row.h"
 
 namespace octavo {
 
@@ -31,9 +32,9 @@ struct SampleKernelParams {
   uint32_t* arrivals;     // [rows]
   int32_t clusters;       // 1: the blocks of a row are a cluster
 
-  // Columns of the step buffer, by row; num_seqs is nullptr when all rows are draws of one row of logits.
-  const int32_t* num_seqs;
-  const int32_t* sample;
+  // nullptr when all rows are draws of one row of logits.
+  const StepRow* rows;
+  // Columns of the step buffer, by sequence.
   const float* temperature;
   const int32_t* top_k;
   const float* top_p;
@@ -45,7 +46,7 @@ struct SampleKernelParams {
   const int32_t* sample_index;
   const int32_t* num_logprobs;
   const int32_t* edit_begin;
-  LogitEdits edits;       // of all rows; num only for draws
+  LogitEdits edits;       // of all sequences; num only for draws
   SamplingParams draws;   // of all rows, when they are draws; sample_index of the first
 
   int32_t* sampled;       // [rows]
@@ -61,15 +62,16 @@ struct SampleRow {
   int32_t num_logprobs;
 };
 
-__device__ inline SampleRow read_row(const SampleKernelParams& p, int32_t s) {
-  if (p.num_seqs == nullptr) {
-    SampleRow row = {p.draws, p.edits, p.sampled_logprob != nullptr ? 0 : -1};
-    row.params.sample_index += s;
-    return row;
+__device__ inline SampleRow read_row(const SampleKernelParams& p, int32_t row) {
+  if (p.rows == nullptr) {
+    SampleRow draw = {p.draws, p.edits, p.sampled_logprob != nullptr ? 0 : -1};
+    draw.params.sample_index += row;
+    return draw;
   }
+  const int32_t s = p.rows[row].seq_index;
   const int32_t begin = p.edit_begin[s];
   return {{p.temperature[s], p.top_p[s], p.min_p[s], p.repetition_penalty[s], p.presence_penalty[s],
-           p.frequency_penalty[s], p.top_k[s], p.sample_index[s], p.seed[2 * s], p.seed[2 * s + 1]},
+           p.frequency_penalty[s], p.top_k[s], p.sample_index[s] + p.rows[row].index, p.seed[2 * s], p.seed[2 * s + 1]},
           {p.edits.token + begin, p.edits.count + begin, p.edits.flags + begin, p.edits.bias + begin,
            p.edit_begin[s + 1] - begin},
           p.num_logprobs[s]};
@@ -174,8 +176,7 @@ class RowSampler {
 
   // All threads of the block.
   __device__ void run() {
-    if (p_.num_seqs != nullptr && row_ >= *p_.num_seqs) return;
-    if (p_.num_seqs != nullptr && p_.sample[row_] == 0) return leave_empty();
+    if (p_.rows != nullptr && p_.rows[row_].seq_index < 0) return;
     wanted_ = read_row(p_, row_);
     const uint64_t best = group_max(load());
     max_key_ = ranked_key(best);

@@ -19,9 +19,11 @@ struct PackedStep {
 
   int32_t num_seqs;
   int32_t num_tokens;
+  int32_t num_rows;
   int32_t page_columns;  // columns of page_table that are sent
   int32_t tokens;        // [num_tokens]
   int32_t query_begin;   // [num_seqs + 1] first token of each sequence
+  int32_t row_begin;     // [num_seqs + 1] first row of each sequence
   int32_t seq_len;       // [num_seqs]
   int32_t page_table;    // [num_seqs][page_columns]
   int32_t num_runs;

@@ -90,7 +90,9 @@ Result run_emulated(const Case& one) {
     flags.push_back(edit.flags);
     bias.push_back(edit.bias);
   }
-  const int32_t num_seqs = 1, sample = 1, edit_begin[2] = {0, static_cast<int32_t>(one.edits.size())};
+  const StepRow row = {0, 2};
+  const int32_t first_index = one.params.sample_index - row.index;
+  const int32_t edit_begin[2] = {0, static_cast<int32_t>(one.edits.size())};
   const uint32_t seed[2] = {one.params.seed_low, one.params.seed_high};
   std::vector<uint64_t> slots(2 * kBlocks * kSlotWords, 0xA5A5A5A5A5A5A5A5);
   Result result = {-2, -1, std::vector<int32_t>(kMaxLogprobs, -2), std::vector<float>(kMaxLogprobs, -1.0f)};
@@ -102,8 +104,7 @@ Result run_emulated(const Case& one) {
   p.blocks_per_row = kBlocks;
   p.max_logprobs = kMaxLogprobs;
   p.slots = slots.data();
-  p.num_seqs = &num_seqs;
-  p.sample = &sample;
+  p.rows = &row;
   p.temperature = &one.params.temperature;
   p.top_k = &one.params.top_k;
   p.top_p = &one.params.top_p;
@@ -112,7 +113,7 @@ Result run_emulated(const Case& one) {
   p.presence_penalty = &one.params.presence_penalty;
   p.frequency_penalty = &one.params.frequency_penalty;
   p.seed = seed;
-  p.sample_index = &one.params.sample_index;
+  p.sample_index = &first_index;
   p.num_logprobs = &one.num_logprobs;
   p.edit_begin = edit_begin;
   p.edits = {token.data(), count.data(), flags.data(), bias.data(), 0};

@@ -167,6 +167,8 @@ export interface FakeRunnerConfig {
   readonly numPages: number;
   readonly maxLogitEdits?: number;
   readonly maxScores?: number;
+  /** Default: maxNumSeqs. */
+  readonly maxSamples?: number;
 }
 
 /** Runs {@linkcode expectedOutput}'s model on a step buffer, and checks the buffer as octavo.h asks. */
@@ -232,12 +234,18 @@ export class FakeRunner implements StepRunner {
     this.#checkOwners(slots);
     let begin = 0;
     let numScores = 0;
+    let row = 0;
     for (let s = 0; s < numSeqs; s++) {
       this.#write(s, begin, slots[s]!);
       numScores += this.#score(begin, begin + queryLen[s]!, slots[s]!);
       begin += queryLen[s]!;
-      this.#sample(s, slots[s]!);
+      const numRows = this.buffer.sample[s]!;
+      assert(numRows >= 0 && numRows <= queryLen[s]!, "sample is 0 to query_len");
+      for (let i = 0; i < numRows; i++) {
+        this.#sample(s, row++, i, slots[s]!.slice(0, slots[s]!.length - numRows + i + 1));
+      }
     }
+    assert(row <= this.buffer.maxSamples, "rows fit the tables");
     assertEquals(numScores, header[4], "every score is of a token of the step");
   }
 
@@ -306,37 +314,36 @@ export class FakeRunner implements StepRunner {
     }
   }
 
-  #sample(s: number, slots: readonly number[]): void {
+  /** Fills a row: number `index` of its sequence. */
+  #sample(s: number, row: number, index: number, slots: readonly number[]): void {
     const { buffer } = this;
-    buffer.sampled[s] = -1;
-    if (buffer.sample[s] !== 1) return;
     assert(buffer.topP[s]! > 0 && buffer.topP[s]! <= 1 && buffer.repetitionPenalty[s]! > 0, "params are in range");
     const { edits, banned } = this.#readEdits(s);
-    for (const token of this.#masked(s)) banned.add(token);
+    for (const token of this.#masked(row)) banned.add(token);
     const token = draw(slots.map((slot) => this.#kv[slot]!).reduce(mix, 7), {
       temperature: buffer.temperature[s]!,
       seedLow: buffer.seed[2 * s]!,
       seedHigh: buffer.seed[2 * s + 1]!,
-      sampleIndex: buffer.sampleIndex[s]!,
+      sampleIndex: buffer.sampleIndex[s]! + index,
       edits,
       banned,
     });
-    buffer.sampled[s] = token;
-    buffer.sampledLogprob[s] = -token - 1;
+    buffer.sampled[row] = token;
+    buffer.sampledLogprob[row] = -token - 1;
     for (let i = 0; i < buffer.maxLogprobs; i++) {
       // -1 fills up where there are fewer than asked for; here there are three.
       const isAsked = i < Math.min(3, buffer.numLogprobs[s]!);
-      buffer.topToken[s * buffer.maxLogprobs + i] = isAsked ? (token + i) % VOCAB_SIZE : -1;
-      buffer.topLogprob[s * buffer.maxLogprobs + i] = isAsked ? -token - 1 - i : NaN;
+      buffer.topToken[row * buffer.maxLogprobs + i] = isAsked ? (token + i) % VOCAB_SIZE : -1;
+      buffer.topLogprob[row * buffer.maxLogprobs + i] = isAsked ? -token - 1 - i : NaN;
     }
   }
 
-  /** Tokens that the sequence's mask bans. */
-  #masked(s: number): number[] {
+  /** Tokens that the row's mask bans. */
+  #masked(row: number): number[] {
     const { header, maskIndex, tokenMasks, tokenMaskWords } = this.buffer;
-    if (header[3] === 0 || maskIndex[s] === -1) return [];
-    assert(maskIndex[s]! >= 0 && maskIndex[s]! < header[3]!, "the mask is one of the step's");
-    const bits = (id: number) => tokenMasks[maskIndex[s]! * tokenMaskWords + (id >>> 5)]! >>> (id & 31) & 1;
+    if (header[3] === 0 || maskIndex[row] === -1) return [];
+    assert(maskIndex[row]! >= 0 && maskIndex[row]! < header[3]!, "the mask is one of the step's");
+    const bits = (id: number) => tokenMasks[maskIndex[row]! * tokenMaskWords + (id >>> 5)]! >>> (id & 31) & 1;
     return [...Array(VOCAB_SIZE).keys()].filter((id) => bits(id) === 0);
   }
 
@@ -366,13 +373,21 @@ export class FakeRunner implements StepRunner {
 
 /** A step buffer of plain memory, filled with what no step may read. */
 export function newStepBuffer(config: FakeRunnerConfig): StepBufferViews {
-  const { maxNumSeqs: s, maxNumBatchedTokens: t, numPages: p, maxLogitEdits: e = 4096, maxScores: x = 5 } = config;
+  const {
+    maxNumSeqs: s,
+    maxNumBatchedTokens: t,
+    numPages: p,
+    maxLogitEdits: e = 4096,
+    maxScores: x = 5,
+    maxSamples: r = s,
+  } = config;
   const l = 4;
   const i32 = (length: number) => new Int32Array(length).fill(-7);
   const f32 = (length: number) => new Float32Array(length).fill(NaN);
   return {
     maxNumSeqs: s,
     maxNumBatchedTokens: t,
+    maxSamples: r,
     maxPagesPerSeq: p,
     maxLogprobs: l,
     maxLogitEdits: e,
@@ -400,15 +415,15 @@ export function newStepBuffer(config: FakeRunnerConfig): StepBufferViews {
     editCount: i32(e),
     editFlags: i32(e),
     editBias: f32(e),
-    maskIndex: i32(s),
+    maskIndex: i32(r),
     tokenMasks: new Uint32Array(2 * s),
     scoreIndex: i32(x),
     scoreToken: i32(x),
     scoreNumLogprobs: i32(x),
-    sampled: i32(s),
-    sampledLogprob: f32(s),
-    topToken: i32(s * l),
-    topLogprob: f32(s * l),
+    sampled: i32(r),
+    sampledLogprob: f32(r),
+    topToken: i32(r * l),
+    topLogprob: f32(r * l),
     scoreLogprob: f32(x),
     scoreRank: i32(x),
     scoreTopToken: i32(x * l),

@@ -38,9 +38,9 @@ class Tensor(ctypes.Structure):
 
 class EngineConfig(ctypes.Structure):
     _fields_ = [(name, _i32) for name in
-                ("kv_dtype", "page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_pages_per_seq",
-                 "max_logprobs", "max_logit_edits", "max_token_masks", "token_mask_words", "max_scores", "num_threads",
-                 "calculate_kv_scales", "kv_stats")]
+                ("kv_dtype", "page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_samples",
+                 "max_pages_per_seq", "max_logprobs", "max_logit_edits", "max_token_masks", "token_mask_words",
+                 "max_scores", "num_threads", "calculate_kv_scales", "kv_stats")]
 
 
 _TABLES = ("header", "tokens", "query_len", "seq_len", "page_table", "sample", "temperature", "top_k", "top_p", "min_p",
@@ -252,8 +252,8 @@ class Engine:
 
     def __init__(self, model, kv_dtype="bfloat16", kv_scales=None, **changes):
         settings = {"kv_dtype": KV[kv_dtype], "page_size": 16, "num_pages": 128, "max_num_seqs": 8,
-                    "max_num_batched_tokens": 256, "max_pages_per_seq": 64, "max_logprobs": 4, "max_logit_edits": 16,
-                    "num_threads": 2, "calculate_kv_scales": 0, **changes}
+                    "max_num_batched_tokens": 256, "max_samples": 24, "max_pages_per_seq": 64, "max_logprobs": 4,
+                    "max_logit_edits": 16, "num_threads": 2, "calculate_kv_scales": 0, **changes}
         self.model, self.library = model, model.library
         config = EngineConfig(**settings)
         self.buffers = [StepBuffer(self.library, config) for _ in range(2)]
@@ -280,9 +280,9 @@ class Engine:
         self._check(self.library.octavo_step_finish(ctypes.c_void_p(self.handle),
                                                     buffer.bytes.ctypes.data_as(ctypes.c_void_p)))
 
-    def logits(self, seq_index):
+    def logits(self, row):
         logits = numpy.empty(self.model.config["vocab_size"], numpy.float32)
-        self._check(self.library.octavo_engine_logits(ctypes.c_void_p(self.handle), seq_index,
+        self._check(self.library.octavo_engine_logits(ctypes.c_void_p(self.handle), row,
                                                       logits.ctypes.data_as(ctypes.c_void_p)))
         return logits
 

@@ -16,11 +16,11 @@ int32_t guarded(Body&& body) {
 
 extern "C" {
 
-__attribute__((visibility("default"))) void* sampler_open(int32_t max_num_seqs, int32_t vocab_size,
+__attribute__((visibility("default"))) void* sampler_open(int32_t max_rows, int32_t vocab_size,
                                                           int32_t max_logprobs, int32_t use_clusters) {
   octavo::DeviceSampler* sampler = nullptr;
   guarded([&] {
-    sampler = new octavo::DeviceSampler({max_num_seqs, vocab_size, max_logprobs, use_clusters != 0});
+    sampler = new octavo::DeviceSampler({max_rows, vocab_size, max_logprobs, use_clusters != 0});
   });
   return sampler;
 }
@@ -29,20 +29,21 @@ __attribute__((visibility("default"))) void sampler_close(void* sampler) {
   delete static_cast<octavo::DeviceSampler*>(sampler);
 }
 
-// layout: octavo_step_layout on the host; logits and step_buffer on the device.
+// layout: octavo_step_layout on the host; logits, rows and step_buffer on the device.
 __attribute__((visibility("default"))) int32_t sampler_sample(void* sampler, const float* logits, int64_t stride,
-                                                              int32_t num_rows, const octavo_step_layout* layout,
-                                                              uint8_t* step_buffer) {
+                                                              const octavo::StepRow* rows, int32_t num_rows,
+                                                              const octavo_step_layout* layout, uint8_t* step_buffer) {
   return guarded([&] {
-    static_cast<octavo::DeviceSampler*>(sampler)->sample({logits, stride, num_rows, layout, step_buffer}, nullptr, true);
+    static_cast<octavo::DeviceSampler*>(sampler)->sample({logits, stride, rows, num_rows, layout, step_buffer}, nullptr, true);
     OCTAVO_GPU_CHECK(cudaDeviceSynchronize());
   });
 }
 
 // Microseconds of one call, from a graph of num_calls calls run num_runs times: num_runs results.
 __attribute__((visibility("default"))) int32_t sampler_time(void* sampler, const float* logits, int64_t stride,
-                                                            int32_t num_rows, const octavo_step_layout* layout,
-                                                            uint8_t* step_buffer, int32_t num_calls, int32_t num_runs,
+                                                            const octavo::StepRow* rows, int32_t num_rows,
+                                                            const octavo_step_layout* layout, uint8_t* step_buffer,
+                                                            int32_t num_calls, int32_t num_runs,
                                                             float* microseconds) {
   return guarded([&] {
     cudaStream_t stream;
@@ -50,7 +51,7 @@ __attribute__((visibility("default"))) int32_t sampler_time(void* sampler, const
     cudaGraph_t graph;
     OCTAVO_GPU_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     for (int32_t i = 0; i < num_calls; ++i) {
-      static_cast<octavo::DeviceSampler*>(sampler)->sample({logits, stride, num_rows, layout, step_buffer}, stream, true);
+      static_cast<octavo::DeviceSampler*>(sampler)->sample({logits, stride, rows, num_rows, layout, step_buffer}, stream, true);
     }
     OCTAVO_GPU_CHECK(cudaStreamEndCapture(stream, &graph));
     cudaGraphExec_t executable;

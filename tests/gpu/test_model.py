@@ -146,17 +146,51 @@ def test_step_samples_only_where_asked(tmp_path):
         engine.buffers[0].sampled[:] = 77
         engine.step(rows)
     mine, theirs = gpu.buffers[0], cpu.buffers[0]
-    assert mine.sampled[1] == -1 and mine.sampled_logprob[1] == 0
-    assert mine.sampled[:3].tolist() == theirs.sampled[:3].tolist()
-    numpy.testing.assert_allclose(mine.sampled_logprob[:3], theirs.sampled_logprob[:3], atol=0.02)
-    assert mine.top_token[:12].reshape(3, 4)[:, 0].tolist() == theirs.top_token[:12].reshape(3, 4)[:, 0].tolist()
-    assert mine.top_token[:12].reshape(3, 4)[:, 3].tolist() == [-1] * 3
-    with pytest.raises(models.OctavoError, match="sequence 1 did not sample in the last step"):
-        gpu.logits(1)
+    assert mine.sampled[:3].tolist() == theirs.sampled[:3].tolist() and mine.sampled[2] == 77
+    numpy.testing.assert_allclose(mine.sampled_logprob[:2], theirs.sampled_logprob[:2], atol=0.02)
+    assert mine.top_token[:8].reshape(2, 4)[:, 0].tolist() == theirs.top_token[:8].reshape(2, 4)[:, 0].tolist()
+    assert mine.top_token[:8].reshape(2, 4)[:, 3].tolist() == [-1] * 2
+    assert difference(gpu.logits(1), cpu.logits(1)) < LIMITS[models.F16]
+    with pytest.raises(models.OctavoError, match="the last step has 2 rows of logits, found row 2"):
+        gpu.logits(2)
     gpu.step([{**row, "sample": 0} for row in rows])
-    assert mine.sampled[:3].tolist() == [-1] * 3 and mine.top_token[:12].tolist() == [-1] * 12
-    with pytest.raises(models.OctavoError, match="row 0 did not sample in the step before"):
+    with pytest.raises(models.OctavoError, match="token 0 is -1, but the step before has 0 rows"):
         gpu.step([{"tokens": [-1], "cached": 20, "pages": [0, 1]}])
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_step_samples_after_several_tokens(temperature, tmp_path):
+    """Rows in the middle of a sequence are those of steps that end there."""
+    gpu, cpu = both(make_model(models.RECIPES[0], tmp_path), models.F16, kv_dtype="float16")
+    one_by_one = Engine(gpu.model, kv_dtype="float16")
+    prompts = rows_of([20, 6, 33], temperature=temperature, num_logprobs=2)
+    drafts = [random_tokens(length, 70 + length) for length in (4, 1, 7)]
+    for engine in (gpu, cpu, one_by_one):
+        engine.step(prompts)
+    rows = [{**row, "cached": len(row["tokens"]), "tokens": draft, "sample": sample, "sample_index": 5, "seed": s}
+            for s, (row, draft, sample) in enumerate(zip(prompts, drafts, (4, 0, 5)))]
+    for _ in range(2):  # again, over what the first run has written
+        mine, theirs = gpu.step(rows), cpu.step(rows)
+        r = 0
+        for row in rows:
+            for i in range(len(row["tokens"])):
+                index = i - len(row["tokens"]) + row["sample"]
+                alone = one_by_one.step([{**row, "cached": row["cached"] + i, "tokens": row["tokens"][i:i + 1],
+                                          "sample": 1, "sample_index": 5 + max(index, 0)}])
+                if index < 0:
+                    continue
+                assert difference(gpu.logits(r), one_by_one.logits(0)) < LIMITS[models.F16]
+                assert mine.sampled[r] == theirs.sampled[r] == alone.sampled[0]
+                numpy.testing.assert_allclose(mine.sampled_logprob[r], theirs.sampled_logprob[r], atol=0.02)
+                assert mine.top_token[4 * r:4 * r + 4].tolist() == theirs.top_token[4 * r:4 * r + 4].tolist()
+                r += 1
+        assert r == 9
+    gpu.step([{**row, "cached": row["cached"] + len(row["tokens"]), "tokens": [token], "sample": 1}
+              for row, token in zip(rows, (-4, 3, -9))])
+    cpu.step([{**row, "cached": row["cached"] + len(row["tokens"]), "tokens": [token], "sample": 1}
+              for row, token in zip(rows, (-4, 3, -9))])
+    for r in range(3):
+        assert difference(gpu.logits(r), cpu.logits(r)) < LIMITS[models.F16]
 
 
 def test_step_gives_minus_1_where_logits_hold_no_number(tmp_path):

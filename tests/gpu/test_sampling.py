@@ -61,7 +61,7 @@ cpu_library = ctypes.CDLL(os.environ.get("OCTAVO_CPU_LIB", str(ROOT / "build/cpu
 
 
 class Step:
-    """The tables of num_rows sequences in one device buffer, and their views on the host."""
+    """The tables of num_rows rows, each of another sequence, in one device buffer, and their views on the host."""
 
     def __init__(self, num_rows, edits=0, max_logprobs=MAX_LOGPROBS):
         self.num_rows, self.max_logprobs = num_rows, max_logprobs
@@ -81,29 +81,32 @@ class Step:
         for name, length in lengths.items():
             dtype = np.float32 if name in FLOATS else np.uint32 if name == "seed" else np.int32
             setattr(self, name, self.host[offsets[name]:offsets[name] + 4 * length].view(dtype))
-        self.header[0], self.header[2] = num_rows, edits
-        for name in ("sample", "top_p", "repetition_penalty"):
+        self.rows = np.stack([np.arange(num_rows), np.zeros(num_rows)], 1).astype(np.int32)  # (sequence, index) of each
+        for name in ("top_p", "repetition_penalty"):
             getattr(self, name)[:] = 1
         self.num_logprobs[:] = -1
         self.sampled[:] = -7
         self.top_token[:] = -7
 
-    def run(self, sampler, logits, stride=None, rows=None):
-        device = torch.from_numpy(self.host).cuda()
+    def run(self, sampler, logits, stride=None):
+        device, rows = torch.from_numpy(self.host).cuda(), torch.from_numpy(self.rows).cuda()
         status = sampler_library.sampler_sample(
             ctypes.c_void_p(sampler.handle), ctypes.c_void_p(logits.data_ptr()),
-            ctypes.c_int64(logits.stride(0) if stride is None else stride), rows or self.num_rows,
-            ctypes.byref(self.layout), ctypes.c_void_p(device.data_ptr()))
+            ctypes.c_int64(logits.stride(0) if stride is None else stride), ctypes.c_void_p(rows.data_ptr()),
+            self.num_rows, ctypes.byref(self.layout), ctypes.c_void_p(device.data_ptr()))
         assert status == 0
         self.host[:] = device.cpu().numpy()
 
     def settings(self, row):
-        return {name: getattr(self, name)[row] for name in
-                ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "top_k",
-                 "sample_index")} | {"seed_low": self.seed[2 * row], "seed_high": self.seed[2 * row + 1]}
+        s, index = self.rows[row]
+        return {name: getattr(self, name)[s] for name in
+                ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "top_k")
+                } | {"sample_index": self.sample_index[s] + index, "seed_low": self.seed[2 * s],
+                     "seed_high": self.seed[2 * s + 1]}
 
     def edits(self, row):
-        part = slice(self.edit_begin[row], self.edit_begin[row + 1])
+        s = self.rows[row, 0]
+        part = slice(self.edit_begin[s], self.edit_begin[s + 1])
         return [np.ascontiguousarray(table[part]) for table in
                 (self.edit_token, self.edit_count, self.edit_flags, self.edit_bias)]
 
@@ -202,7 +205,8 @@ def random_step(rng, num_rows, vocab):
     step.edit_count[:] = rng.integers(0, 3, len(step.edit_count))
     step.edit_flags[:] = rng.integers(0, 4, len(step.edit_flags))
     step.edit_bias[:] = np.where(rng.random(len(step.edit_bias)) < 0.5, 0, rng.normal(0, 5, len(step.edit_bias)))
-    step.sample[:] = rng.random(num_rows) < 0.95
+    step.rows[:, 0] = rng.permutation(num_rows)
+    step.rows[:, 1] = rng.integers(0, 4, num_rows)
     step.temperature[:] = rng.choice([0, 0.1, 0.7, 1, 1, 2.5, 100], num_rows)
     step.top_k[:] = rng.choice([0, 0, 1, 5, 50, 1000, vocab - 1], num_rows)
     step.top_p[:] = rng.choice([1, 1, 0.9, 0.5, 0.999, 1e-6], num_rows)
@@ -228,8 +232,8 @@ def check_row(step, row, logits):
     top = step.top_token[row * step.max_logprobs:(row + 1) * step.max_logprobs]
     top_logprob = step.top_logprob[row * step.max_logprobs:(row + 1) * step.max_logprobs]
     token = step.sampled[row]
-    settings, edits, wanted = step.settings(row), step.edits(row), step.num_logprobs[row]
-    expected = cpu_sample(logits, settings, edits) if step.sample[row] else None
+    settings, edits, wanted = step.settings(row), step.edits(row), step.num_logprobs[step.rows[row, 0]]
+    expected = cpu_sample(logits, settings, edits)
     if expected is None:
         assert token == -1 and step.sampled_logprob[row] == 0
         assert np.all(top == -1) and np.all(top_logprob == 0)
@@ -287,12 +291,13 @@ def test_rows_do_not_depend_on_batch_mates():
         step.run(sampler, logits)
         assert np.array_equal(whole, step.host)
         for row in range(0, num_rows, 7):
-            one = Step(1, int(step.edit_begin[row + 1] - step.edit_begin[row]))
+            one = Step(1, len(step.edits(row)[0]))
             for name, value in step.settings(row).items():
                 if not name.startswith("seed"):
                     getattr(one, name)[0] = value
-            one.seed[:] = step.seed[2 * row:2 * row + 2]
-            one.sample[0], one.num_logprobs[0] = step.sample[row], step.num_logprobs[row]
+            s = step.rows[row, 0]
+            one.seed[:] = step.seed[2 * s:2 * s + 2]
+            one.num_logprobs[0] = step.num_logprobs[s]
             one.edit_begin[1] = len(one.edit_token)
             for table, values in zip((one.edit_token, one.edit_count, one.edit_flags, one.edit_bias), step.edits(row)):
                 table[:] = values
@@ -304,10 +309,10 @@ def test_rows_do_not_depend_on_batch_mates():
             assert np.array_equal(one.top_logprob, step.top_logprob[part], equal_nan=True)
 
 
-def test_rows_past_the_step_are_left_alone():
+def test_rows_of_no_sequence_are_left_alone():
     logits = torch.randn(8, 1000, device="cuda")
     step = Step(8)
-    step.header[0] = 5
+    step.rows[5:, 0] = -1
     with Sampler(8, 1000) as sampler:
         step.run(sampler, logits)
     assert np.array_equal(step.sampled[:5], logits[:5].argmax(1).cpu().numpy())
@@ -409,12 +414,13 @@ def bench(vocab=128256, batches=(1, 64, 256), shapes=("model", "flat"), clusters
                     step = Step(batch)
                     for field, value in settings.items():
                         getattr(step, field)[:] = value
-                    device = torch.from_numpy(step.host).cuda()
+                    device, rows = torch.from_numpy(step.host).cuda(), torch.from_numpy(step.rows).cuda()
                     times = (ctypes.c_float * 15)()
                     with Sampler(batch, vocab, clusters=use_clusters) as sampler:
                         status = sampler_library.sampler_time(
                             ctypes.c_void_p(sampler.handle), ctypes.c_void_p(logits.data_ptr()), ctypes.c_int64(vocab),
-                            batch, ctypes.byref(step.layout), ctypes.c_void_p(device.data_ptr()), 50, 15, times)
+                            ctypes.c_void_p(rows.data_ptr()), batch, ctypes.byref(step.layout),
+                            ctypes.c_void_p(device.data_ptr()), 50, 15, times)
                     assert status == 0
                     print(json.dumps({"bench": "sampler", "card": card, "kind": name, "logits": shape, "batch": batch,
                                       "vocab": vocab, "clusters": use_clusters,

@@ -238,7 +238,8 @@ export interface StepRow {
   /** Tokens already in the pages. */
   readonly cached?: number;
   readonly pages: readonly number[];
-  readonly sample?: boolean;
+  /** Tokens to sample; default 1. */
+  readonly sample?: number;
   readonly temperature?: number;
   readonly seed?: number;
   readonly numLogprobs?: number;
@@ -256,7 +257,7 @@ export function fillStep(buffer: StepBuffer, rows: readonly StepRow[]): void {
     buffer.queryLen[s] = row.tokens.length;
     buffer.seqLen[s] = (row.cached ?? 0) + row.tokens.length;
     buffer.pageTable.set(row.pages, s * buffer.maxPagesPerSeq);
-    buffer.sample[s] = row.sample === false ? 0 : 1;
+    buffer.sample[s] = row.sample ?? 1;
     buffer.temperature[s] = row.temperature ?? 0;
     buffer.topK[s] = 0;
     buffer.topP[s] = 1;
@@ -272,11 +273,12 @@ export function fillStep(buffer: StepBuffer, rows: readonly StepRow[]): void {
   buffer.header[1] = numTokens;
 }
 
-/** Runs a step; returns the logits of every sequence that sampled. */
+/** Runs a step; returns the logits of its rows. */
 export function runStep(engine: NativeEngine, rows: readonly StepRow[]): Float32Array[] {
   fillStep(engine.buffer, rows);
   engine.step();
-  return rows.flatMap((row, s) => row.sample === false ? [] : [engine.logits(s)]);
+  const numRows = rows.reduce((sum, row) => sum + (row.sample ?? 1), 0);
+  return Array.from({ length: numRows }, (_, row) => engine.logits(row));
 }
 
 /** Tokens that are the same in every run. */

@@ -86,7 +86,7 @@ Deno.test("NativeEngine.tokenLogits() gives the logits after every token of the 
   using native = loadModel(library, model);
   using whole = openEngine(native);
   // Two sequences: tokens 0 .. 16 of the step are the first one's, more than there are rows of logits.
-  runStep(whole, [{ tokens: tokens.slice(0, 17), pages: [0, 1], sample: false }, { tokens: [3, 4], pages: [2] }]);
+  runStep(whole, [{ tokens: tokens.slice(0, 17), pages: [0, 1], sample: 0 }, { tokens: [3, 4], pages: [2] }]);
   const logits = new Float32Array(17 * vocabSize);
   whole.tokenLogits(0, 17, logits);
   using single = openEngine(native);
@@ -94,7 +94,7 @@ Deno.test("NativeEngine.tokenLogits() gives the logits after every token of the 
     const [expected] = runStep(single, [{ tokens: [tokens[i]!], cached: i, pages: [0, 1] }]);
     assertEquals(logits.subarray(i * vocabSize, (i + 1) * vocabSize), expected);
   }
-  assertThrows(() => whole.logits(1), NativeError, "did not sample");
+  assertThrows(() => whole.logits(1), NativeError, "the last step has 0 rows of logits, found row 1");
   assertThrows(() => whole.tokenLogits(18, 2, logits), NativeError, "tokens 18 .. 19 are not all among the 19");
   assertThrows(() => whole.tokenLogits(-1, 1, logits), NativeError, "-1 .. -1");
   assertThrows(() => whole.tokenLogits(0, 18, logits), RangeError, "18 tokens");

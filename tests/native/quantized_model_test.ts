@@ -44,7 +44,7 @@ for (const dtype of BLOCK_DTYPES) {
         const mates = Array.from({ length: numMates }, (_, mate) => ({
           tokens: randomTokens(1 + (cached * 5 + mate * 11) % 40, vocabSize, cached + mate),
           pages: [20 + 3 * mate, 21 + 3 * mate, 22 + 3 * mate],
-          sample: mate === 1,
+          sample: mate === 1 ? 1 : 0,
         }));
         const row = { tokens: tokens.slice(cached, cached + chunk), cached, pages: [63, 5, 40, 11] };
         logits = runStep(engine, [...mates, row]).slice(-1);

@@ -37,6 +37,7 @@ Deno.test("octavo_step_layout_get() places the tables in order without overlap",
     num_pages: 10,
     max_num_seqs: 5,
     max_num_batched_tokens: 33,
+    max_samples: 6,
     max_pages_per_seq: 7,
     max_logprobs: 3,
     max_logit_edits: 19,
@@ -72,15 +73,15 @@ Deno.test("octavo_step_layout_get() places the tables in order without overlap",
     19,
     19,
     19,
-    5,
+    6,
     33,
     17,
     17,
     17,
-    5,
-    5,
-    15,
-    15,
+    6,
+    6,
+    18,
+    18,
     17,
     17,
     51,
@@ -101,6 +102,7 @@ Deno.test("octavo_engine_create() refuses settings out of their range", () => {
   refused({ numPages: 2 ** 27 }, "num_pages must be 1 to 134217727, found 134217728");
   refused({ maxNumSeqs: 0 }, "max_num_seqs");
   refused({ maxNumBatchedTokens: -5 }, "max_num_batched_tokens");
+  refused({ maxSamples: 0 }, "max_samples must be 1 to 16777216, found 0");
   refused({ maxPagesPerSeq: 0 }, "max_pages_per_seq must be 1 to 134217727, found 0");
   refused({ maxLogprobs: 65 }, "max_logprobs must be 0 to 64, found 65");
   refused({ maxLogitEdits: -1 }, "max_logit_edits");
@@ -144,12 +146,11 @@ const REFUSED: Record<string, { change: (buffer: StepBuffer) => void; message: s
     message: "seq_len of sequence 1 must be its query_len 2",
   },
   "seq_len past the model": { change: (b) => b.seqLen[1] = 257, message: "2 to 256, found 257" },
-  "a token of a row that did not sample": {
-    change: (b) => b.tokens[6] = -1,
-    message: "token 6 is -1, but row 0 did not sample in the step before",
+  "a token of a row that was not there": {
+    change: (b) => b.tokens[6] = -2,
+    message: "token 6 is -2, but the step before has 1 rows",
   },
-  "a token of a row that was not there": { change: (b) => b.tokens[0] = -3, message: "token 0 is -3, but row 2" },
-  "the lowest token": { change: (b) => b.tokens[0] = -(2 ** 31), message: "token 0 is -2147483648, but row" },
+  "the lowest token": { change: (b) => b.tokens[0] = -(2 ** 31), message: "token 0 is -2147483648, but" },
   "a token past the vocabulary": { change: (b) => b.tokens[0] = 101, message: "token 0 must be 0 to 100, found 101" },
   "a negative page": { change: (b) => b.pageTable[16] = -1, message: "page 0 of sequence 1 must be 0 to 63, found -1" },
   "a page past the cache": { change: (b) => b.pageTable[17] = 64, message: "page 1 of sequence 1 must be 0 to 63" },
@@ -157,7 +158,15 @@ const REFUSED: Record<string, { change: (buffer: StepBuffer) => void; message: s
     change: (b) => b.pageTable[17] = 5,
     message: "page 1 of sequence 1 is page 5, which sequence 0 writes in the same step",
   },
-  "sample 2": { change: (b) => b.sample[1] = 2, message: "sample of sequence 1 must be 0 or 1, found 2" },
+  "more samples than tokens": {
+    change: (b) => b.sample[1] = 3,
+    message: "sample of sequence 1 must be 0 to its query_len 2, found 3",
+  },
+  "a negative sample": {
+    change: (b) => b.sample[0] = -1,
+    message: "sample of sequence 0 must be 0 to its query_len 5",
+  },
+  "too many samples": { change: (b) => b.sample[0] = 5, message: "sample must add up to 4 at most, found 6" },
   "a temperature that is no number": { change: (b) => b.temperature[1] = NaN, message: "temperature of sequence 1" },
   "a negative top_k": { change: (b) => b.topK[0] = -1, message: "top_k of sequence 0" },
   "top_p 0": { change: (b) => b.topP[1] = 0, message: "top_p of sequence 1 must be above 0 and at most 1, found 0" },
@@ -166,6 +175,10 @@ const REFUSED: Record<string, { change: (buffer: StepBuffer) => void; message: s
   "an infinite presence_penalty": { change: (b) => b.presencePenalty[0] = Infinity, message: "presence_penalty" },
   "an infinite frequency_penalty": { change: (b) => b.frequencyPenalty[1] = -Infinity, message: "frequency_penalty" },
   "a negative sample_index": { change: (b) => b.sampleIndex[1] = -1, message: "sample_index of sequence 1" },
+  "a sample_index that overflows": {
+    change: (b) => b.sampleIndex[0] = 2 ** 31 - 1,
+    message: "sample_index of sequence 0 must be at most 2147483646, found 2147483647",
+  },
   "too many logprobs": { change: (b) => b.numLogprobs[0] = 5, message: "num_logprobs of sequence 0 must be -1 to 4" },
   "num_logprobs below -1": { change: (b) => b.numLogprobs[0] = -2, message: "found -2" },
   "edits that start late": { change: (b) => b.editBegin[0] = 1, message: "edit_begin must run from 0" },
@@ -178,9 +191,9 @@ const REFUSED: Record<string, { change: (buffer: StepBuffer) => void; message: s
   "too many masks": { change: (b) => b.header[3] = 2, message: "num_token_masks of the step must be 0 to 1, found 2" },
   "a mask that is not there": {
     change: (b) => b.maskIndex[1] = 1,
-    message: "mask_index of sequence 1 must be -1 to 0",
+    message: "mask_index of row 1 must be -1 to 0",
   },
-  "mask_index below -1": { change: (b) => b.maskIndex[0] = -2, message: "mask_index of sequence 0 must be -1 to 0" },
+  "mask_index below -1": { change: (b) => b.maskIndex[0] = -2, message: "mask_index of row 0 must be -1 to 0" },
   "too many scores": { change: (b) => b.header[4] = 5, message: "num_scores of the step must be 0 to 4, found 5" },
   "a score past the step": { change: (b) => b.scoreIndex[0] = 7, message: "score_index of score 0 must be 0 to 6" },
   "a score of no token": { change: (b) => b.scoreToken[1] = 101, message: "score_token of score 1 must be 0 to 100" },
@@ -193,10 +206,10 @@ const REFUSED: Record<string, { change: (buffer: StepBuffer) => void; message: s
 
 for (const [name, { change, message }] of Object.entries(REFUSED)) {
   Deno.test(`octavo_step() refuses ${name} and changes nothing`, () => {
-    using engine = open({ maxTokenMasks: 1, tokenMaskWords: MASK_WORDS, maxScores: 4 });
+    using engine = open({ maxTokenMasks: 1, tokenMaskWords: MASK_WORDS, maxScores: 4, maxSamples: 4 });
     const { buffer } = engine;
     const first = randomTokens(20, vocabSize, 1);
-    runStep(engine, [{ tokens: first, pages: [4, 5], sample: false }, { tokens: first, pages: [6, 7], sample: false }]);
+    runStep(engine, [{ tokens: first, pages: [4, 5], sample: 0 }, { tokens: first, pages: [6, 7] }]);
     const rows: StepRow[] = [
       { tokens: [1, 2, 3, 4, 5], cached: 20, pages: [4, 5] },
       { tokens: [6, 7], cached: 20, pages: [6, 7] },
@@ -281,32 +294,90 @@ Deno.test("octavo_step() mixes prefill and decode, and samples only where asked"
   const short = randomTokens(18, vocabSize, 21);
   const pages = { long: [0, 9, 1, 8], short: [2, 7] };
   runStep(engine, [
-    { tokens: short.slice(0, 17), pages: pages.short, sample: false },
-    { tokens: long.slice(0, 30), pages: pages.long, sample: false },
+    { tokens: short.slice(0, 17), pages: pages.short, sample: 0 },
+    { tokens: long.slice(0, 30), pages: pages.long, sample: 0 },
   ]);
-  assertEquals([...engine.buffer.sampled.subarray(0, 2)], [-1, -1]);
-  assertThrows(() => engine.logits(0), Error, "sequence 0 did not sample in the last step");
+  assertThrows(() => engine.logits(0), Error, "the last step has 0 rows of logits, found row 0");
   const logits = runStep(
     engine,
     [
-      { tokens: long.slice(30, 45), cached: 30, pages: pages.long, sample: false },
+      { tokens: long.slice(30, 45), cached: 30, pages: pages.long, sample: 0 },
       { tokens: short.slice(17), cached: 17, pages: pages.short },
     ].toReversed(),
   );
   assertEquals(logits, [logitsAlone(short)]);
-  assertEquals(engine.buffer.sampled[1], -1);
-  assertThrows(() => engine.logits(1), Error, "sequence 1 did not sample");
-  assertThrows(() => engine.logits(-1), Error, "sequence -1 did not sample");
+  assertThrows(() => engine.logits(1), Error, "the last step has 1 rows of logits, found row 1");
+  assertThrows(() => engine.logits(-1), Error, "found row -1");
   assertEquals(
     runStep(engine, [{ tokens: long.slice(45), cached: 45, pages: pages.long }]),
     [logitsAlone(long)],
   );
 });
 
+Deno.test("octavo_step() samples after several tokens of a sequence as steps that end there do, bit for bit", () => {
+  const settings = { maxSamples: 9, maxTokenMasks: 2, tokenMaskWords: MASK_WORDS };
+  using together = open(settings);
+  using oneByOne = open(settings);
+  const parts = [{ sample: 4, length: 4 }, { sample: 0, length: 1 }, { sample: 5, length: 18 }];
+  const sequences = parts.map(({ sample, length }, s) => ({
+    prompt: randomTokens(30 + s, vocabSize, 80 + s),
+    tokens: randomTokens(length, vocabSize, 90 + s),
+    pages: [3 * s, 3 * s + 1, 3 * s + 2, 60 + s],
+    sample,
+    temperature: s,
+    seed: 5,
+    numLogprobs: 2,
+  }));
+  const masks = new Uint32Array(2 * MASK_WORDS).fill(0x55555555, 0, MASK_WORDS).fill(0xaaaaaaaa, MASK_WORDS);
+  const setMasks = (buffer: StepBuffer, indices: number[]) => {
+    buffer.header[3] = 2;
+    buffer.tokenMasks.set(masks);
+    buffer.maskIndex.set(indices);
+  };
+  const rowOf = (buffer: StepBuffer, engine: NativeEngine, row: number) => [
+    engine.logits(row),
+    buffer.sampled[row],
+    buffer.sampledLogprob[row],
+    buffer.topToken.slice(4 * row, 4 * row + 4),
+    buffer.topLogprob.slice(4 * row, 4 * row + 4),
+  ];
+  const maskOf = (row: number) => row % 3 - 1;
+  for (const engine of [together, oneByOne]) {
+    runStep(engine, sequences.map(({ prompt, pages }) => ({ tokens: prompt, pages, sample: 0 })));
+  }
+  fillStep(together.buffer, sequences.map((one) => ({ ...one, cached: one.prompt.length })));
+  setMasks(together.buffer, Array.from({ length: 9 }, (_, row) => maskOf(row)));
+  together.buffer.sampleIndex.fill(7, 0, 3);
+  together.step();
+  let row = 0;
+  for (const { prompt, tokens, sample, ...rest } of sequences) {
+    for (let i = 0; i < tokens.length; i++) {
+      const { buffer } = oneByOne;
+      const index = i - (tokens.length - sample);
+      fillStep(buffer, [{ ...rest, tokens: [tokens[i]!], cached: prompt.length + i }]);
+      setMasks(buffer, [maskOf(row)]);
+      buffer.sampleIndex[0] = 7 + Math.max(index, 0);
+      oneByOne.step();
+      if (index < 0) continue;
+      assertEquals(rowOf(together.buffer, together, row), rowOf(buffer, oneByOne, 0), `row ${row}`);
+      row++;
+    }
+  }
+  assertEquals(row, 9);
+  // The next step names tokens by row.
+  const texts = [3, 8].map((row) => together.buffer.sampled[row]!);
+  const logits = [-4, -9].map((token, i) => {
+    const { prompt, tokens, pages } = sequences[2 * i]!;
+    return { tokens: [token], cached: prompt.length + tokens.length, pages };
+  });
+  const next = runStep(together, logits);
+  assertEquals(next, runStep(oneByOne, logits.map((one, i) => ({ ...one, tokens: [texts[i]!] }))));
+});
+
 Deno.test("octavo_step() reads prefix pages that sequences share", () => {
   using engine = open();
   const prefix = randomTokens(32, vocabSize, 30);
-  runStep(engine, [{ tokens: prefix, pages: [10, 11], sample: false }]);
+  runStep(engine, [{ tokens: prefix, pages: [10, 11], sample: 0 }]);
   const rows = [40, 41].map((page, s) => ({ tokens: [s, 5], cached: 32, pages: [10, 11, page] }));
   assertEquals(runStep(engine, rows), [logitsAlone([...prefix, 0, 5]), logitsAlone([...prefix, 1, 5])]);
 });
@@ -413,7 +484,7 @@ Deno.test("octavo_step() tells the log-probabilities of tokens in the midst of a
   const { buffer } = engine;
   const prompt = randomTokens(30, vocabSize, 41);
   const other = randomTokens(9, vocabSize, 42);
-  fillStep(buffer, [{ tokens: other, pages: [2] }, { tokens: prompt, pages: [0, 1], sample: false }]);
+  fillStep(buffer, [{ tokens: other, pages: [2] }, { tokens: prompt, pages: [0, 1], sample: 0 }]);
   const places = [0, 1, 2, 3, 5, 9, 14, 15, 16, 28];
   buffer.header[4] = places.length;
   places.forEach((place, x) => {
@@ -461,7 +532,7 @@ Deno.test("octavo_step() reads no page that is not the sequence's", () => {
   const prompt = randomTokens(21, vocabSize, 70);
   using engine = open({ numPages: 5 });
   // Every slot of every page gets keys and values of another sequence.
-  runStep(engine, [{ tokens: randomTokens(80, vocabSize, 71), pages: [0, 1, 2, 3, 4], sample: false }]);
+  runStep(engine, [{ tokens: randomTokens(80, vocabSize, 71), pages: [0, 1, 2, 3, 4], sample: 0 }]);
   assertEquals(runStep(engine, [{ tokens: prompt, pages: [3, 1] }]), [logitsAlone(prompt)]);
 });
 
