@@ -70,7 +70,7 @@ function countedBy(kvDtype: KvDtype, kvScales?: Float32Array): KvStats {
   PROMPTS.forEach((tokens, prompt) => {
     const pages = Array.from({ length: 7 }, (_, i) => prompt * 7 + i);
     // A chunk with threads, one without, a decode.
-    runStep(engine, [{ tokens: tokens.slice(0, 90), pages, sample: false }]);
+    runStep(engine, [{ tokens: tokens.slice(0, 90), pages, sample: 0 }]);
     runStep(engine, [{ tokens: tokens.slice(90, 99), cached: 90, pages }]);
     runStep(engine, [{ tokens: tokens.slice(99), cached: 99, pages }]);
   });
