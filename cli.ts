@@ -5,6 +5,7 @@
  */
 
 import { calibrate, CALIBRATE_HELP, parseCalibrate } from "./calibrate.ts";
+import { compare, COMPARE_HELP, parseCompare } from "./compare.ts";
 import { EVAL_KV_HELP, evalKv, parseEvalKv } from "./eval_kv.ts";
 import { type ProgressListener, progressPrinter } from "./models/progress.ts";
 import { describeOptions, OptionError, parseCommandLine } from "./options.ts";
@@ -18,8 +19,10 @@ Usage: octavo serve [MODEL] [options]    (in a clone: deno task serve [MODEL] [o
 MODEL is a .gguf file, a folder in Hugging Face's layout, or org/name[:quantization][@revision] on the Hugging Face
 hub. Without MODEL the demo model (SmolLM2-135M-Instruct) is served.
 
-octavo calibrate [MODEL] --data FILE makes scales for an FP8 KV cache, and octavo eval-kv [MODEL] --data FILE tells what
-each KV cache costs in quality; --help behind them says how.
+Other commands; --help behind them says more:
+  octavo calibrate [MODEL] --data FILE    makes scales for an FP8 KV cache
+  octavo eval-kv [MODEL] --data FILE      what each KV cache costs in quality, on your text
+  octavo compare [MODEL] --prompt TEXT    one prompt under two KV caches, token by token
 
 Options (a flag wins over its environment variable):
 ${describeOptions()}
@@ -40,6 +43,7 @@ interface Command {
 /** Those beside `serve`. */
 const COMMANDS: Readonly<Record<string, Command>> = {
   calibrate: { help: CALIBRATE_HELP, run: (args, output) => calibrate(parseCalibrate(args), output) },
+  compare: { help: COMPARE_HELP, run: (args, output) => compare(parseCompare(args), output) },
   "eval-kv": { help: EVAL_KV_HELP, run: (args, output) => evalKv(parseEvalKv(args), output) },
 };
 

@@ -7,6 +7,7 @@
 import { accuracyChart } from "./_accuracy_chart.ts";
 import { parseFlags } from "./_flags.ts";
 import { readSamples } from "./_samples.ts";
+import { alignColumns } from "./_table.ts";
 import { type KvAccuracy, measureKvAccuracy } from "./engine/kv_accuracy.ts";
 import { KV_CACHE_DTYPE_NAMES, type KvCacheDtypeName } from "./engine/kv_cache_plan.ts";
 import { KvComparison, type KvVariant } from "./engine/kv_comparison.ts";
@@ -14,7 +15,7 @@ import { type KvRetrieval, measureKvRetrieval, MIN_CONTEXT } from "./engine/kv_r
 import { kvVariant, possibleKvDtypes } from "./engine/kv_variants.ts";
 import { loadModel } from "./engine/load_model.ts";
 import { openDevice } from "./ffi/library.ts";
-import { BACKENDS } from "./ffi/library_search.ts";
+import { BACKENDS, type Device } from "./ffi/library_search.ts";
 import type { NativeModel } from "./ffi/native_model.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { openModel } from "./models/open_model.ts";
@@ -55,7 +56,7 @@ export interface EvalKvCommand {
   readonly greedyTokens: number;
   readonly retrieval: readonly number[] | "all";
   readonly output: string;
-  readonly device: "auto" | "cpu" | "cuda";
+  readonly device: Device;
   readonly threads: number;
 }
 
@@ -232,7 +233,7 @@ function retrievalJson({ contextLength, found }: Retrieval): Record<string, unkn
 
 function accuracyTable(caches: readonly (KvAccuracy & Storage)[]): string {
   const head = ["cache", "bits", "perplexity", "mean KL", "p99 KL", "same top-1", "greedy the same"];
-  return table([
+  return alignColumns([
     head,
     ...caches.map(({ name, bitsPerValue, perplexity, klMean, klP99, top1Agreement, greedy }, i) => [
       name,
@@ -253,14 +254,8 @@ function retrievalTable(retrieval: readonly Retrieval[]): string {
     const logprob = keys.reduce((sum, key) => sum + key.logprob, 0) / keys.length;
     return `${keys.filter(({ found }) => found).length} of ${keys.length} (${logprob.toFixed(2)})`;
   };
-  return table([
+  return alignColumns([
     ["keys found (mean log-probability)", ...retrieval.map(({ contextLength }) => `${contextLength}`)],
     ...retrieval[0]!.found.map(({ name }, i) => [name, ...retrieval.map(({ found }) => cell(found[i]!))]),
   ]);
-}
-
-/** Columns as wide as their widest cell. */
-function table(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  return rows.map((row) => row.map((cell, column) => cell.padEnd(widths[column]!)).join("  ").trimEnd()).join("\n");
 }

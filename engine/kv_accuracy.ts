@@ -67,14 +67,14 @@ export function measureKvAccuracy(comparison: KvComparison, options: KvAccuracyO
     comparison.truncate(0);
     const compared = comparison.compare(tokens, [...tokens.slice(1), -1]);
     others.forEach((measured, variant) => {
-      for (const { kl, logprob, referenceLogprob, top, referenceTop } of compared[variant]!) {
+      compared[variant]!.forEach(({ kl, logprob, referenceLogprob, top, referenceTop }, place) => {
         measured.kl.push(kl);
         if (top === referenceTop) measured.numAgreeing++;
-        if (Number.isNaN(logprob)) continue; // behind the last token
+        if (place + 1 === tokens.length) return; // nothing follows the last token
         measured.nll.push(-logprob);
         measured.deltaNll.push(referenceLogprob - logprob);
         if (variant === 0) reference.nll.push(-referenceLogprob);
-      }
+      });
     });
     const count = Math.min(greedyTokens, Math.floor(tokens.length / 2));
     if (count > 0) decodeGreedily(comparison, { tokens, count, others });

@@ -92,7 +92,7 @@ export class KvComparison implements Disposable {
   /**
    * Appends tokens and compares each variant's next-token distribution after each of them with the reference's.
    *
-   * @param targets For each token the one to give log-probabilities of, or -1.
+   * @param targets For each token the one to give log-probabilities of, or -1: the reference's most likely one.
    * @returns For each variant but the first, an entry a token.
    * @throws {NativeError} Logits hold NaN or infinity: the model's weights are broken.
    */

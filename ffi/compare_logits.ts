@@ -11,7 +11,7 @@ import { COMPARISON } from "./structs.ts";
 export interface Comparison {
   /** KL divergence of the other from the reference, in nats. */
   readonly kl: number;
-  /** Natural log-probability of the target under the reference; NaN without a target. */
+  /** Natural log-probability of the target under the reference. */
   readonly referenceLogprob: number;
   /** The same under the other. */
   readonly logprob: number;
@@ -26,7 +26,7 @@ export interface CompareLogitsOptions {
   readonly reference: Float32Array<ArrayBuffer>;
   readonly logits: Float32Array<ArrayBuffer>;
   readonly vocabSize: number;
-  /** Of each row, a token or -1. */
+  /** Of each row, a token, or -1: the reference's most likely one. */
   readonly targets: Int32Array<ArrayBuffer>;
   /** 0 = physical cores. */
   readonly numThreads: number;

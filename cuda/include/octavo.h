@@ -547,14 +547,14 @@ OCTAVO_API int32_t octavo_sample(const octavo_sampling *sampling, const float *l
 /* Two distributions of the next token, a reference's p and another's q, each the softmax of its logits. */
 typedef struct octavo_comparison {
   double kl;                /* sum of p ln(p / q), in nats */
-  double reference_logprob; /* ln p of the target; NaN without one */
-  double logprob;           /* ln q of the target; NaN without one */
+  double reference_logprob; /* ln p of the target */
+  double logprob;           /* ln q of the target */
   int32_t reference_top;    /* the most likely token; ties: the lowest id */
   int32_t top;
 } octavo_comparison;
 
 /* Compares two sets of logits row by row. reference_logits, logits: float[count][vocab_size], in host memory in every
- * build; targets: int32[count], -1 = none; comparisons: octavo_comparison[count]; num_threads: 0 = physical cores.
+ * build; targets: int32[count], -1 = reference_top; comparisons: octavo_comparison[count]; num_threads: 0 = physical cores.
  * Errors: OCTAVO_INVALID_ARGUMENT for a target beyond the vocabulary, and for a row that holds NaN or an infinity above
  * 0, or nothing above -infinity. */
 OCTAVO_API int32_t octavo_compare_logits(const float *reference_logits, const float *logits, int32_t vocab_size,

@@ -52,12 +52,13 @@ double divergence(const Distribution& p, const Distribution& q, int32_t vocab_si
   return weighted / total;
 }
 
+// target: -1 = p.top
 octavo_comparison compare(const Distribution& p, const Distribution& q, int32_t vocab_size, int32_t target) {
-  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+  const int32_t token = target < 0 ? p.top : target;
   octavo_comparison comparison = {};
   comparison.kl = divergence(p, q, vocab_size);
-  comparison.reference_logprob = target < 0 ? kNone : p.logprob(target);
-  comparison.logprob = target < 0 ? kNone : q.logprob(target);
+  comparison.reference_logprob = p.logprob(token);
+  comparison.logprob = q.logprob(token);
   comparison.reference_top = p.top;
   comparison.top = q.top;
   return comparison;
