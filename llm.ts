@@ -23,6 +23,7 @@ import type {
   Engine,
   EngineInfo,
   GenerationRequest,
+  KvCacheStats,
   PromptLogprob,
   Quantization,
   SamplingParams,
@@ -52,6 +53,10 @@ export interface LLMOptions {
   readonly kvCacheMemory?: string | KvCacheMemory;
   /** Set the FP8 KV cache's scales from the first prompts' values, once, where no file brings any. */
   readonly calculateKvScales?: boolean;
+  /** Tokens from which `calculateKvScales` sets the scales for good. Default 512. */
+  readonly calculateKvScalesTokens?: number;
+  /** Count magnitudes, saturated elements and sampled errors of what the KV cache stores: {@linkcode LLM.kvCacheStats}. */
+  readonly kvCacheStats?: boolean;
   /** File of scales for an FP8 KV cache (safetensors or JSON), used before the checkpoint's. */
   readonly kvScales?: string;
   /** Missing or unusable scales of an FP8 KV cache are an error, not a warning. */
@@ -125,6 +130,8 @@ export class LLM implements AsyncDisposable {
       kvCacheDtypeSkipLayers: options.kvCacheDtypeSkipLayers ?? OPTIONS.kvCacheDtypeSkipLayers.default,
       kvCacheMemory,
       calculateKvScales: options.calculateKvScales ?? false,
+      calculateKvScalesTokens: options.calculateKvScalesTokens ?? OPTIONS.calculateKvScalesTokens.default,
+      kvCacheStats: options.kvCacheStats ?? false,
       kvScales: options.kvScales ?? null,
       strictKvScales: options.strictKvScales ?? false,
       enablePrefixCaching: options.enablePrefixCaching ?? true,
@@ -146,6 +153,11 @@ export class LLM implements AsyncDisposable {
   /** Fixed facts: dtype and size of the KV cache, limits, device. */
   get info(): EngineInfo {
     return this.#engine.info;
+  }
+
+  /** What the KV cache made of K and V so far, up to a second old; null unless `kvCacheStats` was asked for. */
+  get kvCacheStats(): KvCacheStats | null {
+    return this.#engine.stats().kvCache;
   }
 
   /** The model's tokenizer: text to token ids and back. */

@@ -36,6 +36,8 @@ export type {
   FinishReason,
   GenerationRequest,
   KvCacheDtype,
+  KvCacheStats,
+  KvPartStats,
   PromptLogprob,
   SamplingParams,
   Sink,

@@ -6,6 +6,7 @@
 
 import { parseArgs } from "@std/cli";
 import { KV_CACHE_DTYPE_NAMES, type KvCacheMemory, type SkippedLayer } from "./engine/kv_cache_plan.ts";
+import { KV_SCALE_TOKENS } from "./engine/kv_scale_window.ts";
 import { BACKENDS } from "./ffi/library_search.ts";
 import { LOAD_FORMATS } from "./models/open_model.ts";
 
@@ -88,6 +89,18 @@ export const OPTIONS = {
   calculateKvScales: toggle(
     "calculate-kv-scales",
     "Set the FP8 cache's scales from the first requests' values, once, where no file brings any",
+  ),
+  calculateKvScalesTokens: integer(
+    "calculate-kv-scales-tokens",
+    "N",
+    KV_SCALE_TOKENS,
+    1,
+    2 ** 30,
+    "Tokens from which --calculate-kv-scales sets the scales for good",
+  ),
+  kvCacheStats: toggle(
+    "kv-cache-stats",
+    "Count magnitudes, saturated elements and sampled errors of what the KV cache stores, for /v1/kv and /metrics",
   ),
   kvCacheMemory: spec<KvCacheMemory | null>(
     "kv-cache-memory",

@@ -9,10 +9,12 @@ import { checkRequest, type RequestLimits } from "./admission.ts";
 import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
 import { EngineError, OverloadedError } from "./errors.ts";
+import { kvScaleLines } from "./kv_scales.ts";
 import type { MailboxSender } from "./mailbox.ts";
 import type { EngineMessage, Outcome, WorkerMessage } from "./messages.ts";
 import { promptLogprobs } from "./prompt_scores.ts";
-import type { Engine, EngineInfo, EngineStats, GenerationRequest, Sink } from "./types.ts";
+import type { Engine, EngineInfo, EngineStats, GenerationRequest, KvCacheStats, Sink } from "./types.ts";
+import type { LayerKvScales } from "../models/types.ts";
 
 export interface EngineClientOptions {
   /** Runs the step loop; it is ended by `close()`. */
@@ -33,7 +35,8 @@ interface Live {
 }
 
 export class EngineClient implements Engine {
-  readonly info: EngineInfo;
+  #info: EngineInfo;
+  #kvCache: KvCacheStats | null = null;
   readonly #options: EngineClientOptions;
   readonly #live = new Map<number, Live>();
   readonly #ids = new Set<string>();
@@ -45,7 +48,7 @@ export class EngineClient implements Engine {
   #failure: string | null = null;
 
   constructor(options: EngineClientOptions) {
-    this.info = options.info;
+    this.#info = options.info;
     this.#options = options;
     const { worker } = options;
     worker.onmessage = (event: MessageEvent<WorkerMessage>) => this.#receive(event.data);
@@ -54,6 +57,10 @@ export class EngineClient implements Engine {
       event.preventDefault();
       this.#die(event.message);
     };
+  }
+
+  get info(): EngineInfo {
+    return this.#info;
   }
 
   stats(): EngineStats {
@@ -73,8 +80,16 @@ export class EngineClient implements Engine {
       stepsTotal: counters.get("stepsTotal"),
       requestsFinishedTotal: counters.finishedTotal(),
       lastStepAgeMs: lastStepTimeMs === 0 ? null : Math.max(0, Date.now() - lastStepTimeMs),
+      kvCache: this.#kvCache,
       alive: this.#failure === null,
     };
+  }
+
+  /** Takes over and logs the scales that the first tokens gave. */
+  #setKvScales(layers: readonly (LayerKvScales | null)[], numTokens: number): void {
+    const kvLayers = this.#info.kvLayers.map(({ dtype }, layer) => ({ dtype, scales: layers[layer] ?? null }));
+    this.#info = { ...this.#info, kvLayers };
+    console.error(`KV scales set from the first ${numTokens} tokens:\n${kvScaleLines(layers)}`);
   }
 
   /**
@@ -125,6 +140,12 @@ export class EngineClient implements Engine {
     switch (message.type) {
       case "outcomes":
         for (const outcome of message.outcomes) this.#deliver(outcome);
+        break;
+      case "kv_scales":
+        this.#setKvScales(message.layers, message.numTokens);
+        break;
+      case "kv_stats":
+        this.#kvCache = message.stats;
         break;
       case "warning":
         console.warn(message.message);

@@ -10,7 +10,9 @@ import { NativeEngine } from "../ffi/native_engine.ts";
 import type { NativeModel } from "../ffi/native_model.ts";
 import { Counters } from "./counters.ts";
 import { planKvPages } from "./kv_cache_plan.ts";
-import { nativeKvScales } from "./kv_scales.ts";
+import { KvScaleWindow } from "./kv_scale_window.ts";
+import { calculatedKvScales, nativeKvScales } from "./kv_scales.ts";
+import { KvStatsReporter } from "./kv_stats_reporter.ts";
 import { loadModel } from "./load_model.ts";
 import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
@@ -64,17 +66,34 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     counters: new Counters(counters),
     // All pages of a process have one model, dtype and page size: the name says so, should they ever be kept longer.
     kvFingerprint: settings.enablePrefixCaching ? kvFingerprint(model, settings) : null,
+    kvScaleWindow: kvScaleWindow(engine, settings),
     looksAhead: backend !== "cpu",
     warn: (message) => post({ type: "warning", message }),
   });
   post(readyMessage({ device, nativeModel, model, settings, sizes, numPages }));
-  runWorkerLoop(loop, mailbox, post);
+  const reporter = settings.kvCacheStats
+    ? new KvStatsReporter(engine, model.config, (stats) => post({ type: "kv_stats", stats }))
+    : null;
+  runWorkerLoop(loop, mailbox, post, (isIdle) => reporter?.afterStep(isIdle));
+}
+
+/** Null where no scales are calculated. */
+function kvScaleWindow(engine: NativeEngine, settings: EngineSettings): KvScaleWindow | null {
+  if (settings.kvScaleTokens === null) return null;
+  const layerDtypes = settings.layerKvDtypes.map((dtype) => dtype ?? settings.kvCacheDtype);
+  return new KvScaleWindow(
+    engine,
+    settings.kvScaleTokens,
+    (scales, numTokens) => post({ type: "kv_scales", layers: calculatedKvScales(scales, layerDtypes), numTokens }),
+  );
 }
 
 /** What beside the tokens decides a page's contents. */
 function kvFingerprint({ paths }: WorkerModel, settings: EngineSettings): string {
-  const { kvCacheDtype, layerKvDtypes, pageSize, kvScales, calculateKvScales, quantization } = settings;
-  return JSON.stringify([paths, kvCacheDtype, layerKvDtypes, pageSize, kvScales, calculateKvScales, quantization]);
+  const { kvCacheDtype, layerKvDtypes, pageSize, kvScales, kvScaleTokens, quantization } = settings;
+  // Calculated scales are added once they are set.
+  const scales = kvScaleTokens === null ? kvScales : "calculated";
+  return JSON.stringify([paths, kvCacheDtype, layerKvDtypes, pageSize, scales, quantization]);
 }
 
 /** Opens the engine with as many pages as the memory holds. */
@@ -93,7 +112,8 @@ function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: S
     tokenMaskWords: sizes.tokenMaskWords,
     maxScores: sizes.maxScores,
     numThreads: settings.numThreads,
-    calculateKvScales: settings.calculateKvScales,
+    calculateKvScales: settings.kvScaleTokens !== null,
+    kvStats: settings.kvCacheStats ? "errors" as const : "off" as const,
   };
   const scratchBytes = NativeEngine.scratchBytes(nativeModel, config);
   const memory = { ...nativeModel.library.deviceInfo(), scratchBytes };
@@ -131,7 +151,7 @@ function readyMessage(parts: {
       kvCacheDtypeReason: settings.kvCacheDtypeReason,
       kvLayers: settings.kvScales.map((scales, layer) => ({
         dtype: settings.layerKvDtypes[layer] ?? settings.kvCacheDtype,
-        scales: settings.calculateKvScales ? null : scales,
+        scales: settings.kvScaleTokens === null ? scales : null,
       })),
       pageSize,
       numPages,

@@ -108,6 +108,27 @@ export function nativeKvScales(
   return scales;
 }
 
+/** Scales that the engine has calculated, `[numLayers][2][numKvHeads]`, in the form of those that files bring. */
+export function calculatedKvScales(
+  scales: Float32Array,
+  layerDtypes: readonly KvCacheDtype[],
+): (LayerKvScales | null)[] {
+  const numKvHeads = scales.length / layerDtypes.length / 2;
+  return layerDtypes.map((dtype, layer) => {
+    if (!takesKvScales(dtype)) return null;
+    const [k, v] = [0, 1].map((part) => [scales[(layer * 2 + part) * numKvHeads]!]);
+    return { k: k!, v: v!, granularity: "tensor", source: "calculated" };
+  });
+}
+
+/** A line a layer that has scales. */
+export function kvScaleLines(layers: readonly (LayerKvScales | null)[]): string {
+  const text = (scales: readonly number[]) => scales.map((scale) => scale.toPrecision(4)).join(" ");
+  return layers.flatMap((layer, index) =>
+    layer === null ? [] : [`  layer ${index}: K ${text(layer.k)}, V ${text(layer.v)}`]
+  ).join("\n");
+}
+
 /** The scales in words, for the start-up report: "checkpoint, a tensor, K 0.02..0.04, V 0.001..0.03". */
 export function describeKvScales(layers: readonly (LayerKvScales | null)[]): string | null {
   const given = layers.filter((layer) => layer !== null);

@@ -10,7 +10,7 @@ import type { RequestLimits } from "./admission.ts";
 import type { KvCacheMemory } from "./kv_cache_plan.ts";
 import type { MailboxEnd } from "./mailbox.ts";
 import type { PromptScores } from "./prompt_scores.ts";
-import type { Delta, EngineInfo, KvCacheDtype, Quantization, SamplingParams, Usage } from "./types.ts";
+import type { Delta, EngineInfo, KvCacheDtype, KvCacheStats, Quantization, SamplingParams, Usage } from "./types.ts";
 
 /** What the Worker needs of a model; a tokenizer cannot cross. */
 export interface WorkerModel {
@@ -35,8 +35,10 @@ export interface EngineSettings {
   readonly gpuMemoryUtilization: number;
   /** What a GPU makes of the layers' matrices. */
   readonly quantization: Quantization;
-  /** Set the FP8 cache's scales from the first step. */
-  readonly calculateKvScales: boolean;
+  /** Tokens from which the FP8 cache's scales are calculated; null = they are not. */
+  readonly kvScaleTokens: number | null;
+  /** Count what the cache makes of K and V. */
+  readonly kvCacheStats: boolean;
   /** Of each layer; null where its dtype takes none from outside. */
   readonly kvScales: readonly (LayerKvScales | null)[];
   readonly maxModelLen: number;
@@ -91,6 +93,9 @@ export type WorkerMessage =
   | { readonly type: "ready"; readonly info: EngineInfo; readonly limits: RequestLimits }
   | { readonly type: "outcomes"; readonly outcomes: readonly Outcome[] }
   | { readonly type: "warning"; readonly message: string }
+  /** The calculated scales are set, from so many tokens. */
+  | { readonly type: "kv_scales"; readonly layers: EngineSettings["kvScales"]; readonly numTokens: number }
+  | { readonly type: "kv_stats"; readonly stats: KvCacheStats }
   /** The engine is gone; outcomes with an error have gone before. */
   | { readonly type: "failed"; readonly message: string }
   /** The Worker has freed everything. */

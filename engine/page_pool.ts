@@ -130,6 +130,17 @@ export class PagePool {
     this.#forget(page);
   }
 
+  /** Voids every page's name; idle pages are free then. */
+  forgetAll(): void {
+    for (let page = 0; page < this.numPages; page++) {
+      const isIdle = this.isIdle(page);
+      this.#forget(page);
+      if (!isIdle) continue;
+      this.#unlink(page);
+      this.#free[this.#numFree++] = page;
+    }
+  }
+
   /** A step has been submitted: what is freed from now on waits for it. */
   beginStep(): void {
     this.#numStepsBegun++;

@@ -38,7 +38,7 @@ export class PrefixCache {
   readonly #pool: PagePool;
   readonly #pageSize: number;
   readonly #servesOthers: boolean;
-  readonly #hasher: PrefixHasher;
+  #hasher: PrefixHasher;
   readonly #tokens: Int32Array;
 
   constructor(pool: PagePool, { pageSize, fingerprint }: PrefixCacheOptions) {
@@ -74,6 +74,16 @@ export class PrefixCache {
     if (!this.#servesOthers) return;
     this.numQueried += request.prompt.length;
     this.numHit += request.numCachedTokens;
+  }
+
+  /**
+   * Voids all names: something else decides a page's contents from now on. Sequences' own `pageNames` are void too.
+   *
+   * @param fingerprint As in the options, where that was not null.
+   */
+  restart(fingerprint: string): void {
+    this.#pool.forgetAll();
+    this.#hasher = new PrefixHasher(this.#servesOthers ? fingerprint : "");
   }
 
   /** Names the pages that the sequence has filled since it had computed `before` tokens. Unread tokens name nothing. */

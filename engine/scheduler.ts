@@ -103,6 +103,13 @@ export class Scheduler {
     sequence.state = "finished";
   }
 
+  /** Takes all pages from all sequences: what they hold is void. No step may be under way. */
+  preemptAll(): void {
+    for (let sequence = this.running.at(-1); sequence !== undefined; sequence = this.running.at(-1)) {
+      this.#preempt(sequence);
+    }
+  }
+
   #take(sequence: Sequence): void {
     const { request, numComputed } = sequence;
     let end = numComputed + Math.min(sequence.numPending, this.#budget);

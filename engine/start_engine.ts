@@ -13,6 +13,7 @@ import { EngineError } from "./errors.ts";
 import { chooseKvCacheDtype, type KvCacheDtypeName, type KvCacheMemory } from "./kv_cache_plan.ts";
 import { type SkippedLayer, skippedLayers } from "./kv_cache_plan.ts";
 import { chooseKvScales } from "./kv_scales.ts";
+import { KV_SCALE_TOKENS } from "./kv_scale_window.ts";
 import { MailboxSender } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage } from "./messages.ts";
 import type { Engine, Quantization } from "./types.ts";
@@ -30,10 +31,14 @@ export interface StartEngineOptions {
   /** Layers that keep the model's dtype. Default none. */
   readonly kvCacheDtypeSkipLayers?: readonly SkippedLayer[];
   /**
-   * Set the FP8 cache's scales from the first step's values where no file brings any; an error with another dtype. Default
+   * Set the FP8 cache's scales from the first tokens' values where no file brings any; an error with another dtype. Default
    * false.
    */
   readonly calculateKvScales?: boolean;
+  /** From how many tokens, at least. Default {@linkcode KV_SCALE_TOKENS}. */
+  readonly calculateKvScalesTokens?: number;
+  /** Count magnitudes, saturated elements and errors of what the cache stores. Default false. */
+  readonly kvCacheStats?: boolean;
   /** A file of scales for an FP8 cache (safetensors or JSON), before the checkpoint's own. Default none. */
   readonly kvScales?: string | null;
   /** Missing or unusable KV scales are an error rather than a warning. Default false. */
@@ -121,6 +126,7 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
   const { dtype, reason } = chooseKvCacheDtype(options.kvCacheDtype, config.dtype, kvCache.fp8AskedBy);
   const maxModelLen = options.maxModelLen ?? config.maxModelLen;
   const { maxNumSeqs = null, maxNumBatchedTokens = null, pageSize, numThreads, calculateKvScales = false } = options;
+  const { calculateKvScalesTokens: kvScaleTokens = KV_SCALE_TOKENS } = options;
   const { gpuMemoryUtilization = 0.9, quantization = "none" } = options;
   const skipped = skippedLayers(options.kvCacheDtypeSkipLayers ?? [], config.layers);
   if (calculateKvScales && dtype !== "fp8_e4m3" && dtype !== "fp8_e5m2") {
@@ -133,6 +139,7 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
     calculate: calculateKvScales,
     strict: options.strictKvScales ?? false,
   });
+  checkRange("calculate_kv_scales_tokens", kvScaleTokens, 1, 2 ** 30);
   checkRange("max_model_len", maxModelLen, 2, config.maxModelLen);
   if (maxNumSeqs !== null) checkRange("max_num_seqs", maxNumSeqs, 1, 4096);
   if (maxNumBatchedTokens !== null) checkRange("max_num_batched_tokens", maxNumBatchedTokens, 1, 2 ** 20);
@@ -150,7 +157,8 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
     kvCacheMemory: options.kvCacheMemory ?? null,
     gpuMemoryUtilization,
     quantization,
-    calculateKvScales: scales.calculate,
+    kvScaleTokens: scales.calculate ? kvScaleTokens : null,
+    kvCacheStats: options.kvCacheStats ?? false,
     kvScales: scales.layers,
     maxModelLen,
     maxNumSeqs,

@@ -23,6 +23,7 @@ import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
 import { Deadlines } from "./deadlines.ts";
 import { EngineError } from "./errors.ts";
+import type { KvScaleWindow } from "./kv_scale_window.ts";
 import { LogitEdits, maxLogitEdits, stopIds } from "./logit_edits.ts";
 import type { EngineMessage, Outcome } from "./messages.ts";
 import type { StepBufferViews, StepRunner } from "./native.ts";
@@ -43,6 +44,8 @@ export interface StepLoopOptions {
   readonly counters: Counters;
   /** What beside the tokens decides a page's contents; null = no page serves another request. */
   readonly kvFingerprint: string | null;
+  /** Where the scales of an FP8 cache are calculated from the first tokens. */
+  readonly kvScaleWindow?: KvScaleWindow | null;
   /** Submit a step before the last one's tokens are read: for devices that run on by themselves. */
   readonly looksAhead: boolean;
   /** Told of faults that cost no request. */
@@ -167,6 +170,7 @@ export class StepLoop {
     for (const request of this.#deadlines.takeOverdue(this.#now())) {
       this.#cut(request, "deadline", { finishReason: "length", stopReason: DEADLINE_STOP_REASON });
     }
+    if (this.#options.kvScaleWindow?.isOver) this.#endScaleWindow(this.#options.kvScaleWindow);
     if (this.#flights.length > 0 && !this.#mayLookAhead()) {
       this.#finishFlight();
     } else {
@@ -175,6 +179,15 @@ export class StepLoop {
     }
     if (this.#live.size === 0) this.#rest();
     this.#updateGauges();
+  }
+
+  /** Sets the calculated scales. What was stored with others is void: those who have pages compute their tokens again. */
+  #endScaleWindow(window: KvScaleWindow): void {
+    while (this.#flights.length > 0) this.#finishFlight();
+    const { fingerprint, isChanged } = window.end();
+    if (isChanged) this.#scheduler.preemptAll();
+    this.#cache.restart(`${this.#options.kvFingerprint} ${fingerprint}`);
+    for (const { sequences } of this.#live.values()) for (const sequence of sequences) sequence.pageNames.length = 0;
   }
 
   /** Whether a step can be written while one is under way: nothing of it depends on the tokens of that one. */
@@ -188,6 +201,7 @@ export class StepLoop {
   /** No request is left: what is under way is of no use to anyone, and every page must be back. */
   #rest(): void {
     while (this.#flights.length > 0) this.#finishFlight();
+    if (this.#options.kvScaleWindow?.isOver) this.#endScaleWindow(this.#options.kvScaleWindow);
     const lost = this.#pool.reclaim();
     if (lost > 0) {
       this.#options.warn(`${lost} pages were not given back by requests that had ended; they are free again`);
@@ -212,6 +226,7 @@ export class StepLoop {
     this.#runner.submit(buffer);
     this.#turn = this.#turn === 0 ? 1 : 0;
     this.#pool.beginStep();
+    this.#options.kvScaleWindow?.count(batch.reduce((sum, { queryLen }) => sum + queryLen, 0));
     this.#flights.push({ buffer, parts: advance(batch) });
     return true;
   }

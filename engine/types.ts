@@ -175,7 +175,10 @@ export interface EngineInfo {
   readonly kvCacheDtype: KvCacheDtype;
   /** Why that dtype, for the log: for example "given by --kv-cache-dtype"; names the layers kept in another. */
   readonly kvCacheDtypeReason: string;
-  /** Of each layer: how it is stored, and its scales; null where the dtype takes none from outside or the first step calculates them. */
+  /**
+   * Of each layer: how it is stored, and its scales; null where the dtype takes none from outside, and until
+   * `calculateKvScales` has set them.
+   */
   readonly kvLayers: readonly { readonly dtype: KvCacheDtype; readonly scales: LayerKvScales | null }[];
   /** Tokens of a page. */
   readonly pageSize: number;
@@ -211,6 +214,25 @@ export interface EngineInfo {
   };
 }
 
+/** What the cache made of K or V of one layer since the start, over all its heads. */
+export interface KvPartStats {
+  /** Largest magnitude, before quantisation. */
+  readonly absmax: number;
+  /** Elements stored as the format's largest value because they are beyond it. */
+  readonly numSaturated: number;
+  /** Root mean square of what storing cost, as a part of that of the elements; of sampled tokens. Null: none yet. */
+  readonly error: number | null;
+}
+
+/** What the cache made of K and V since the start. */
+export interface KvCacheStats {
+  /** Tokens stored, those stored again after a preemption included. */
+  readonly numTokens: number;
+  /** Elements of K stored in all layers; as many of V. */
+  readonly numElements: number;
+  readonly layers: readonly { readonly k: KvPartStats; readonly v: KvPartStats }[];
+}
+
 /** Counters and gauges, read from shared memory: never waits for the engine. */
 export interface EngineStats {
   /** Requests with a sequence that holds pages. */
@@ -235,6 +257,8 @@ export interface EngineStats {
   readonly requestsFinishedTotal: Readonly<Record<EndReason, number>>;
   /** Milliseconds since the last step ended; null before the first. */
   readonly lastStepAgeMs: number | null;
+  /** Up to a second old; null unless `kvCacheStats` is on and a step has run. */
+  readonly kvCache: KvCacheStats | null;
   /** False once the engine has failed or closed. */
   readonly alive: boolean;
 }

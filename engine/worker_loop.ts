@@ -11,16 +11,20 @@ import type { StepLoop } from "./step_loop.ts";
 /**
  * Runs until a close message comes or the engine fails; either way no request is left without its last outcome.
  * Blocks the calling thread.
+ *
+ * @param afterStep Called after every step, once its outcomes are sent.
  */
 export function runWorkerLoop(
   loop: StepLoop,
   mailbox: MailboxReceiver<EngineMessage>,
   post: (message: WorkerMessage) => void,
+  afterStep: (isIdle: boolean) => void = () => {},
 ): void {
   try {
     while (takeMessages(loop, mailbox)) {
       loop.step();
       postOutcomes(loop, post);
+      afterStep(loop.isIdle);
       if (loop.isIdle) mailbox.wait();
     }
     loop.fail("The engine was closed");

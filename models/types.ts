@@ -211,8 +211,8 @@ export interface LayerKvScales {
   readonly k: readonly number[];
   readonly v: readonly number[];
   readonly granularity: "tensor" | "head";
-  /** "file": given with `--kv-scales`; "default": 1. */
-  readonly source: "file" | "checkpoint" | "calibration" | "default";
+  /** "file": given with `--kv-scales`; "calculated": from the first tokens; "default": 1. */
+  readonly source: "file" | "checkpoint" | "calibration" | "calculated" | "default";
 }
 
 /** What a file says of the KV cache's scales. */

@@ -1,16 +1,18 @@
 /**
- * `/v1/kv`: how the KV cache is stored, layer by layer, and where its scales come from.
+ * `/v1/kv`: how the KV cache is stored, layer by layer, where its scales come from, and what it makes of K and V.
  *
  * @module
  */
 
 import { Hono } from "hono";
+import type { EngineInfo, EngineStats, KvPartStats } from "../engine/types.ts";
 import type { Server } from "./_server.ts";
 
 /** The KV cache route. */
 export function kvRoutes({ engine }: Server): Hono {
   return new Hono().get("/v1/kv", (c) => {
     const { info } = engine;
+    const { kvCache } = engine.stats();
     return c.json({
       dtype: info.kvCacheDtype,
       reason: info.kvCacheDtypeReason,
@@ -18,7 +20,25 @@ export function kvRoutes({ engine }: Server): Hono {
       num_pages: info.numPages,
       num_tokens: info.numKvTokens,
       bytes_per_token: info.kvBytesPerToken,
-      layers: info.kvLayers.map(({ dtype, scales }, layer) => ({ layer, dtype, scales })),
+      layers: info.kvLayers.map(({ dtype, scales }, layer) => ({
+        layer,
+        dtype,
+        scales,
+        ...layerStats(info, kvCache, layer),
+      })),
     });
   });
+}
+
+/** Nothing where nothing is counted. */
+function layerStats(info: EngineInfo, kvCache: EngineStats["kvCache"], layer: number) {
+  if (kvCache === null) return {};
+  const { k, v } = kvCache.layers[layer]!;
+  const numElements = kvCache.numElements / info.kvLayers.length;
+  const part = ({ absmax, numSaturated, error }: KvPartStats) => ({
+    absmax,
+    saturated: numElements > 0 ? numSaturated / numElements : 0,
+    error,
+  });
+  return { stats: { num_tokens: kvCache.numTokens, k: part(k), v: part(v) } };
 }

@@ -126,8 +126,39 @@ export class Metrics {
       (stats) => stats.prefixCacheHitsTotal,
     );
     this.#total("steps_total", "Steps of the engine.", (stats) => stats.stepsTotal);
+    this.#addKvCache();
     this.#addFinished();
     this.#addCacheConfig();
+  }
+
+  /** Without samples while nothing is counted: a 0 would say that nothing saturates. */
+  #addKvCache(): void {
+    const elements = this.#counter("kv_cache_elements_total", "Elements stored in the KV cache, of K and of V.", [
+      "part",
+    ]);
+    const saturated = this.#counter(
+      "kv_cache_saturated_elements_total",
+      "Elements of K and V stored as their format's largest value because they are beyond it.",
+      ["part"],
+    );
+    const error = new client.Gauge({
+      name: "octavo_kv_cache_error_ratio",
+      help: "Root mean square error of what is stored of K and V, as a part of theirs; of the layer with the largest.",
+      labelNames: ["model_name", "part"],
+      registers: [this.#registry],
+    });
+    this.#updates.push(({ kvCache }) => {
+      elements.reset();
+      saturated.reset();
+      if (kvCache === null) return;
+      for (const part of ["k", "v"] as const) {
+        const labels = { ...this.#labels, part };
+        const parts = kvCache.layers.map((layer) => layer[part]);
+        elements.inc(labels, kvCache.numElements);
+        saturated.inc(labels, parts.reduce((sum, { numSaturated }) => sum + numSaturated, 0));
+        error.set(labels, Math.max(...parts.map((one) => one.error ?? 0)));
+      }
+    });
   }
 
   #addFinished(): void {

@@ -26,6 +26,8 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     kvScales: ["scales.safetensors", "scales.safetensors"],
     strictKvScales: ["true", true],
     calculateKvScales: ["true", true],
+    calculateKvScalesTokens: ["100", 100],
+    kvCacheStats: ["true", true],
     kvCacheMemory: ["2GiB", { bytes: 2 ** 31 }],
     maxModelLen: ["4096", 4096],
     maxNumSeqs: ["7", 7],

@@ -219,6 +219,11 @@ export class FakeRunner implements StepRunner {
     buffer.scoreLogprob.set(flight.logprob);
   }
 
+  /** What is stored is worth nothing any more: whoever reads it gets other tokens. */
+  spoil(): void {
+    this.#kv.fill(-1);
+  }
+
   step(): void {
     this.onStep();
     this.numSteps++;

@@ -2,6 +2,7 @@
 
 import { assertEquals } from "@std/assert";
 import { Counters } from "../../engine/counters.ts";
+import type { KvScaleWindow } from "../../engine/kv_scale_window.ts";
 import { StepLoop } from "../../engine/step_loop.ts";
 import { promptLogprobs } from "../../engine/prompt_scores.ts";
 import type { Delta, FinishReason, PromptLogprob, SamplingParams, Usage } from "../../engine/types.ts";
@@ -53,7 +54,12 @@ export class Harness {
 
   constructor(
     readonly config: FakeRunnerConfig,
-    { caches = true, looksAhead = false }: { caches?: boolean; looksAhead?: boolean } = {},
+    { caches = true, looksAhead = false, kvScaleWindow }: {
+      caches?: boolean;
+      looksAhead?: boolean;
+      /** Makes the window; the harness's runner is there. */
+      kvScaleWindow?: (runner: FakeRunner) => KvScaleWindow;
+    } = {},
   ) {
     this.runner = new FakeRunner(config);
     this.loop = new StepLoop(this.runner, {
@@ -64,6 +70,7 @@ export class Harness {
       eosTokenIds: [EOS],
       counters: this.counters,
       kvFingerprint: caches ? "fake" : null,
+      kvScaleWindow: kvScaleWindow?.(this.runner) ?? null,
       looksAhead,
       warn: (message) => this.warnings.push(message),
       now: () => this.nowMs,

@@ -260,3 +260,59 @@ Deno.test("startEngine() refuses settings out of range", async () => {
   ];
   for (const [options, message] of refused) await assertRejects(() => start(options), RangeError, message);
 });
+
+Deno.test("Engine sets an FP8 cache's scales from its first tokens, the same in every run, and says them", async () => {
+  const options = {
+    kvCacheDtype: "fp8",
+    calculateKvScales: true,
+    calculateKvScalesTokens: 40,
+    kvCacheDtypeSkipLayers: [1],
+  } as const;
+  const logprobs = async (engine: Engine) => {
+    const [out] = await complete(engine, PROMPT, { ...SAMPLING, maxTokens: 4, logprobs: 0 });
+    return out.logprobs!.map(({ logprob }) => logprob);
+  };
+  const runs = [];
+  for (let run = 0; run < 2; run++) {
+    await using engine = await start(options);
+    assertEquals(engine.info.kvLayers.map(({ scales }) => scales), [null, null, null]);
+    for (let i = 0; i < 40; i += PROMPT.length) await complete(engine, PROMPT.map((id) => (id + i) % 64));
+    const after = await logprobs(engine);
+    runs.push({ after, layers: engine.info.kvLayers });
+  }
+  assertEquals(runs[0], runs[1]);
+  const { layers, after } = runs[0]!;
+  assertEquals(layers.map(({ scales }) => scales?.source), ["calculated", undefined, "calculated"]);
+  // An engine that is given them stores the same bytes.
+  const path = await Deno.makeTempFile({ suffix: ".json" });
+  const scales = layers.flatMap((layer, i) =>
+    layer.scales === null ? [] : (["k", "v"] as const).map((part) => [
+      `model.layers.${i}.self_attn.${part}_scale`,
+      layer.scales![part],
+    ])
+  );
+  await Deno.writeTextFile(path, JSON.stringify({ scales: Object.fromEntries(scales) }));
+  await using given = await start({ ...options, calculateKvScales: false, kvScales: path });
+  await Deno.remove(path);
+  assertEquals(await logprobs(given), after);
+});
+
+Deno.test("Engine counts what its cache makes of K and V when asked", async () => {
+  await using plain = await start({ kvCacheDtype: "fp8" });
+  await complete(plain, PROMPT);
+  assertEquals(plain.stats().kvCache, null);
+  await using engine = await start({ kvCacheDtype: "fp8", kvCacheStats: true });
+  const numTokens = PROMPT.length + SAMPLING.maxTokens - 1;
+  for (let i = 0; i < 8; i++) await complete(engine, PROMPT.map((id) => (id + i) % 64));
+  while (engine.stats().kvCache?.numTokens !== 8 * numTokens) await new Promise((wake) => setTimeout(wake, 5));
+  const { numElements, layers } = engine.stats().kvCache!;
+  assertEquals(numElements, 8 * numTokens * 3 * 2 * 32);
+  assertEquals(layers.length, 3);
+  for (const { k, v } of layers) {
+    assertEquals([k.numSaturated, v.numSaturated], [0, 0]);
+    assertGreater(k.absmax, 0);
+    // Three bits of mantissa.
+    assertAlmostEquals(k.error!, 0.026, 0.01);
+    assertAlmostEquals(v.error!, 0.026, 0.01);
+  }
+});

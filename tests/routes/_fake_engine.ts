@@ -85,6 +85,7 @@ export class FakeEngine implements Engine {
     stepsTotal: 0,
     requestsFinishedTotal: { stop: 0, length: 0, abort: 0, deadline: 0, error: 0 },
     lastStepAgeMs: null,
+    kvCache: null,
     alive: true,
   };
   readonly info: EngineInfo = {

@@ -69,3 +69,18 @@ Deno.test("/v1/kv says how every layer's cache is stored and where its scales co
     layers: [{ layer: 0, dtype: "fp8_e4m3", scales }],
   });
 });
+
+Deno.test("/v1/kv says what storing costs where that is counted", async () => {
+  const { app, engine } = fakeApp();
+  const [k, v] = [{ absmax: 500, numSaturated: 4, error: 0.02 }, { absmax: 2, numSaturated: 0, error: null }];
+  engine.currentStats = {
+    ...engine.currentStats,
+    kvCache: { numTokens: 10, numElements: 640, layers: [{ k, v }] },
+  };
+  const { layers } = await (await app.request("/v1/kv")).json();
+  assertEquals(layers[0].stats, {
+    num_tokens: 10,
+    k: { absmax: 500, saturated: 4 / 640, error: 0.02 },
+    v: { absmax: 2, saturated: 0, error: null },
+  });
+});

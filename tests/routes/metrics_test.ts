@@ -32,6 +32,14 @@ Deno.test("/metrics has the engine's figures under Octavo's and vLLM's names", a
     stepsTotal: 40,
     requestsFinishedTotal: { stop: 4, length: 3, abort: 2, deadline: 5, error: 1 },
     lastStepAgeMs: 1,
+    kvCache: {
+      numTokens: 10,
+      numElements: 640,
+      layers: [
+        { k: { absmax: 500, numSaturated: 3, error: 0.02 }, v: { absmax: 2, numSaturated: 0, error: 0.01 } },
+        { k: { absmax: 9, numSaturated: 4, error: 0.03 }, v: { absmax: 2, numSaturated: 0, error: null } },
+      ],
+    },
     alive: true,
   };
   for (let scrapes = 0; scrapes < 2; scrapes++) {
@@ -53,6 +61,10 @@ Deno.test("/metrics has the engine's figures under Octavo's and vLLM's names", a
       'vllm:request_success_total{finished_reason="abort"}': 2,
       'vllm:cache_config_info{block_size="16",num_gpu_blocks="100",cache_dtype="fp8_e4m3"}': 1,
       octavo_kv_cache_tokens: 1600,
+      'octavo_kv_cache_elements_total{part="k"}': 640,
+      'octavo_kv_cache_saturated_elements_total{part="k"}': 7,
+      'octavo_kv_cache_saturated_elements_total{part="v"}': 0,
+      'octavo_kv_cache_error_ratio{part="k"}': 0.03,
       octavo_kv_cache_bytes_per_token: 23040,
       octavo_engine_up: 1,
     };
