@@ -10,7 +10,7 @@ import { KV_STATS_BINS, KV_STATS_FIELDS, type KvHistograms, type KvStats } from 
 import { NativeError } from "./library.ts";
 import type { NativeModel, NativeModelConfig } from "./native_model.ts";
 import { StepBuffer } from "./step_buffer.ts";
-import { ENGINE_CONFIG } from "./structs.ts";
+import { ENGINE_CONFIG, TRANSFER_STATS } from "./structs.ts";
 
 /** `octavo_engine_config` */
 export interface NativeEngineConfig {
@@ -40,6 +40,19 @@ export interface NativeEngineConfig {
   readonly calculateKvScales?: boolean;
   /** What is counted of K and V; default "off". */
   readonly kvStats?: keyof typeof KV_STATS_MODE;
+  /** Pages of host memory that pages can be saved to. Default 0. */
+  readonly numHostPages?: number;
+}
+
+/** `octavo_transfer_stats`: what {@linkcode NativeEngine.savePages} and `restorePages` have done so far. */
+export interface TransferStats {
+  /** Calls, and those whose copies have ended; they end in order. */
+  readonly numSubmitted: number;
+  readonly numFinished: number;
+  readonly savedBytes: number;
+  readonly savedSeconds: number;
+  readonly restoredBytes: number;
+  readonly restoredSeconds: number;
 }
 
 function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
@@ -59,6 +72,7 @@ function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
     num_threads: config.numThreads,
     calculate_kv_scales: config.calculateKvScales ? 1 : 0,
     kv_stats: KV_STATS_MODE[config.kvStats ?? "off"],
+    num_host_pages: config.numHostPages ?? 0,
   });
 }
 
@@ -67,6 +81,8 @@ export class NativeEngine extends Handle {
   /** For {@linkcode submit} and {@linkcode finish}, in turns: one is written while the other's step runs. */
   readonly buffers: readonly [StepBuffer, StepBuffer];
   readonly #model: NativeModelConfig;
+  readonly #pageBytes: number;
+  readonly #stats = new Uint8Array(TRANSFER_STATS.sizeBytes);
 
   /**
    * @param kvScales `[numLayers][2][numKvHeads]`, real = stored x scale; null = 1.
@@ -86,6 +102,7 @@ export class NativeEngine extends Handle {
     super(library, "engine", pointer, (p) => library.symbols.octavo_engine_close(p));
     this.buffers = buffers;
     this.#model = model.config;
+    this.#pageBytes = model.kvPageBytes(config.kvDtype, config.pageSize);
   }
 
   /**
@@ -162,6 +179,43 @@ export class NativeEngine extends Handle {
    */
   finish({ bytes }: StepBuffer): void {
     this.library.check(this.library.symbols.octavo_step_finish(this.pointer, bytes));
+  }
+
+  /**
+   * Copies whole pages to host memory: `pages[i]` to host page `hostPages[i]`. On a GPU the copies run on after this
+   * returns, beside the steps under way, which must not use these pages; later steps wait for them.
+   *
+   * @throws {NativeError} There is no such page, or the device failed.
+   */
+  savePages(pages: Int32Array<ArrayBuffer>, hostPages: Int32Array<ArrayBuffer>): void {
+    this.library.check(this.library.symbols.octavo_engine_save_pages(this.pointer, pages, hostPages, pages.length));
+  }
+
+  /** Copies host page `hostPages[i]` to `pages[i]`, as {@linkcode savePages}. */
+  restorePages(pages: Int32Array<ArrayBuffer>, hostPages: Int32Array<ArrayBuffer>): void {
+    this.library.check(this.library.symbols.octavo_engine_restore_pages(this.pointer, pages, hostPages, pages.length));
+  }
+
+  /** Never waits. */
+  transferStats(): TransferStats {
+    this.library.check(this.library.symbols.octavo_engine_transfer_stats(this.pointer, this.#stats));
+    const stats = TRANSFER_STATS.decode(this.#stats);
+    return {
+      numSubmitted: stats.num_submitted,
+      numFinished: stats.num_finished,
+      savedBytes: stats.saved_bytes,
+      savedSeconds: stats.saved_seconds,
+      restoredBytes: stats.restored_bytes,
+      restoredSeconds: stats.restored_seconds,
+    };
+  }
+
+  /** What a host page holds once all transfers have ended, for tests and checks. */
+  hostPage(hostPage: number): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(this.#pageBytes);
+    const { symbols } = this.library;
+    this.library.check(symbols.octavo_engine_host_page(this.pointer, hostPage, bytes, bytes.length));
+    return bytes;
   }
 
   /** Raw logits of a row of the step submitted last, for tests and accuracy reports: `[vocabSize]`. */

@@ -76,6 +76,16 @@ export const ENGINE_CONFIG = new Struct("octavo_engine_config", {
   num_threads: "i32",
   calculate_kv_scales: "i32",
   kv_stats: "i32",
+  num_host_pages: "i32",
+});
+
+export const TRANSFER_STATS = new Struct("octavo_transfer_stats", {
+  num_submitted: "f64",
+  num_finished: "f64",
+  saved_bytes: "f64",
+  saved_seconds: "f64",
+  restored_bytes: "f64",
+  restored_seconds: "f64",
 });
 
 export const STEP_LAYOUT = new Struct("octavo_step_layout", {

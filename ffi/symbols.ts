@@ -160,6 +160,40 @@ export const SYMBOLS = {
     ],
     result: "i32",
   },
+  octavo_engine_save_pages: {
+    parameters: [
+      "pointer", // octavo_engine *engine
+      "buffer", // const int32_t *pages
+      "buffer", // const int32_t *host_pages
+      "i32", // int32_t num_pages
+    ],
+    result: "i32",
+  },
+  octavo_engine_restore_pages: {
+    parameters: [
+      "pointer", // octavo_engine *engine
+      "buffer", // const int32_t *pages
+      "buffer", // const int32_t *host_pages
+      "i32", // int32_t num_pages
+    ],
+    result: "i32",
+  },
+  octavo_engine_transfer_stats: {
+    parameters: [
+      "pointer", // octavo_engine *engine
+      "buffer", // octavo_transfer_stats *stats
+    ],
+    result: "i32",
+  },
+  octavo_engine_host_page: {
+    parameters: [
+      "pointer", // octavo_engine *engine
+      "i32", // int32_t host_page
+      "buffer", // uint8_t *bytes
+      "f64", // double size_bytes
+    ],
+    result: "i32",
+  },
   octavo_engine_close: {
     parameters: [
       "pointer", // octavo_engine *engine

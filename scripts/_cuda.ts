@@ -43,6 +43,7 @@ const SHARED = [
   "model/step_check.cpp",
   "model/step_layout.cpp",
   "model/step_queue.cpp",
+  "model/transfer.cpp",
   "ops/compare_logits.cpp",
   "ops/sampling_params.cpp",
 ];

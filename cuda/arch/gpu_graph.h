@@ -35,6 +35,32 @@ class GpuEvent {
   cudaEvent_t event_ = nullptr;
 };
 
+// An event that knows its time.
+class GpuTimer {
+ public:
+  GpuTimer() { OCTAVO_GPU_CHECK(cudaEventCreate(&event_)); }
+  ~GpuTimer() { cudaEventDestroy(event_); }
+  GpuTimer(const GpuTimer&) = delete;
+  GpuTimer& operator=(const GpuTimer&) = delete;
+
+  void record(GpuStream stream) { OCTAVO_GPU_CHECK(cudaEventRecord(event_, stream)); }
+  // Work put into the stream from now on waits for what was recorded.
+  void hold_back(GpuStream stream) const { OCTAVO_GPU_CHECK(cudaStreamWaitEvent(stream, event_, 0)); }
+  bool has_passed() const {
+    const cudaError_t status = cudaEventQuery(event_);
+    if (status != cudaErrorNotReady) OCTAVO_GPU_CHECK(status);
+    return status == cudaSuccess;
+  }
+  double seconds_since(const GpuTimer& start) const {
+    float milliseconds = 0;
+    OCTAVO_GPU_CHECK(cudaEventElapsedTime(&milliseconds, start.event_, event_));
+    return 1e-3 * static_cast<double>(milliseconds);
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 // A captured sequence of kernels, launched as one.
 class GpuGraph {
  public:

@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 7
+#define OCTAVO_ABI_VERSION 8
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
@@ -211,6 +211,7 @@ typedef struct octavo_engine_config {
                                      / 200 and / 100; octavo_engine_freeze_kv_scales sets them once more. Of values that
                                      are finite. fp8_e4m3 or fp8_e5m2 without kv_scales only. 0: off */
   int32_t kv_stats;               /* octavo_kv_stats_mode */
+  int32_t num_host_pages;         /* pages of host memory that pages can be saved to, >= 0 */
 } octavo_engine_config;
 
 /* What an engine counts of the K (after RoPE) and V that its steps store. Values that are no number count nowhere. */
@@ -223,6 +224,17 @@ typedef enum octavo_kv_stats_mode {
 /* Bins of a histogram of magnitudes: bin i holds those from 2^(i/8 - 24) * (1 + i%8 / 8) (i/8 rounded down) to where bin
  * i+1 begins; the first one all that is smaller, the last one all that is larger. */
 #define OCTAVO_KV_STATS_BINS 512
+
+/* What an engine's transfers have done since it was opened: one is a call of octavo_engine_save_pages or
+ * octavo_engine_restore_pages, and they finish in the order of the calls. Bytes and seconds are those of finished ones. */
+typedef struct octavo_transfer_stats {
+  double num_submitted;
+  double num_finished;
+  double saved_bytes;
+  double saved_seconds;
+  double restored_bytes;
+  double restored_seconds;
+} octavo_transfer_stats;
 
 /*
  * The step buffer: one flat block of host memory, allocated by the caller, octavo_step_layout.total_bytes long, 8-byte
@@ -430,6 +442,22 @@ OCTAVO_API int32_t octavo_engine_kv_stats(const octavo_engine *engine, double *s
 /* Copies what has been counted: absmax: float[num_layers][2][num_kv_heads], K then V; histogram: double[num_layers][2]
  * [num_kv_heads][OCTAVO_KV_STATS_BINS]. Errors: OCTAVO_INVALID_ARGUMENT unless kv_stats is OCTAVO_KV_STATS_HISTOGRAMS. */
 OCTAVO_API int32_t octavo_engine_kv_histograms(const octavo_engine *engine, float *absmax, double *histogram);
+
+/* Copies whole pages, all layers of each: pages[i] to host page host_pages[i], or back, for i < num_pages. The host pages
+ * are the engine's own, num_host_pages of them. GPU builds only enqueue the copies: they run beside the steps under way,
+ * none of which may read or write these pages, and a step submitted later waits until the pages it reads or writes have
+ * been copied. Transfers run one after another. Errors: OCTAVO_INVALID_ARGUMENT (a page that there is not). */
+OCTAVO_API int32_t octavo_engine_save_pages(octavo_engine *engine, const int32_t *pages, const int32_t *host_pages,
+                                            int32_t num_pages);
+OCTAVO_API int32_t octavo_engine_restore_pages(octavo_engine *engine, const int32_t *pages, const int32_t *host_pages,
+                                               int32_t num_pages);
+
+/* Fills *stats without waiting. */
+OCTAVO_API int32_t octavo_engine_transfer_stats(octavo_engine *engine, octavo_transfer_stats *stats);
+
+/* Copies what a host page holds once the transfers submitted so far have finished. size_bytes: octavo_kv_page_bytes.
+ * Errors: OCTAVO_INVALID_ARGUMENT. */
+OCTAVO_API int32_t octavo_engine_host_page(octavo_engine *engine, int32_t host_page, uint8_t *bytes, double size_bytes);
 
 /* Frees the engine. NULL is allowed. */
 OCTAVO_API void octavo_engine_close(octavo_engine *engine);

@@ -51,6 +51,7 @@ DeviceEngine::DeviceEngine(std::shared_ptr<const DeviceModel> model, const octav
       layout_(make_step_layout(config)),
       scratch_(*model_, config, layout_),
       kv_(model_->config(), model_->layers(), config, kv_scales),
+      host_pages_(kv_.page_bytes(), config.num_host_pages, config.num_pages),
       forward_(*model_, config, scratch_, kv_),
       sampler_({config.max_samples, model_->config().vocab_size, config.max_logprobs}),
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
@@ -92,6 +93,7 @@ void DeviceEngine::submit(uint8_t* step_buffer, double size_bytes) {
 
 void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
   const GpuStream stream = stream_.get();
+  host_pages_.hold_back(step, config_, stream);
   slot.num_rows = step.count_rows();
   slot.has_logprobs = has_logprobs(step);
   const int64_t packed_bytes = pack_step(step, config_, layout_, slot.packed.as<uint8_t>());
@@ -175,6 +177,22 @@ void DeviceEngine::end_kv_scales() {
   on_device([&] { kv_.freeze_scales(stream_.get()); });
 }
 
+void DeviceEngine::transfer(const Transfer& transfer) {
+  check_transfer(config_, transfer);
+  on_device([&] { host_pages_.enqueue(transfer, kv_); });
+}
+
+octavo_transfer_stats DeviceEngine::transfer_stats() {
+  octavo_transfer_stats stats = {};
+  on_device([&] { stats = host_pages_.stats(); });
+  return stats;
+}
+
+void DeviceEngine::copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) {
+  check_host_page(config_, host_page, size_bytes, kv_.page_bytes());
+  on_device([&] { std::copy_n(host_pages_.page(host_page), kv_.page_bytes(), bytes); });
+}
+
 // The largest steps, so that every workspace has its size: few long sequences, many, and many of two tokens, which cut the
 // attention's work into the most rows.
 void DeviceEngine::warm_up() {
@@ -237,6 +255,7 @@ std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_
 double engine_scratch_bytes(const octavo_model& model, const octavo_engine_config& config) {
   octavo_engine_config small = config;
   small.num_pages = 1;
+  small.num_host_pages = 0;
   const auto free_memory = [] {
     size_t free_bytes = 0;
     size_t total_bytes = 0;

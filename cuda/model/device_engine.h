@@ -16,6 +16,7 @@
 #include "arch/gpu_graph.h"
 #include "arch/gpu_memory.h"
 #include "model/device_forward.h"
+#include "model/device_host_pages.h"
 #include "model/device_kv_cache.h"
 #include "model/device_scratch.h"
 #include "model/engine_base.h"
@@ -39,6 +40,9 @@ class DeviceEngine : public EngineBase {
   void copy_kv_scales(float* scales) override;
   void copy_kv_stats(double* stats, double* num_tokens) override;
   void copy_kv_histograms(float* absmax, double* histogram) override;
+  void transfer(const Transfer& transfer) override;
+  octavo_transfer_stats transfer_stats() override;
+  void copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) override;
 
  private:
   void end_kv_scales() override;
@@ -70,6 +74,7 @@ class DeviceEngine : public EngineBase {
   GpuStreamOwner stream_;
   DeviceScratch scratch_;
   DeviceKvCache kv_;
+  DeviceHostPages host_pages_;
   DeviceForward forward_;
   DeviceSampler sampler_;
   Slot slots_[StepQueue::kMaxSteps];

@@ -23,6 +23,9 @@ class DeviceKvCache {
   uint8_t* layer_pages(int32_t layer) const {
     return pages_.as<uint8_t>() + layout_.layer_offset(layer);
   }
+  // All layers of a page: page_bytes() bytes.
+  uint8_t* page(int32_t page) const { return pages_.as<uint8_t>() + page * page_bytes(); }
+  int64_t page_bytes() const { return layout_.page_bytes(); }
   // Device [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
   float* layer_scales(int32_t layer) const;
 

@@ -17,11 +17,13 @@ const octavo_engine_config& check_config(const Model& model, const octavo_engine
   check_engine_config(config);
   check_mask_words(config, model.config().vocab_size);
   // Memory is reserved without being committed, so a cache larger than the machine would fail only when it fills.
-  const double cache_bytes = static_cast<double>(PageLayout(model.config(), model.layers(), config).size_bytes());
+  const PageLayout layout(model.config(), model.layers(), config);
+  const double cache_bytes = static_cast<double>(layout.size_bytes());
+  const double host_bytes = static_cast<double>(layout.page_bytes()) * config.num_host_pages;
   const double memory_bytes = available_memory().total_bytes;
-  if (cache_bytes > memory_bytes) {
-    fail(OCTAVO_OUT_OF_MEMORY, "a KV cache of %d pages needs %.0f bytes, but there are %.0f", config.num_pages,
-         cache_bytes, memory_bytes);
+  if (cache_bytes + host_bytes > memory_bytes) {
+    fail(OCTAVO_OUT_OF_MEMORY, "a KV cache of %d pages and %d host pages need %.0f bytes, but there are %.0f",
+         config.num_pages, config.num_host_pages, cache_bytes + host_bytes, memory_bytes);
   }
   return config;
 }
@@ -33,6 +35,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& c
       config_(check_config(*model_, config)),
       layout_(make_step_layout(config)),
       kv_(model_->config(), model_->layers(), config, kv_scales),
+      host_pages_(kv_.page_bytes(), config.num_host_pages),
       scratch_(model_->config(), config),
       threads_(resolve_num_threads(config.num_threads)),
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
@@ -184,6 +187,16 @@ void Engine::copy_token_logits(int32_t first, int32_t count, float* logits) {
     const int64_t width = scratch_.logits.width();
     std::copy_n(scratch_.logits.data(), num_rows * width, logits + begin * width);
   }
+}
+
+void Engine::transfer(const Transfer& transfer) {
+  check_transfer(config_, transfer);
+  host_pages_.run(transfer, kv_);
+}
+
+void Engine::copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) {
+  check_host_page(config_, host_page, size_bytes, kv_.page_bytes());
+  std::copy_n(host_pages_.page(host_page), kv_.page_bytes(), bytes);
 }
 
 std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_engine_config& config,

@@ -10,6 +10,7 @@
 #include "attn/attention.h"
 #include "model/engine_base.h"
 #include "model/forward.h"
+#include "model/host_pages.h"
 #include "model/kv_cache.h"
 #include "model/kv_histograms.h"
 #include "model/kv_stats.h"
@@ -34,6 +35,9 @@ class Engine final : public EngineBase {
   void copy_kv_scales(float* scales) override { kv_.copy_scales(scales); }
   void copy_kv_stats(double* stats, double* num_tokens) override;
   void copy_kv_histograms(float* absmax, double* histogram) override;
+  void transfer(const Transfer& transfer) override;
+  octavo_transfer_stats transfer_stats() override { return host_pages_.stats(); }
+  void copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) override;
 
  private:
   void end_kv_scales() override { kv_.freeze_scales(); }
@@ -51,6 +55,7 @@ class Engine final : public EngineBase {
   KvCache kv_;
   std::unique_ptr<KvStats> kv_stats_;            // nullptr: not counted
   std::unique_ptr<KvHistograms> kv_histograms_;  // nullptr: not counted
+  HostPages host_pages_;
   Scratch scratch_;
   AttentionScratch attention_scratch_;
   ThreadPool threads_;

@@ -7,6 +7,19 @@ using octavo::check_not_null;
 using octavo::fail;
 using octavo::guard;
 
+namespace {
+
+void transfer(octavo_engine* engine, const octavo::Transfer& transfer) {
+  check_not_null("engine", engine);
+  octavo::check_count("num_pages", transfer.num_pages);
+  if (transfer.num_pages == 0) return;
+  check_not_null("pages", transfer.pages);
+  check_not_null("host_pages", transfer.host_pages);
+  engine->engine->transfer(transfer);
+}
+
+}  // namespace
+
 extern "C" double octavo_engine_scratch_bytes(const octavo_model* model, const octavo_engine_config* config) {
   double bytes = 0;
   guard([&] {
@@ -97,6 +110,33 @@ extern "C" int32_t octavo_engine_kv_histograms(const octavo_engine* engine, floa
     check_not_null("absmax", absmax);
     check_not_null("histogram", histogram);
     engine->engine->copy_kv_histograms(absmax, histogram);
+  });
+}
+
+extern "C" int32_t octavo_engine_save_pages(octavo_engine* engine, const int32_t* pages, const int32_t* host_pages,
+                                            int32_t num_pages) {
+  return guard([&] { transfer(engine, {octavo::TransferDirection::kSave, pages, host_pages, num_pages}); });
+}
+
+extern "C" int32_t octavo_engine_restore_pages(octavo_engine* engine, const int32_t* pages, const int32_t* host_pages,
+                                               int32_t num_pages) {
+  return guard([&] { transfer(engine, {octavo::TransferDirection::kRestore, pages, host_pages, num_pages}); });
+}
+
+extern "C" int32_t octavo_engine_transfer_stats(octavo_engine* engine, octavo_transfer_stats* stats) {
+  return guard([&] {
+    check_not_null("engine", engine);
+    check_not_null("stats", stats);
+    *stats = engine->engine->transfer_stats();
+  });
+}
+
+extern "C" int32_t octavo_engine_host_page(octavo_engine* engine, int32_t host_page, uint8_t* bytes,
+                                           double size_bytes) {
+  return guard([&] {
+    check_not_null("engine", engine);
+    check_not_null("bytes", bytes);
+    engine->engine->copy_host_page(host_page, bytes, size_bytes);
   });
 }
 

@@ -6,6 +6,7 @@
 
 #include "arch/error.h"
 #include "model/step_queue.h"
+#include "model/transfer.h"
 #include "octavo.h"
 
 namespace octavo {
@@ -47,6 +48,12 @@ class EngineBase {
   // is counted.
   virtual void copy_kv_stats(double* stats, double* num_tokens) = 0;
   virtual void copy_kv_histograms(float* absmax, double* histogram) = 0;
+
+  // octavo_engine_save_pages, octavo_engine_restore_pages and what belongs to them. Throw Error
+  // (OCTAVO_INVALID_ARGUMENT).
+  virtual void transfer(const Transfer& transfer) = 0;
+  virtual octavo_transfer_stats transfer_stats() = 0;
+  virtual void copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) = 0;
 
  protected:
   // Sets the calculated scales for good. Throws Error (OCTAVO_INVALID_ARGUMENT) where there is nothing to set.

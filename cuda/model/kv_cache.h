@@ -21,6 +21,9 @@ class KvCache {
   int32_t page_size() const { return layout_.layer_shape(0).page_size; }
   const octavo_kv_shape& layer_shape(int32_t layer) const { return layout_.layer_shape(layer); }
   uint8_t* layer_pages(int32_t layer) { return pages_.data() + layout_.layer_offset(layer); }
+  // All layers of a page: page_bytes() bytes.
+  uint8_t* page(int32_t page) { return pages_.data() + page * page_bytes(); }
+  int64_t page_bytes() const { return layout_.page_bytes(); }
   // [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
   const float* layer_scales(int32_t layer) const;
 

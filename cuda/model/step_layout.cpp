@@ -54,6 +54,7 @@ void check_engine_config(const octavo_engine_config& config) {
   check_field(config.num_threads, "num_threads", 0, 1024);
   check_field(config.calculate_kv_scales, "calculate_kv_scales", 0, 1);
   check_field(config.kv_stats, "kv_stats", OCTAVO_KV_STATS_OFF, OCTAVO_KV_STATS_HISTOGRAMS);
+  check_field(config.num_host_pages, "num_host_pages", 0, INT32_MAX);
 }
 
 void check_mask_words(const octavo_engine_config& config, int32_t vocab_size) {

@@ -40,7 +40,7 @@ class EngineConfig(ctypes.Structure):
     _fields_ = [(name, _i32) for name in
                 ("kv_dtype", "page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_samples",
                  "max_pages_per_seq", "max_logprobs", "max_logit_edits", "max_token_masks", "token_mask_words",
-                 "max_scores", "num_threads", "calculate_kv_scales", "kv_stats")]
+                 "max_scores", "num_threads", "calculate_kv_scales", "kv_stats", "num_host_pages")]
 
 
 _TABLES = ("header", "tokens", "query_len", "seq_len", "page_table", "sample", "temperature", "top_k", "top_p", "min_p",
@@ -54,6 +54,11 @@ _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_pena
 
 class StepLayout(ctypes.Structure):
     _fields_ = [("total_bytes", ctypes.c_double)] + [(name, _i32) for name in _TABLES]
+
+
+class TransferStats(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_double) for name in
+                ("num_submitted", "num_finished", "saved_bytes", "saved_seconds", "restored_bytes", "restored_seconds")]
 
 
 class OctavoError(RuntimeError):
@@ -253,9 +258,9 @@ class Engine:
     def __init__(self, model, kv_dtype="bfloat16", kv_scales=None, **changes):
         settings = {"kv_dtype": KV[kv_dtype], "page_size": 16, "num_pages": 128, "max_num_seqs": 8,
                     "max_num_batched_tokens": 256, "max_samples": 24, "max_pages_per_seq": 64, "max_logprobs": 4,
-                    "max_logit_edits": 16, "num_threads": 2, "calculate_kv_scales": 0, **changes}
+                    "max_logit_edits": 16, "num_threads": 2, "calculate_kv_scales": 0, "num_host_pages": 0, **changes}
         self.model, self.library = model, model.library
-        config = EngineConfig(**settings)
+        config = self.config = EngineConfig(**settings)
         self.buffers = [StepBuffer(self.library, config) for _ in range(2)]
         scales = None if kv_scales is None else numpy.ascontiguousarray(kv_scales, numpy.float32)
         self.handle = self.library.octavo_engine_create(
@@ -285,6 +290,30 @@ class Engine:
         self._check(self.library.octavo_engine_logits(ctypes.c_void_p(self.handle), row,
                                                       logits.ctypes.data_as(ctypes.c_void_p)))
         return logits
+
+    def save_pages(self, pages, host_pages):
+        self._transfer(self.library.octavo_engine_save_pages, pages, host_pages)
+
+    def restore_pages(self, pages, host_pages):
+        self._transfer(self.library.octavo_engine_restore_pages, pages, host_pages)
+
+    def _transfer(self, transfer, pages, host_pages):
+        pages, host_pages = (numpy.ascontiguousarray(ids, numpy.int32) for ids in (pages, host_pages))
+        self._check(transfer(ctypes.c_void_p(self.handle), pages.ctypes.data_as(ctypes.c_void_p),
+                             host_pages.ctypes.data_as(ctypes.c_void_p), len(pages)))
+
+    def transfer_stats(self):
+        stats = TransferStats()
+        self._check(self.library.octavo_engine_transfer_stats(ctypes.c_void_p(self.handle), ctypes.byref(stats)))
+        return stats
+
+    def host_page(self, host_page):
+        size = self.library.octavo_kv_page_bytes(ctypes.c_void_p(self.model.handle), self.config.kv_dtype,
+                                                 self.config.page_size)
+        memory = numpy.empty(int(size), numpy.uint8)
+        self._check(self.library.octavo_engine_host_page(ctypes.c_void_p(self.handle), host_page,
+                                                         memory.ctypes.data_as(ctypes.c_void_p), ctypes.c_double(size)))
+        return memory
 
     def kv_scales(self):
         config = self.model.config

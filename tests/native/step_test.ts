@@ -47,6 +47,7 @@ Deno.test("octavo_step_layout_get() places the tables in order without overlap",
     num_threads: 0,
     calculate_kv_scales: 0,
     kv_stats: 0,
+    num_host_pages: 0,
   };
   const bytes = new Uint8Array(STEP_LAYOUT.sizeBytes);
   library.check(library.symbols.octavo_step_layout_get(ENGINE_CONFIG.encode(config), bytes));
@@ -111,7 +112,7 @@ Deno.test("octavo_engine_create() refuses settings out of their range", () => {
   refused({ maxScores: 129 }, "max_scores must be 0 to 128, found 129");
   refused({ numThreads: -1 }, "num_threads");
   refused({ maxNumSeqs: 2 ** 20, maxPagesPerSeq: 2 ** 20 }, "the step buffer would need");
-  refused({ numPages: 2 ** 27 - 1, pageSize: 16 }, "a KV cache of 134217727 pages needs");
+  refused({ numPages: 2 ** 27 - 1, pageSize: 16 }, "a KV cache of 134217727 pages and 0 host pages need");
   refused({ kvScales: new Float32Array(7).fill(1) }, "expected 8 KV scales, received 7");
   const kvScales = new Float32Array(2 * 2 * 2).fill(1);
   for (const value of [0, -1, NaN, Infinity]) {
