@@ -14,8 +14,8 @@ import numpy
 ROOT = pathlib.Path(__file__).parents[2]
 F32, F16, BF16 = 0, 1, 30
 INVALID_ARGUMENT, UNSUPPORTED, DEVICE_FAILED = 1, 4, 5
-KV = {"float32": 0, "float16": 1, "bfloat16": 2, "fp8_e4m3": 3, "fp8_e5m2": 4, "fp8_per_token_head": 5, "int8": 6,
-      "int8_per_token_head": 7, "k8v4": 8, "int4": 9}
+KV = {"float32": 0, "float16": 1, "bfloat16": 2, "fp8_e4m3": 3, "fp8_e5m2": 4, "fp8_per_token_head": 5,
+      "int8": 6, "int8_per_token_head": 7, "k8v4": 8, "int4": 9}
 
 _i32, _i64, _f32 = ctypes.c_int32, ctypes.c_int64, ctypes.c_float
 

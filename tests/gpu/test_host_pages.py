@@ -53,7 +53,6 @@ def test_steps_wait_for_the_transfers_of_their_pages(tmp_path):
         others, mine = pages[:4000], [int(page) for page in pages[4000:4003]]
         engine.save_pages(others, numpy.arange(4000) + 96)  # keeps the stream busy
         engine.restore_pages(mine, [1, 2, 3])
-        engine.submit(engine.buffers[0]) if False else None
         numpy.testing.assert_array_equal(last_logits(engine, mine), expected, err_msg=f"round {round_}")
         # A save of these pages is enqueued; the step that overwrites them waits for it.
         engine.save_pages(mine, [4, 5, 6])
