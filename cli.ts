@@ -7,6 +7,7 @@
 import { calibrate, CALIBRATE_HELP, parseCalibrate } from "./calibrate.ts";
 import { compare, COMPARE_HELP, parseCompare } from "./compare.ts";
 import { EVAL_KV_HELP, evalKv, parseEvalKv } from "./eval_kv.ts";
+import { inspect, INSPECT_HELP, parseInspect } from "./inspect.ts";
 import { type ProgressListener, progressPrinter } from "./models/progress.ts";
 import { describeOptions, OptionError, parseCommandLine } from "./options.ts";
 import { serve, type Server } from "./serve.ts";
@@ -23,6 +24,7 @@ Other commands; --help behind them says more:
   octavo calibrate [MODEL] --data FILE    makes scales for an FP8 KV cache
   octavo eval-kv [MODEL] --data FILE      what each KV cache costs in quality, on your text
   octavo compare [MODEL] --prompt TEXT    one prompt under two KV caches, token by token
+  octavo inspect [MODEL]                  what a model's files hold, and how many tokens fit each KV cache
 
 Options (a flag wins over its environment variable):
 ${describeOptions()}
@@ -45,6 +47,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   calibrate: { help: CALIBRATE_HELP, run: (args, output) => calibrate(parseCalibrate(args), output) },
   compare: { help: COMPARE_HELP, run: (args, output) => compare(parseCompare(args), output) },
   "eval-kv": { help: EVAL_KV_HELP, run: (args, output) => evalKv(parseEvalKv(args), output) },
+  inspect: { help: INSPECT_HELP, run: (args, output) => inspect(parseInspect(args), output) },
 };
 
 /**

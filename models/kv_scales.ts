@@ -71,7 +71,13 @@ export function kvScaleTable(
   const whole = layers.map((layer) =>
     layer === null ? null : Object.freeze({ ...layer, k: layer.k ?? [1], v: layer.v ?? [1] })
   );
-  return { layers: whole, problems };
+  return { layers: whole, names: found.map((scales) => usedNames(scales)), problems };
+}
+
+/** A scale of its own goes before one for both. */
+function usedNames(found: ReadonlyMap<KvScalePlace["kind"], KvScaleEntry>): string[] {
+  const used = (["k", "v"] as const).map((kind) => found.get(kind) ?? found.get("kv"));
+  return [...new Set(used.flatMap((entry) => entry === undefined ? [] : [entry.name]))];
 }
 
 /** Layers' scales, one or both; null = none. */

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { chooseKvScales, describeKvScales, type KvScaleOptions, nativeKvScales } from "../../engine/kv_scales.ts";
-import type { LayerKvScales } from "../../models/types.ts";
+import type { KvScaleTable, LayerKvScales } from "../../models/types.ts";
 
 const scales = (source: LayerKvScales["source"], k: number, v: number): LayerKvScales => ({
   k: [k],
@@ -12,10 +12,16 @@ const ONE = scales("default", 1, 1);
 const OF_CHECKPOINT = scales("checkpoint", 0.5, 2);
 const OF_FILE = scales("file", 0.25, 4);
 
+const table = (layers: (LayerKvScales | null)[], problems: string[] = []): KvScaleTable => ({
+  layers,
+  names: layers.map(() => []),
+  problems,
+});
+
 function choose(change: Partial<KvScaleOptions> & { found?: (LayerKvScales | null)[]; problems?: string[] } = {}) {
   const { found = [OF_CHECKPOINT, OF_CHECKPOINT], problems = [], ...rest } = change;
   return chooseKvScales({
-    checkpoint: { fp8AskedBy: "config.json's kv_cache_scheme", scales: { layers: found, problems } },
+    checkpoint: { fp8AskedBy: "config.json's kv_cache_scheme", scales: table(found, problems) },
     file: null,
     layerDtypes: ["fp8_e4m3", "fp8_e4m3"],
     calculate: false,
@@ -26,7 +32,7 @@ function choose(change: Partial<KvScaleOptions> & { found?: (LayerKvScales | nul
 
 Deno.test("chooseKvScales() takes the file's, then the checkpoint's, then 1", () => {
   assertEquals(choose(), { layers: [OF_CHECKPOINT, OF_CHECKPOINT], calculate: false, warning: null });
-  const file = { layers: [OF_FILE, null], problems: [] };
+  const file = table([OF_FILE, null]);
   assertEquals(choose({ file }).layers, [OF_FILE, OF_CHECKPOINT]);
   assertEquals(choose({ file, found: [OF_CHECKPOINT, null] }).layers, [OF_FILE, ONE]);
 });
@@ -34,7 +40,7 @@ Deno.test("chooseKvScales() takes the file's, then the checkpoint's, then 1", ()
 Deno.test("chooseKvScales() gives none to layers of another dtype", () => {
   assertEquals(choose({ layerDtypes: ["fp8_e4m3", "bfloat16"] }).layers, [OF_CHECKPOINT, null]);
   assertEquals(choose({ layerDtypes: ["bfloat16", "int8"], strict: true }).layers, [null, null]);
-  const file = { layers: [OF_FILE, OF_FILE], problems: [] };
+  const file = table([OF_FILE, OF_FILE]);
   assertThrows(() => choose({ layerDtypes: ["int8", "int8"], file }), RangeError, "kv_scales needs kv_cache_dtype");
 });
 
@@ -44,7 +50,7 @@ Deno.test("chooseKvScales() warns once of all problems, and throws under strict"
   assertEquals(choose({ found, problems }).warning, `KV scales: ${problems.join("; ")}`);
   assertThrows(() => choose({ found, problems, strict: true }), RangeError, problems.join("; "));
   // A whole file hides the checkpoint's faults.
-  const file = { layers: [OF_FILE, OF_FILE], problems: [] };
+  const file = table([OF_FILE, OF_FILE]);
   assertEquals(choose({ found, problems, file, strict: true }).warning, null);
 });
 
@@ -54,7 +60,7 @@ Deno.test("chooseKvScales() tells scales that are declared but absent from those
     choose(none).warning,
     "KV scales: config.json's kv_cache_scheme asks for an FP8 cache but no layer has usable scales, 1 is used",
   );
-  const checkpoint = { fp8AskedBy: null, scales: { layers: [null, null], problems: [] } };
+  const checkpoint = { fp8AskedBy: null, scales: table([null, null]) };
   assertEquals(choose({ checkpoint }), { layers: [ONE, ONE], calculate: false, warning: null });
   assertThrows(() => choose({ checkpoint, strict: true }), RangeError, "layers 0, 1 have none");
 });
@@ -67,7 +73,7 @@ Deno.test("chooseKvScales() notices scales that are all exactly 1", () => {
 Deno.test("chooseKvScales() refuses E5M2 where scales exist, and only there", () => {
   const layerDtypes = ["fp8_e5m2", "fp8_e5m2"] as const;
   assertThrows(() => choose({ layerDtypes }), RangeError, "fp8_e5m2 cannot be used where the checkpoint brings scales");
-  const checkpoint = { fp8AskedBy: null, scales: { layers: [null, null], problems: [] } };
+  const checkpoint = { fp8AskedBy: null, scales: table([null, null]) };
   assertEquals(choose({ layerDtypes, checkpoint }).layers, [ONE, ONE]);
 });
 
