@@ -37,6 +37,12 @@ export const OPTIONS = {
   host: text("host", "ADDRESS", "127.0.0.1", "Address to listen on; 0.0.0.0 for every interface"),
   port: integer("port", "N", 8000, 0, 65535, "Port to listen on; 0 lets the system choose"),
   apiKey: optional("api-key", "KEY", "no key", "Key that clients must send as a bearer token"),
+  apiKeyFile: optional(
+    "api-key-file",
+    "FILE",
+    "none",
+    'File of more keys, with shares of the engine: JSON [{"name": "a", "key": "...", "weight": 2}]',
+  ),
   servedModelName: list("served-model-name", "NAMES", "the model's name", "Comma-separated names for the API's model"),
   device: choice("device", DEVICES, "auto", "Where to run; auto = on a GPU where there is one, else on the CPU"),
   loadFormat: choice(

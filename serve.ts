@@ -12,6 +12,7 @@ import { openModel } from "./models/open_model.ts";
 import { type ProgressListener, progressPrinter } from "./models/progress.ts";
 import type { ModelFiles } from "./models/types.ts";
 import { OPTIONS, type Options } from "./options.ts";
+import { type ApiKey, readApiKeys } from "./routes/api_keys.ts";
 import { createApp } from "./routes/app.ts";
 import { curlExample } from "./routes/curl_example.ts";
 import { VERSION } from "./version.ts";
@@ -71,6 +72,7 @@ export async function serve(options: ServeOptions = {}): Promise<Server> {
   const onProgress = options.onProgress ?? (options.log === undefined ? progressPrinter() : () => {});
   // A model may take minutes to load: a port that is taken is better found before.
   listening(settings, () => Deno.listen({ hostname: settings.host, port: settings.port }).close());
+  const apiKeys = acceptedKeys(settings);
   const { loadFormat } = settings;
   const model = await openModel(source ?? await fetchDemoModel({ onProgress }), { onProgress, loadFormat });
   const engine = await startEngine({
@@ -80,7 +82,7 @@ export async function serve(options: ServeOptions = {}): Promise<Server> {
     onProgress,
   });
   try {
-    return listen({ model, engine, settings, log, drainMs });
+    return listen({ model, engine, settings, apiKeys, log, drainMs });
   } catch (error) {
     await engine.close();
     throw error;
@@ -91,11 +93,12 @@ interface Listening {
   readonly model: ModelFiles;
   readonly engine: Engine;
   readonly settings: Options;
+  readonly apiKeys: readonly ApiKey[];
   readonly log: (report: string) => void;
   readonly drainMs: number;
 }
 
-function listen({ model, engine, settings, log, drainMs }: Listening): Server {
+function listen({ model, engine, settings, apiKeys, log, drainMs }: Listening): Server {
   const [first = model.name, ...others] = settings.servedModelName ?? [];
   const modelNames = [first, ...others] as const;
   let isDraining = false;
@@ -105,7 +108,7 @@ function listen({ model, engine, settings, log, drainMs }: Listening): Server {
     tokenizer: model.tokenizer,
     chatTemplate: model.chatTemplate,
     generationDefaults: model.generationDefaults,
-    ...(settings.apiKey === null ? {} : { apiKey: settings.apiKey }),
+    apiKeys,
     version: VERSION,
     createdAt: Math.floor(Date.now() / 1000),
     // The engine's queue is the bound: the routes' own must not come before it.
@@ -123,7 +126,7 @@ function listen({ model, engine, settings, log, drainMs }: Listening): Server {
     origin: url,
     modelName: first,
     canChat: model.chatTemplate !== null,
-    asksForKey: settings.apiKey !== null,
+    asksForKey: apiKeys.length > 0,
   };
   log(`${report(model, engine, first, url)}\nTry it:\n  ${curlExample(example).replaceAll("\n", "\n  ")}`);
 
@@ -143,6 +146,12 @@ function listen({ model, engine, settings, log, drainMs }: Listening): Server {
     setTimeout(close, FAILURE_GRACE_MS);
   });
   return { url, engine, finished: http.finished, close, [Symbol.asyncDispose]: close };
+}
+
+/** Those of the file, and the one of the command line, whose tenant is "default" of weight 1. */
+function acceptedKeys({ apiKey, apiKeyFile }: Options): ApiKey[] {
+  const keys = apiKeyFile === null ? [] : readApiKeys(apiKeyFile);
+  return apiKey === null ? keys : [...keys, { key: apiKey, tenant: { name: "default", weight: 1 } }];
 }
 
 /** Runs what listens. @throws {ListenError} It cannot, with the reason in words. */

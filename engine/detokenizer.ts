@@ -14,6 +14,8 @@ import type { TokenTable } from "../models/types.ts";
 import { characterLength, incompleteTail } from "./_utf8.ts";
 
 const REPLACEMENT = "\ufffd";
+/** Of each table: texts of the tokens met so far that are whole characters. Most are, and decoding costs the most. */
+const TEXTS = new WeakMap<TokenTable, (string | undefined)[]>();
 const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
 
 export interface DetokenizerOptions {
@@ -36,6 +38,7 @@ export interface DetokenizerOptions {
  */
 export class Detokenizer {
   readonly #table: TokenTable;
+  readonly #texts: (string | undefined)[];
   readonly #skipSpecialTokens: boolean;
   #stripsSpace: boolean;
   /** The bytes held back, then those being decoded. */
@@ -45,6 +48,7 @@ export class Detokenizer {
 
   constructor(table: TokenTable, options: DetokenizerOptions) {
     this.#table = table;
+    this.#texts = textsOf(table);
     this.#skipSpecialTokens = options.skipSpecialTokens;
     this.#stripsSpace = table.stripFirstSpace && options.isTextStart;
   }
@@ -58,13 +62,17 @@ export class Detokenizer {
     const isFallback = (flag & tokenFlag.byte) !== 0;
     const before = isFallback === this.#heldIsFallback ? "" : this.#takeHeld();
     this.#heldIsFallback = isFallback;
+    const known = this.#numHeld === 0 ? this.#texts[id] : undefined;
+    if (known !== undefined) return this.#strip(before + known);
     const begin = offsets[id]!;
     const end = offsets[id + 1]!;
     let text = "";
     if (isFallback) {
       for (let i = begin; i < end; i++) text += this.#pushFallbackByte(bytes[i]!);
     } else {
+      const isAlone = this.#numHeld === 0;
       text = this.#pushBytes(bytes.subarray(begin, end));
+      if (isAlone && this.#numHeld === 0) this.#texts[id] = text;
     }
     return this.#strip(before + text);
   }
@@ -124,4 +132,10 @@ export class Detokenizer {
     bytes.set(this.#bytes);
     this.#bytes = bytes;
   }
+}
+
+function textsOf(table: TokenTable): (string | undefined)[] {
+  let texts = TEXTS.get(table);
+  if (texts === undefined) TEXTS.set(table, texts = new Array(table.offsets.length - 1));
+  return texts;
 }

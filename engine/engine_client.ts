@@ -110,7 +110,8 @@ export class EngineClient implements Engine {
     const deadlineMs = timeMs === null ? null : nowMs() + timeMs;
     const key = this.#nextKey++;
     const prompt = Int32Array.from(promptTokenIds);
-    mailbox.post({ type: "submit", key, id, prompt, sampling, priority, cacheSalt, deadlineMs });
+    const tenant = request.tenant === undefined ? {} : { tenant: request.tenant };
+    mailbox.post({ type: "submit", key, id, prompt, sampling, priority, cacheSalt, deadlineMs, ...tenant });
     this.#ids.add(id);
     this.#live.set(key, { id, sink, promptTokenIds });
     let isAborted = false;

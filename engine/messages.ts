@@ -10,7 +10,16 @@ import type { RequestLimits } from "./admission.ts";
 import type { KvCacheMemory } from "./kv_cache_plan.ts";
 import type { MailboxEnd } from "./mailbox.ts";
 import type { PromptScores } from "./prompt_scores.ts";
-import type { Delta, EngineInfo, KvCacheDtype, KvCacheStats, Quantization, SamplingParams, Usage } from "./types.ts";
+import type {
+  Delta,
+  EngineInfo,
+  KvCacheDtype,
+  KvCacheStats,
+  Quantization,
+  SamplingParams,
+  Tenant,
+  Usage,
+} from "./types.ts";
 
 /** What the Worker needs of a model; a tokenizer cannot cross. */
 export interface WorkerModel {
@@ -71,6 +80,8 @@ export type EngineMessage =
     readonly sampling: SamplingParams;
     readonly priority: number;
     readonly cacheSalt: string;
+    /** Left out: that of all requests that name none. */
+    readonly tenant?: Tenant;
     /** By `nowMs()`; null or left out: none. */
     readonly deadlineMs?: number | null;
   }

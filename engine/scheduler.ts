@@ -2,8 +2,9 @@
  * The scheduler: which sequences take how many tokens in the next step.
  *
  * One token budget a step: first every decode, then prefill chunks, both by priority (lower first), then in order of
- * arrival. A newcomer is admitted when its tokens so far and one more fit in free pages, beside those that it finds in
- * the prefix cache. A request's further sequences wait until one has computed the prompt. When a decode finds no free page, the youngest sequence of the lowest priority is preempted: the
+ * arrival; then newcomers in the order of {@linkcode WaitingQueue}. One is admitted when its tokens so far and one more
+ * fit in free pages, beside those that it finds in the prefix cache and those that {@linkcode growthReserve} keeps. A
+ * request's further sequences wait until one has computed the prompt. When a decode finds no free page, the youngest sequence of the lowest priority is preempted: the
  * first in order always advances, so every sequence ends.
  *
  * A second budget bounds the prompt tokens that a step scores: a chunk ends where it is used up.
@@ -11,9 +12,12 @@
  * @module
  */
 
+import { type Growth, growthReserve } from "./growth_reserve.ts";
 import type { PagePool } from "./page_pool.ts";
 import type { PrefixCache } from "./prefix_cache.ts";
 import type { Sequence } from "./sequence.ts";
+import { insertInOrder, removeInOrder } from "./sequence_order.ts";
+import { WaitingQueue } from "./waiting_queue.ts";
 
 export interface SchedulerLimits {
   readonly pageSize: number;
@@ -25,13 +29,15 @@ export interface SchedulerLimits {
   readonly maxLogitEdits: number;
   /** Prompt tokens whose log-probabilities one step tells. */
   readonly maxScores: number;
+  /** Pages that a newcomer must leave free; {@linkcode growthReserve} if left out. */
+  readonly reserve?: ((growth: Growth) => number) | undefined;
 }
 
 export class Scheduler {
   /** Sequences with pages, in order of priority and arrival. */
   readonly running: Sequence[] = [];
-  /** Sequences without, in the same order. */
-  readonly waiting: Sequence[] = [];
+  /** Sequences without. */
+  readonly waiting = new WaitingQueue((sequence) => !this.#waits(sequence));
   numRequestsRunning = 0;
   numPreemptions = 0;
   readonly #pool: PagePool;
@@ -42,6 +48,10 @@ export class Scheduler {
   #budget = 0;
   #scoreBudget = 0;
   #numEditsReserved = 0;
+  /** Of the running sequences: those that may ask for more pages, and how many all of them may. */
+  #numGrowing = 0;
+  #numPagesLeft = 0;
+  readonly #reserve: (growth: Growth) => number;
 
   /**
    * @param editsNeeded Most logit edits that a sequence may ever need; reserved while it runs.
@@ -56,6 +66,7 @@ export class Scheduler {
     this.#pool = pool;
     this.#limits = limits;
     this.#editsNeeded = editsNeeded;
+    this.#reserve = limits.reserve ?? growthReserve;
   }
 
   get isIdle(): boolean {
@@ -64,7 +75,7 @@ export class Scheduler {
 
   /** Queues a new sequence. */
   add(sequence: Sequence): void {
-    insert(this.waiting, sequence);
+    this.waiting.add(sequence);
   }
 
   /** Whether every running sequence can go on in the next step without taking pages from another. */
@@ -95,12 +106,15 @@ export class Scheduler {
   /** Takes a sequence out for good: its pages are free again. Without effect on one that has finished. */
   finish(sequence: Sequence): void {
     if (sequence.state === "running") {
-      this.running.splice(this.running.indexOf(sequence), 1);
+      removeInOrder(this.running, sequence);
       this.#release(sequence);
     } else if (sequence.state === "waiting") {
-      this.waiting.splice(this.waiting.indexOf(sequence), 1);
+      this.waiting.remove(sequence);
+    } else {
+      return;
     }
     sequence.state = "finished";
+    this.waiting.leave(sequence);
   }
 
   /** Takes all pages from all sequences: what they hold is void. No step may be under way. */
@@ -125,6 +139,15 @@ export class Scheduler {
     this.#budget -= sequence.queryLen;
     this.#scoreBudget -= numScores;
     this.#batch.push(sequence);
+    this.#account(sequence);
+  }
+
+  /** What its tenant pays for: each token computed, but once, and each sampled. */
+  #account(sequence: Sequence): void {
+    const { queryLen, numComputed } = sequence;
+    const numFirst = Math.max(0, numComputed + queryLen - Math.max(numComputed, sequence.numEverComputed));
+    sequence.numEverComputed = Math.max(sequence.numEverComputed, numComputed + queryLen);
+    this.waiting.charge(sequence.request, numFirst + (queryLen === sequence.numPending ? 1 : 0));
   }
 
   /** Whether it has nothing to do in this step: another computes its prompt, or no scores are left. */
@@ -134,27 +157,24 @@ export class Scheduler {
 
   #admit(): void {
     const { waiting, running } = this;
-    let next = 0;
-    while (next < waiting.length && running.length < this.#limits.maxNumSeqs && this.#budget > 0) {
-      const sequence = waiting[next]!;
-      if (this.#waits(sequence)) {
-        next++;
-        continue;
-      }
+    while (running.length < this.#limits.maxNumSeqs && this.#budget > 0) {
+      const sequence = waiting.next();
+      if (sequence === null) return;
       const numPages = this.#pagesToAdmit(sequence);
       const numEdits = this.#editsNeeded(sequence);
       const hits = this.#cache.find(sequence);
       // A hit that somebody owns costs nothing.
       const numTaken = numPages - hits.reduce((n, page) => n + (this.#pool.isIdle(page) ? 0 : 1), 0);
-      if (numTaken + this.#numGrowing() > this.#pool.numFree) return;
+      if (numTaken + this.#numReserved() > this.#pool.numFree) return;
       if (numEdits + this.#numEditsReserved > this.#limits.maxLogitEdits) return;
-      waiting.splice(next, 1);
-      insert(running, sequence);
+      waiting.admit(sequence);
+      insertInOrder(running, sequence);
       sequence.state = "running";
       sequence.numAdmissions++;
       if (sequence.pages.length === 0) sequence.pages = new Int32Array(this.#numPages(sequence.maxKvTokens));
       this.#takeHits(sequence, hits);
       while (sequence.numPages < numPages) sequence.pages[sequence.numPages++] = this.#pool.allocate();
+      this.#countGrowth(sequence, 1);
       this.#numEditsReserved += numEdits;
       if (sequence.request.numRunning++ === 0) this.numRequestsRunning++;
       this.#take(sequence);
@@ -176,9 +196,21 @@ export class Scheduler {
     return this.#numPages(Math.min(sequence.numTokens + 1, sequence.maxKvTokens));
   }
 
-  /** Running sequences that will ask for more pages: a newcomer leaves one to each, or it would soon be preempted. */
-  #numGrowing(): number {
-    return this.running.reduce((n, sequence) => n + (sequence.numPages < sequence.pages.length ? 1 : 0), 0);
+  /** Pages that a newcomer leaves to those that run, or it would soon be preempted. */
+  #numReserved(): number {
+    return this.#reserve({
+      numGrowing: this.#numGrowing,
+      numPagesLeft: this.#numPagesLeft,
+      numPages: this.#pool.numPages,
+      pageSize: this.#limits.pageSize,
+    });
+  }
+
+  /** @param sign 1 for a sequence that now counts among those that run, -1 for one that no longer does. */
+  #countGrowth({ pages, numPages }: Sequence, sign: 1 | -1): void {
+    if (numPages === pages.length) return;
+    this.#numGrowing += sign;
+    this.#numPagesLeft += sign * (pages.length - numPages);
   }
 
   /** Gives a decode its next page if it needs one. False: the sequence itself was preempted. */
@@ -189,7 +221,9 @@ export class Scheduler {
       this.#preempt(youngest);
       if (youngest === sequence) return false;
     }
+    this.#countGrowth(sequence, -1);
     sequence.pages[sequence.numPages++] = this.#pool.allocate();
+    this.#countGrowth(sequence, 1);
     return true;
   }
 
@@ -199,11 +233,12 @@ export class Scheduler {
     this.#release(youngest);
     youngest.state = "waiting";
     youngest.numComputed = 0;
-    insert(this.waiting, youngest);
+    this.waiting.addPreempted(youngest);
     this.numPreemptions++;
   }
 
   #release(sequence: Sequence): void {
+    this.#countGrowth(sequence, -1);
     while (sequence.numPages > 0) this.#pool.free(sequence.pages[--sequence.numPages]!);
     this.#numEditsReserved -= this.#editsNeeded(sequence);
     if (sequence.request.leader === sequence) sequence.request.leader = null;
@@ -217,23 +252,4 @@ export class Scheduler {
   #numPages(numTokens: number): number {
     return Math.ceil(numTokens / this.#limits.pageSize);
   }
-}
-
-/** Puts a sequence in its place by priority, then key, then index. */
-function insert(sequences: Sequence[], sequence: Sequence): void {
-  let low = 0;
-  let high = sequences.length;
-  // Mostly it belongs at the end.
-  if (high > 0 && comesBefore(sequences[high - 1]!, sequence)) low = high;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (comesBefore(sequences[middle]!, sequence)) low = middle + 1;
-    else high = middle;
-  }
-  sequences.splice(low, 0, sequence);
-}
-
-function comesBefore(a: Sequence, b: Sequence): boolean {
-  const order = a.request.priority - b.request.priority || a.request.key - b.request.key || a.index - b.index;
-  return order < 0;
 }

@@ -16,8 +16,9 @@
 import type { LogitEdits } from "./logit_edits.ts";
 import type { PageName } from "./prefix_hash.ts";
 import { newPromptScores, type PromptScores } from "./prompt_scores.ts";
-import type { Delta, SamplingParams } from "./types.ts";
+import type { Delta, SamplingParams, Tenant } from "./types.ts";
 import type { SequenceOutput } from "./sequence_output.ts";
+import type { Account } from "./waiting_queue.ts";
 
 const MASK_32 = 0xffffffffn;
 
@@ -29,6 +30,8 @@ export class LiveRequest {
   /** Sequences that hold pages. */
   numRunning = 0;
   numCompletionTokens = 0;
+  /** Of its tenant; set when it is queued. */
+  account: Account | null = null;
   /** The running sequence that computes the prompt's pages, for which its sisters wait. */
   leader: Sequence | null = null;
   /** Prompt tokens found in the prefix cache when its first sequence was admitted; null before. */
@@ -50,6 +53,7 @@ export class LiveRequest {
    * @param id The client's name for it, for the log.
    * @param priority Lower goes first.
    * @param cacheSalt Requests of different salts share no page.
+   * @param tenant Among waiting requests of equal priority, tenants share the engine by weight.
    */
   constructor(
     readonly key: number,
@@ -58,6 +62,7 @@ export class LiveRequest {
     readonly sampling: SamplingParams,
     readonly priority = 0,
     readonly cacheSalt = "",
+    readonly tenant: Tenant = DEFAULT_TENANT,
   ) {
     this.sequences = Array.from({ length: sampling.n }, (_, index) => new Sequence(this, index));
     this.numUnfinished = sampling.n;
@@ -72,6 +77,9 @@ export class LiveRequest {
     if (this.numScored === this.prompt.length - 1) this.numScored = Infinity;
   }
 }
+
+/** Of requests that name none. */
+const DEFAULT_TENANT: Tenant = { name: "", weight: 1 };
 
 export type SequenceState = "waiting" | "running" | "finished";
 
@@ -88,6 +96,10 @@ export class Sequence {
   numUnread = 0;
   /** Its row in the step submitted last, which names an unread token. */
   row = 0;
+  /** Most tokens that it has had computed: fewer are computed again after a preemption. */
+  numEverComputed = 0;
+  /** The request's, or a lower one when it was admitted for its long wait. */
+  priority: number;
   /** Tokens of the step being scheduled. */
   queryLen = 0;
   /** Scores of that step: of the tokens that follow its tokens from place `scoreBegin` of the prompt on. */
@@ -105,6 +117,7 @@ export class Sequence {
   readonly seedHigh: number;
 
   constructor(readonly request: LiveRequest, readonly index: number) {
+    this.priority = request.priority;
     const seed = BigInt.asUintN(64, request.sampling.seed + BigInt(index));
     this.seedLow = Number(seed & MASK_32);
     this.seedHigh = Number(seed >> 32n);

@@ -23,6 +23,7 @@ import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
 import { Deadlines } from "./deadlines.ts";
 import { EngineError } from "./errors.ts";
+import type { Growth } from "./growth_reserve.ts";
 import type { KvScaleWindow } from "./kv_scale_window.ts";
 import { LogitEdits, maxLogitEdits, stopIds } from "./logit_edits.ts";
 import type { EngineMessage, Outcome } from "./messages.ts";
@@ -52,6 +53,8 @@ export interface StepLoopOptions {
   readonly warn: (message: string) => void;
   /** The clock of deadlines; `nowMs()` if left out. */
   readonly now?: () => number;
+  /** Pages that a newcomer must leave free; `growthReserve()` if left out. */
+  readonly reserve?: ((growth: Growth) => number) | undefined;
 }
 
 /** A request as it comes from the HTTP thread. */
@@ -91,6 +94,9 @@ export class StepLoop {
   /** Requests with deltas not yet taken. */
   readonly #touched = new Set<LiveRequest>();
   #outcomes: Outcome[] = [];
+  /** Prompt tokens of first tokens, and tokens, since the counters were told. */
+  #numPromptTokens = 0;
+  #numGenerated = 0;
 
   constructor(runner: StepRunner, options: StepLoopOptions) {
     const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits, maxScores } = runner.buffers[0];
@@ -106,7 +112,14 @@ export class StepLoop {
     const { pageSize, kvFingerprint: fingerprint } = options;
     this.#pool = new PagePool(options.numPages, pageSize);
     this.#cache = new PrefixCache(this.#pool, { pageSize, fingerprint });
-    const limits = { pageSize, maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits, maxScores };
+    const limits = {
+      pageSize,
+      maxNumSeqs,
+      maxNumBatchedTokens,
+      maxLogitEdits: maxEdits,
+      reserve: options.reserve,
+      maxScores,
+    };
     const editsNeeded = ({ request: { sampling, prompt } }: Sequence) =>
       maxLogitEdits(sampling, {
         promptTokens: prompt.length,
@@ -127,8 +140,8 @@ export class StepLoop {
   }
 
   /** Takes a request that `checkRequest()` has let pass. */
-  submit({ key, id, prompt, sampling, priority, cacheSalt, deadlineMs }: Submitted): void {
-    const request = new LiveRequest(key, id, prompt, sampling, priority, cacheSalt);
+  submit({ key, id, prompt, sampling, priority, cacheSalt, deadlineMs, tenant }: Submitted): void {
+    const request = new LiveRequest(key, id, prompt, sampling, priority, cacheSalt, tenant);
     this.#live.set(request.key, request);
     this.#deadlines.set(request, deadlineMs ?? null);
     for (const sequence of request.sequences) this.#scheduler.add(sequence);
@@ -238,6 +251,10 @@ export class StepLoop {
     this.#pool.endStep();
     for (const part of flight.parts) this.#apply(flight.buffer, part);
     const { counters } = this.#options;
+    counters.add("promptTokensTotal", this.#numPromptTokens);
+    counters.add("generationTokensTotal", this.#numGenerated);
+    this.#numPromptTokens = 0;
+    this.#numGenerated = 0;
     counters.add("stepsTotal", 1);
     counters.set("lastStepTimeMs", Date.now());
   }
@@ -286,9 +303,8 @@ export class StepLoop {
   #accept(sequence: Sequence, token: number, at: { buffer: StepBufferViews; row: number }): void {
     const { request } = sequence;
     const { sampling } = request;
-    const { counters } = this.#options;
-    if (request.numCompletionTokens++ === 0) counters.add("promptTokensTotal", request.prompt.length);
-    counters.add("generationTokensTotal", 1);
+    if (request.numCompletionTokens++ === 0) this.#numPromptTokens += request.prompt.length;
+    this.#numGenerated++;
     sequence.output.push(token);
     sequence.edits?.count(token);
     if (sequence.output.length === sampling.minTokens) sequence.edits?.liftBans();

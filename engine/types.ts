@@ -150,6 +150,13 @@ export interface Sink {
   error(error: Error): void;
 }
 
+/** On whose account a request runs. Among waiting requests of equal priority, tenants share the engine by weight. */
+export interface Tenant {
+  readonly name: string;
+  /** Above 0. */
+  readonly weight: number;
+}
+
 /** A prompt and what to make of it. */
 export interface GenerationRequest {
   /** Unique among live requests; also in the log. */
@@ -160,6 +167,8 @@ export interface GenerationRequest {
   readonly sampling: SamplingParams;
   /** Lower goes first; 0 if left out. */
   readonly priority?: number;
+  /** All that name none are one tenant of weight 1. */
+  readonly tenant?: Tenant;
   /** Requests of different salts share no cached prefix; "" if left out. */
   readonly cacheSalt?: string;
   /**

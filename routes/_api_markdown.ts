@@ -27,7 +27,8 @@ OpenAI's wire format. This page is made from the schemas that check the requests
   (\`invalid_api_key\`), 404 (\`model_not_found\`), 405, 408 (\`deadline_exceeded\`), 413, 415, 429 with \`Retry-After\`, 500, 503 with \`Retry-After\`. Where trying
   again is pointless, \`x-should-retry: false\` says so.
 - \`x-request-id\` is echoed, or made.
-- With a key set, every route but \`/health\` and \`/health/live\` asks for \`Authorization: Bearer KEY\`.
+- With a key set, every route but \`/health\` and \`/health/live\` asks for \`Authorization: Bearer KEY\`. The keys of
+  \`--api-key-file\` have shares of the engine: docs/scheduling.md.
 - Streams are server-sent events. A chat choice's first chunk has the role, its last one the finish reason; then comes the usage
   when asked for, then \`[DONE]\`. A comment is sent every 15 s of silence. An error after the start is an event with the error
   envelope, the last one. A reader that leaves more than 1 MiB unread is cut off.

@@ -6,6 +6,7 @@
 
 import type { Context } from "hono";
 import type { z } from "zod";
+import type { Tenant } from "../engine/types.ts";
 import { type BodyOptions, readBody } from "./_body.ts";
 import { type Job, respond } from "./_respond.ts";
 import type { Server } from "./_server.ts";
@@ -28,7 +29,9 @@ export function generationHandler<S extends z.ZodType>(server: Server, endpoint:
       const { schema, refused } = endpoint;
       const body = await readBody(c.req.raw, { schema, refused, maxBytes: server.maxBodyBytes });
       const plan = await endpoint.plan(server, body);
-      return await respond(server, { ...plan, startedMs, signal: c.req.raw.signal, onOver: leave });
+      const tenant: Tenant | undefined = c.get("tenant");
+      const requests = tenant === undefined ? plan.requests : plan.requests.map((request) => ({ ...request, tenant }));
+      return await respond(server, { ...plan, requests, startedMs, signal: c.req.raw.signal, onOver: leave });
     } catch (error) {
       leave();
       throw error;

@@ -16,7 +16,7 @@ export const DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024;
 type Complete<T> = { readonly [K in keyof T]-?: Exclude<T[K], undefined> };
 
 /** Shared by all handlers of one app. */
-export interface Server extends Complete<Omit<ServerContext, "apiKey">> {
+export interface Server extends Complete<Omit<ServerContext, "apiKeys">> {
   readonly asksForKey: boolean;
   readonly metrics: Metrics;
   readonly tokenTexts: TokenTexts;
@@ -42,7 +42,7 @@ export function createServer(context: ServerContext): Server {
     stallMs: context.stallMs ?? 120_000,
     deadlineMs: context.deadlineMs ?? null,
     isDraining: context.isDraining ?? (() => false),
-    asksForKey: context.apiKey !== undefined,
+    asksForKey: (context.apiKeys ?? []).length > 0,
     metrics: new Metrics(context.engine, context.modelNames[0]),
     tokenTexts: new TokenTexts(context.tokenizer.table),
     gate: new Gate(maxConcurrentRequests),

@@ -40,7 +40,7 @@ export function createApp(context: ServerContext): Hono {
     c.res.headers.set("x-request-id", requestId);
     server.metrics.countResponse(matchedRoute(c), c.res.status);
   });
-  if (context.apiKey !== undefined) app.use(bearerAuth(context.apiKey));
+  if (server.asksForKey) app.use(bearerAuth(context.apiKeys ?? []));
 
   const families = [
     chatCompletionRoutes(server),

@@ -5,6 +5,7 @@
  */
 
 import type { Engine } from "../engine/types.ts";
+import type { ApiKey } from "./api_keys.ts";
 import type { ChatTemplate, GenerationDefaults, Tokenizer } from "../models/types.ts";
 
 /** Given to `createApp()`. */
@@ -17,8 +18,8 @@ export interface ServerContext {
   readonly chatTemplate: ChatTemplate | null;
   /** Sampling defaults where a request is silent. */
   readonly generationDefaults: GenerationDefaults;
-  /** With a key, every route but liveness asks for `Authorization: Bearer <key>`. */
-  readonly apiKey?: string | undefined;
+  /** With keys, every route but liveness asks for `Authorization: Bearer <key>` with one of them. Default none. */
+  readonly apiKeys?: readonly ApiKey[] | undefined;
   /** Octavo's version. */
   readonly version: string;
   /** When the model was loaded, in Unix seconds. */

@@ -9,7 +9,7 @@ import { dirname, join, resolve } from "node:path";
 import { fetchDemoModel } from "../models/demo.ts";
 import { fetchFromHub, parseHubSource } from "../models/hub.ts";
 import { progressPrinter } from "../models/progress.ts";
-import { type CommandLine, OptionError, parseCommandLine, VARIABLES } from "../options.ts";
+import { type CommandLine, OptionError, OPTIONS, parseCommandLine, VARIABLES } from "../options.ts";
 import { toPath } from "./_command.ts";
 import { build } from "./build.ts";
 
@@ -40,14 +40,29 @@ async function findPath(source: string): Promise<string | null> {
   return null;
 }
 
-/** Everything the server may do: call the library, read code and model, listen on its address. */
-async function permissions({ options }: CommandLine, model: string): Promise<string[]> {
+/** The options that name files, each as a flag with the path as the user means it. */
+async function fileFlags({ options }: CommandLine): Promise<{ flags: string[]; paths: string[] }> {
+  const flags: string[] = [];
+  const paths: string[] = [];
+  for (const key of ["kvScales", "apiKeyFile"] as const) {
+    const given = options[key];
+    if (given === null) continue;
+    // What is nowhere is for the server to report.
+    const path = await findPath(given) ?? given;
+    flags.push(`--${OPTIONS[key].flag}=${path}`);
+    paths.push(path);
+  }
+  return { flags, paths };
+}
+
+/** Everything the server may do: call the library, read code, model and files, listen on its address. */
+async function permissions({ options }: CommandLine, model: string, files: readonly string[]): Promise<string[]> {
   const project = toPath(new URL("..", import.meta.url));
   const library = Deno.env.get("OCTAVO_LIB");
   const libraries = library ? [library] : [];
   return [
     `--allow-ffi=${[`${project}build`, ...libraries].map(withoutComma).join(",")}`,
-    `--allow-read=${[project, ...await placesOf(model), ...libraries].map(withoutComma).join(",")}`,
+    `--allow-read=${[project, ...await placesOf(model), ...files, ...libraries].map(withoutComma).join(",")}`,
     `--allow-env=${[...VARIABLES, "OCTAVO_LIB"].join(",")}`,
     `--allow-net=${options.host.includes(":") ? `[${options.host}]` : options.host}:${options.port}`,
   ];
@@ -86,7 +101,9 @@ async function runServer(args: readonly string[]): Promise<number> {
   const model = await prepareModel(source);
   const { flags, given } = commandLine;
   const name = model.name === undefined || given.has("servedModelName") ? [] : [`--served-model-name=${model.name}`];
-  return await run([...await permissions(commandLine, model.path), main, "serve", model.path, ...flags, ...name]);
+  const files = await fileFlags(commandLine);
+  const permitted = await permissions(commandLine, model.path, files.paths);
+  return await run([...permitted, main, "serve", model.path, ...flags, ...files.flags, ...name]);
 }
 
 async function run(args: string[]): Promise<number> {

@@ -16,6 +16,7 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     host: ["0.0.0.0", "0.0.0.0"],
     port: ["9000", 9000],
     apiKey: ["secret", "secret"],
+    apiKeyFile: ["keys.json", "keys.json"],
     servedModelName: ["a, b", ["a", "b"]],
     device: ["cuda", "cuda"],
     loadFormat: ["dummy", "dummy"],

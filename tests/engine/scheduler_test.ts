@@ -48,8 +48,8 @@ class Bench {
     return text;
   }
 
-  names(sequences: readonly Sequence[]): string {
-    return sequences.map((sequence) => this.#names.get(sequence)).join("");
+  names(sequences: Iterable<Sequence>): string {
+    return [...sequences].map((sequence) => this.#names.get(sequence)).join("");
   }
 }
 

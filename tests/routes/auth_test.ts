@@ -3,9 +3,10 @@ import { ENDPOINTS } from "../../routes/reference.ts";
 import { fakeApp } from "./_fake_engine.ts";
 
 const KEY = "secret-key";
+const KEYS = ["other", KEY, KEY.slice(0, 3)].map((key) => ({ key, tenant: { name: key, weight: 1 } }));
 
 Deno.test("every route asks for the key but liveness, unknown ones too", async () => {
-  const { app } = fakeApp({ apiKey: KEY });
+  const { app } = fakeApp({ apiKeys: KEYS });
   const routes = [
     ...ENDPOINTS,
     { method: "get", path: "/no/such/route", isOpen: false },
@@ -46,7 +47,7 @@ const HEADERS: [string, string | null, number][] = [
 ];
 for (const [name, authorization, status] of HEADERS) {
   Deno.test(`bearerAuth() answers ${status} to ${name}`, async () => {
-    const { app } = fakeApp({ apiKey: KEY });
+    const { app } = fakeApp({ apiKeys: KEYS });
     const response = await app.request("/version", { headers: authorization === null ? {} : { authorization } });
     await response.text();
     assertEquals(response.status, status);

@@ -20,7 +20,7 @@ async function withServer(
   run: (served: Served) => Promise<void>,
   overrides: Partial<ServerContext> = {},
 ): Promise<void> {
-  const { app, engine } = fakeApp({ apiKey: "key", ...overrides });
+  const { app, engine } = fakeApp({ apiKeys: [{ key: "key", tenant: { name: "a", weight: 1 } }], ...overrides });
   await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, app.fetch);
   const url = `http://127.0.0.1:${server.addr.port}`;
   const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "key", maxRetries: 0 });

@@ -87,3 +87,14 @@ Deno.test("deno task serve builds nothing when OCTAVO_LIB names the library", as
     await Deno.remove(project, { recursive: true });
   }
 });
+
+Deno.test("deno task serve may read the files that options name, from where the user stands", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "octavo test, " });
+  try {
+    await Deno.writeTextFile(join(folder, "keys.json"), JSON.stringify([{ name: "a", key: "k" }]));
+    const report = await reportOf([TINY, "--port=0", "--api-key-file=keys.json"], { INIT_CWD: folder });
+    assertMatch(report, /authorization/i);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
