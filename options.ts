@@ -154,6 +154,10 @@ export const OPTIONS = {
     "Keep the KV pages of prompts, so that equal beginnings are computed once",
     true,
   ),
+  enableKvCompare: toggle(
+    "enable-kv-compare",
+    "Serve POST /v1/kv/compare, which takes memory and time from other requests while it runs",
+  ),
   threads: integer("threads", "N", 0, 0, 1024, "Threads for computing; 0 = one for each physical core"),
 } as const;
 

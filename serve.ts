@@ -114,6 +114,7 @@ function listen({ model, engine, settings, apiKeys, log, drainMs }: Listening): 
     // The engine's queue is the bound: the routes' own must not come before it.
     maxConcurrentRequests: settings.maxQueuedRequests + engine.info.maxNumSeqs,
     deadlineMs: settings.deadlineMs,
+    enablesKvCompare: settings.enableKvCompare,
     isDraining: () => isDraining,
   });
   const http = listening(

@@ -11,10 +11,21 @@ import type { Counters } from "./counters.ts";
 import { EngineError, OverloadedError } from "./errors.ts";
 import { kvScaleLines } from "./kv_scales.ts";
 import type { MailboxSender } from "./mailbox.ts";
+import { KvCompareClient } from "./kv_compare_client.ts";
+import type { KvVariant } from "./kv_comparison.ts";
 import type { EngineMessage, Outcome, WorkerMessage } from "./messages.ts";
 import { promptLogprobs } from "./prompt_scores.ts";
-import type { Engine, EngineInfo, EngineStats, GenerationRequest, KvCacheStats, Sink } from "./types.ts";
 import type { LayerKvScales } from "../models/types.ts";
+import type {
+  Engine,
+  EngineInfo,
+  EngineStats,
+  GenerationRequest,
+  KvCacheStats,
+  KvCompareRequest,
+  KvCompareResult,
+  Sink,
+} from "./types.ts";
 
 export interface EngineClientOptions {
   /** Runs the step loop; it is ended by `close()`. */
@@ -25,6 +36,12 @@ export interface EngineClientOptions {
   readonly limits: RequestLimits;
   /** Requests that may wait; more are refused with `OverloadedError`. */
   readonly maxQueuedRequests: number;
+  /**
+   * The cache of a dtype for comparisons; null = the reference that fits the device.
+   *
+   * @throws {RangeError} The model cannot have it.
+   */
+  readonly kvVariant: (dtype: string | null) => KvVariant;
 }
 
 /** A request without its end. */
@@ -40,6 +57,7 @@ export class EngineClient implements Engine {
   readonly #options: EngineClientOptions;
   readonly #live = new Map<number, Live>();
   readonly #ids = new Set<string>();
+  readonly #comparisons: KvCompareClient;
   readonly #ended = Promise.withResolvers<EngineError | null>();
   readonly ended = this.#ended.promise;
   #nextKey = 0;
@@ -50,7 +68,14 @@ export class EngineClient implements Engine {
   constructor(options: EngineClientOptions) {
     this.#info = options.info;
     this.#options = options;
-    const { worker } = options;
+    const { worker, mailbox, limits, info, kvVariant } = options;
+    this.#comparisons = new KvCompareClient({
+      post: (message) => mailbox.post(message),
+      nextKey: () => this.#nextKey++,
+      limits,
+      ownDtype: info.kvCacheDtype,
+      kvVariant,
+    });
     worker.onmessage = (event: MessageEvent<WorkerMessage>) => this.#receive(event.data);
     worker.onmessageerror = () => this.#die("A message from the engine's Worker could not be read");
     worker.onerror = (event) => {
@@ -122,6 +147,11 @@ export class EngineClient implements Engine {
     };
   }
 
+  async compareKv(request: KvCompareRequest, signal?: AbortSignal): Promise<KvCompareResult> {
+    if (this.#failure !== null) throw new EngineError(this.#failure);
+    return await this.#comparisons.compare(request, signal);
+  }
+
   async close(): Promise<void> {
     if (!this.#isClosing) {
       this.#isClosing = true;
@@ -147,6 +177,9 @@ export class EngineClient implements Engine {
         break;
       case "kv_stats":
         this.#kvCache = message.stats;
+        break;
+      case "compared":
+        this.#comparisons.receive(message);
         break;
       case "warning":
         console.warn(message.message);
@@ -209,6 +242,7 @@ export class EngineClient implements Engine {
     this.#live.clear();
     this.#ids.clear();
     for (const { id, sink } of live) this.#tell(id, () => sink.error(new EngineError(reason)));
+    this.#comparisons.end(reason);
     this.#options.counters.set("numRequestsRunning", 0);
     this.#options.worker.terminate();
     this.#options.mailbox.close();

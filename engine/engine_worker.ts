@@ -11,8 +11,10 @@ import type { NativeModel } from "../ffi/native_model.ts";
 import { Counters } from "./counters.ts";
 import { planKvPages } from "./kv_cache_plan.ts";
 import { KvScaleWindow } from "./kv_scale_window.ts";
-import { calculatedKvScales, nativeKvScales } from "./kv_scales.ts";
 import { KvStatsReporter } from "./kv_stats_reporter.ts";
+import { KvComparer } from "./kv_comparer.ts";
+import { KvComparison } from "./kv_comparison.ts";
+import { calculatedKvScales, nativeKvScales, takesKvScales } from "./kv_scales.ts";
 import { loadModel } from "./load_model.ts";
 import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
@@ -74,7 +76,20 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
   const reporter = settings.kvCacheStats
     ? new KvStatsReporter(engine, model.config, (stats) => post({ type: "kv_stats", stats }))
     : null;
-  runWorkerLoop(loop, mailbox, post, (isIdle) => reporter?.afterStep(isIdle));
+  // With calculated scales, the engine alone knows those in use.
+  const { kvCacheDtype, numThreads, kvScaleTokens } = settings;
+  const isCalculated = (dtype: string) =>
+    kvScaleTokens !== null && dtype === kvCacheDtype && takesKvScales(kvCacheDtype);
+  const comparer = new KvComparer({
+    eosTokenIds: model.eosTokenIds,
+    open: ({ variants, maxTokens }) =>
+      new KvComparison(nativeModel, {
+        variants: variants.map((one) => isCalculated(one.dtype) ? { ...one, scales: engine.kvScales() } : one),
+        maxTokens,
+        numThreads,
+      }),
+  });
+  runWorkerLoop(loop, mailbox, post, { comparer, afterStep: (isIdle) => reporter?.afterStep(isIdle) });
 }
 
 /** Null where no scales are calculated. */

@@ -8,6 +8,7 @@ import type { Device } from "../ffi/library_search.ts";
 import type { LayerKvScales, ModelConfig, TensorSource, TokenTable } from "../models/types.ts";
 import type { RequestLimits } from "./admission.ts";
 import type { KvCacheMemory } from "./kv_cache_plan.ts";
+import type { KvVariant } from "./kv_comparison.ts";
 import type { MailboxEnd } from "./mailbox.ts";
 import type { PromptScores } from "./prompt_scores.ts";
 import type {
@@ -20,6 +21,7 @@ import type {
   Tenant,
   Usage,
 } from "./types.ts";
+import type { ComparedToken } from "./token_comparison.ts";
 
 /** What the Worker needs of a model; a tokenizer cannot cross. */
 export interface WorkerModel {
@@ -85,8 +87,29 @@ export type EngineMessage =
     /** By `nowMs()`; null or left out: none. */
     readonly deadlineMs?: number | null;
   }
+  | CompareMessage
+  /** Of a request or a comparison. */
   | { readonly type: "abort"; readonly key: number }
   | { readonly type: "close" };
+
+/** A comparison of two KV caches; one at a time. */
+export interface CompareMessage {
+  readonly type: "compare";
+  readonly key: number;
+  /** The reference, then the other. */
+  readonly variants: readonly [KvVariant, KvVariant];
+  readonly prompt: Int32Array;
+  /** Tokens to decode. */
+  readonly maxTokens: number;
+}
+
+/** Its answer: tokens or an error. */
+export interface ComparedMessage {
+  readonly type: "compared";
+  readonly key: number;
+  readonly tokens: readonly ComparedToken[] | null;
+  readonly error: { readonly message: string; readonly isOutOfMemory: boolean } | null;
+}
 
 /** What one step did for one request. In a request's last outcome, and only there, usage or error is set. */
 export interface Outcome {
@@ -103,6 +126,7 @@ export type WorkerMessage =
   | { readonly type: "progress"; readonly doneBytes: number; readonly totalBytes: number }
   | { readonly type: "ready"; readonly info: EngineInfo; readonly limits: RequestLimits }
   | { readonly type: "outcomes"; readonly outcomes: readonly Outcome[] }
+  | ComparedMessage
   | { readonly type: "warning"; readonly message: string }
   /** The calculated scales are set, from so many tokens. */
   | { readonly type: "kv_scales"; readonly layers: EngineSettings["kvScales"]; readonly numTokens: number }

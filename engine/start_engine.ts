@@ -12,8 +12,10 @@ import { EngineClient } from "./engine_client.ts";
 import { EngineError } from "./errors.ts";
 import { chooseKvCacheDtype, type KvCacheDtypeName, type KvCacheMemory } from "./kv_cache_plan.ts";
 import { type SkippedLayer, skippedLayers } from "./kv_cache_plan.ts";
-import { chooseKvScales } from "./kv_scales.ts";
 import { KV_SCALE_TOKENS } from "./kv_scale_window.ts";
+import { chooseKvScales, nativeKvScales, takesKvScales } from "./kv_scales.ts";
+import type { KvVariant } from "./kv_comparison.ts";
+import { kvVariant, possibleKvDtypes } from "./kv_variants.ts";
 import { MailboxSender } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage } from "./messages.ts";
 import type { Engine, Quantization } from "./types.ts";
@@ -101,7 +103,10 @@ export async function startEngine(options: StartEngineOptions): Promise<Engine> 
       fail(data.message);
     } else if (data.type === "ready") {
       const { info, limits } = data;
-      resolve(new EngineClient({ worker, mailbox, counters, info, limits, maxQueuedRequests }));
+      const comparable = (dtype: string | null) => comparedVariant(model, settings, info.device.backend, dtype);
+      resolve(
+        new EngineClient({ worker, mailbox, counters, info, limits, maxQueuedRequests, kvVariant: comparable }),
+      );
     }
   };
   const start: StartMessage = {
@@ -118,6 +123,22 @@ export async function startEngine(options: StartEngineOptions): Promise<Engine> 
   };
   worker.postMessage(start, [mailbox.receivingEnd.port]);
   return await promise;
+}
+
+/** A cache to compare: of the engine's own dtype with its scales, of another with what the checkpoint brings. */
+function comparedVariant(
+  model: ModelFiles,
+  { kvCacheDtype, kvScales }: EngineSettings,
+  backend: string,
+  name: string | null,
+): KvVariant {
+  const wanted = name === "fp8" ? "fp8_e4m3" : name ?? (backend === "cpu" ? "float32" : model.config.dtype);
+  const possible = possibleKvDtypes(model, backend);
+  const dtype = possible.find((one) => one === wanted);
+  if (dtype === undefined) throw new RangeError(`expected one of fp8, ${possible.join(", ")}, received "${name}"`);
+  const variant = kvVariant(model, dtype);
+  if (dtype !== kvCacheDtype || !takesKvScales(kvCacheDtype)) return variant;
+  return { ...variant, scales: nativeKvScales(kvScales, model.config.numKvHeads) };
 }
 
 /** Settings with everything decided that needs no device. @throws {RangeError} One is out of its range. */

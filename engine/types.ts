@@ -6,6 +6,7 @@
  */
 
 import type { LayerKvScales } from "../models/types.ts";
+import type { ComparedToken } from "./token_comparison.ts";
 import type { EngineError } from "./errors.ts";
 
 /** Names accepted for the KV cache's dtype; `fp8` is `fp8_e4m3`. */
@@ -272,6 +273,29 @@ export interface EngineStats {
   readonly alive: boolean;
 }
 
+/** One prompt to run under two KV caches, beside the requests that run. */
+export interface KvCompareRequest {
+  /** Ids below the model's vocabSize, at least one. */
+  readonly promptTokenIds: readonly number[];
+  /** Tokens to decode greedily under the reference, >= 0; with the prompt at most {@linkcode MAX_COMPARED_TOKENS}. */
+  readonly maxTokens: number;
+  /** Null: float32 on a CPU, else the model's dtype. */
+  readonly reference: string | null;
+  /** Null: the engine's own. */
+  readonly kvCacheDtype: string | null;
+}
+
+/** Longest text of a {@linkcode KvCompareRequest}, in tokens: what bounds its cost. */
+export const MAX_COMPARED_TOKENS = 2048;
+
+/** What came of it. */
+export interface KvCompareResult {
+  readonly reference: KvCacheDtype;
+  readonly kvCacheDtype: KvCacheDtype;
+  /** All but the prompt's first. */
+  readonly tokens: readonly ComparedToken[];
+}
+
 /** A running engine. */
 export interface Engine {
   /** What was decided at the start. */
@@ -288,6 +312,15 @@ export interface Engine {
   submit(request: GenerationRequest, sink: Sink): () => void;
   /** Resolves when the engine takes no request any more: with the error if it failed, with null once it is closed. */
   readonly ended: Promise<EngineError | null>;
+  /**
+   * Runs a prompt under two KV caches, token by token, in engines opened for it. One at a time, a turn between two steps.
+   *
+   * @param signal Ends it early.
+   * @throws {RequestError} It can never run (too long, a dtype the model cannot have), or another one is under way or the
+   * memory does not suffice (`OverloadedError`).
+   * @throws {EngineError} The engine has failed or is closed.
+   */
+  compareKv(request: KvCompareRequest, signal?: AbortSignal): Promise<KvCompareResult>;
   /** Ends all requests, then the Worker and the native library. */
   close(): Promise<void>;
   /** `close()`, for `await using`. */

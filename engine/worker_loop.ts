@@ -4,28 +4,36 @@
  * @module
  */
 
+import type { KvComparer } from "./kv_comparer.ts";
 import type { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, WorkerMessage } from "./messages.ts";
 import type { StepLoop } from "./step_loop.ts";
 
+export interface WorkerLoopOptions {
+  /** Called after every step, once its outcomes are sent. */
+  readonly afterStep?: (isIdle: boolean) => void;
+  /** Gets a turn after every step; null: comparisons are not offered. */
+  readonly comparer?: KvComparer | null;
+}
+
 /**
  * Runs until a close message comes or the engine fails; either way no request is left without its last outcome.
  * Blocks the calling thread.
- *
- * @param afterStep Called after every step, once its outcomes are sent.
  */
 export function runWorkerLoop(
   loop: StepLoop,
   mailbox: MailboxReceiver<EngineMessage>,
   post: (message: WorkerMessage) => void,
-  afterStep: (isIdle: boolean) => void = () => {},
+  { afterStep = () => {}, comparer = null }: WorkerLoopOptions = {},
 ): void {
   try {
-    while (takeMessages(loop, mailbox)) {
+    while (takeMessages(loop, mailbox, comparer)) {
       loop.step();
       postOutcomes(loop, post);
       afterStep(loop.isIdle);
-      if (loop.isIdle) mailbox.wait();
+      const compared = comparer?.turn() ?? null;
+      if (compared !== null) post(compared);
+      if (loop.isIdle && comparer?.isIdle !== false) mailbox.wait();
     }
     loop.fail("The engine was closed");
     postOutcomes(loop, post);
@@ -34,15 +42,22 @@ export function runWorkerLoop(
     loop.fail(`The engine failed: ${message}`);
     postOutcomes(loop, post);
     post({ type: "failed", message });
+  } finally {
+    comparer?.close();
   }
 }
 
 /** Hands on all messages that have come. False: close. */
-function takeMessages(loop: StepLoop, mailbox: MailboxReceiver<EngineMessage>): boolean {
+function takeMessages(
+  loop: StepLoop,
+  mailbox: MailboxReceiver<EngineMessage>,
+  comparer: KvComparer | null,
+): boolean {
   for (let message = mailbox.receive(); message !== undefined; message = mailbox.receive()) {
     if (message.type === "close") return false;
     if (message.type === "submit") loop.submit(message);
-    else loop.abort(message.key);
+    else if (message.type === "compare") comparer?.start(message);
+    else if (!comparer?.abort(message.key)) loop.abort(message.key);
   }
   return true;
 }

@@ -24,7 +24,7 @@ OpenAI's wire format. This page is made from the schemas that check the requests
 - \`null\` is the same as absent. Fields that nobody knows are ignored. Fields that OpenAI or vLLM know and Octavo does not serve
   yet are refused with a 400 that names them. Of \`user\` no use is made.
 - Errors are \`{"error": {"message", "type", "param", "code"}}\`: 400 (\`context_length_exceeded\`, \`unsupported_parameter\`), 401
-  (\`invalid_api_key\`), 404 (\`model_not_found\`), 405, 408 (\`deadline_exceeded\`), 413, 415, 429 with \`Retry-After\`, 500, 503 with \`Retry-After\`. Where trying
+  (\`invalid_api_key\`), 403 (\`kv_compare_disabled\`), 404 (\`model_not_found\`), 405, 408 (\`deadline_exceeded\`), 413, 415, 429 with \`Retry-After\`, 500, 503 with \`Retry-After\`. Where trying
   again is pointless, \`x-should-retry: false\` says so.
 - \`x-request-id\` is echoed, or made.
 - With a key set, every route but \`/health\` and \`/health/live\` asks for \`Authorization: Bearer KEY\`. The keys of

@@ -160,6 +160,6 @@ export class CompletionLogprobs {
   }
 }
 
-function finite(logprob: number): number {
+export function finite(logprob: number): number {
   return logprob >= LOWEST_LOGPROB ? Math.min(logprob, 0) : LOWEST_LOGPROB;
 }

@@ -41,6 +41,7 @@ export function createServer(context: ServerContext): Server {
     keepAliveMs: context.keepAliveMs ?? 15_000,
     stallMs: context.stallMs ?? 120_000,
     deadlineMs: context.deadlineMs ?? null,
+    enablesKvCompare: context.enablesKvCompare ?? false,
     isDraining: context.isDraining ?? (() => false),
     asksForKey: (context.apiKeys ?? []).length > 0,
     metrics: new Metrics(context.engine, context.modelNames[0]),

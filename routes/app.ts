@@ -16,6 +16,7 @@ import type { ServerContext } from "./context.ts";
 import { ApiError, errorResponse, toApiError } from "./errors.ts";
 import { healthRoutes } from "./health.ts";
 import { kvRoutes } from "./kv.ts";
+import { kvCompareRoutes } from "./kv_compare.ts";
 import { metricsRoutes } from "./metrics.ts";
 import { modelRoutes } from "./models.ts";
 import { openapiRoutes } from "./openapi.ts";
@@ -49,6 +50,7 @@ export function createApp(context: ServerContext): Hono {
     healthRoutes(server),
     versionRoutes(server),
     kvRoutes(server),
+    kvCompareRoutes(server),
     metricsRoutes(server),
     openapiRoutes(server),
     statusPageRoutes(server),

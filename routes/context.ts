@@ -38,4 +38,6 @@ export interface ServerContext {
   readonly deadlineMs?: number | null | undefined;
   /** True once the server finishes its requests and takes no more: not ready, but alive. */
   readonly isDraining?: (() => boolean) | undefined;
+  /** Serve `POST /v1/kv/compare`. Default false. */
+  readonly enablesKvCompare?: boolean | undefined;
 }

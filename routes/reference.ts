@@ -8,6 +8,7 @@
 import { z } from "zod";
 import { chatCompletionBody } from "./schemas/chat_completion.ts";
 import { completionBody } from "./schemas/completion.ts";
+import { kvCompareBody } from "./schemas/kv_compare.ts";
 import { CHAT_REFUSED_FIELDS, COMPLETION_REFUSED_FIELDS, type RefusedField } from "./schemas/refused_fields.ts";
 
 /** One endpoint. */
@@ -101,6 +102,16 @@ export const ENDPOINTS: readonly EndpointInfo[] = [
       "--kv-cache-stats also what storing costs.",
     responseTypes: [JSON_TYPE],
     errors: [401],
+  },
+  {
+    method: "post",
+    path: "/v1/kv/compare",
+    summary:
+      "Runs a prompt under two KV caches and tells, token by token, the KL divergence and the token's probability " +
+      "under both; only where the server was started with --enable-kv-compare, one at a time.",
+    body: kvCompareBody,
+    responseTypes: [JSON_TYPE],
+    errors: [400, 401, 403, 404, 413, 415, 429, 500, 503],
   },
   {
     method: "get",

@@ -37,6 +37,7 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     deadlineMs: ["30000", 30000],
     pageSize: ["64", 64],
     enablePrefixCaching: ["false", false],
+    enableKvCompare: ["true", true],
     threads: ["3", 3],
   };
   for (const [key, [text, value]] of Object.entries(samples) as [keyof typeof OPTIONS, [string, unknown]][]) {

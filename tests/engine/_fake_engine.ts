@@ -43,7 +43,10 @@ export function clientOptions() {
     numThreads: 1,
     device: { backend: "fake", name: "fake", isa: "none", whyCpu: null },
   } as const;
-  return { counters: new Counters(), info, limits, maxQueuedRequests: 1024 };
+  const kvVariant = () => {
+    throw new RangeError("the fake model has no caches to compare");
+  };
+  return { counters: new Counters(), info, limits, maxQueuedRequests: 1024, kvVariant };
 }
 
 /** The engine, and a function that lets it run its first n steps (all of them at the start). */

@@ -13,6 +13,8 @@ import type {
   EngineStats,
   FinishReason,
   GenerationRequest,
+  KvCompareRequest,
+  KvCompareResult,
   Sink,
   TokenLogprob,
   Usage,
@@ -126,6 +128,13 @@ export class FakeEngine implements Engine {
   async submitted(index = 0): Promise<FakeRequest> {
     while (this.requests[index] === undefined) await new Promise<void>((resolve) => this.#waiters.push(resolve));
     return this.requests[index];
+  }
+
+  /** Answers a comparison; tests set it. */
+  compare: Engine["compareKv"] = () => Promise.reject(new Error("no comparison is expected"));
+
+  compareKv(request: KvCompareRequest, signal?: AbortSignal): Promise<KvCompareResult> {
+    return this.compare(request, signal);
   }
 
   stats(): EngineStats {

@@ -35,13 +35,20 @@ const ODD_VALUES = fc.oneof(
 const BASES: Record<string, Record<string, unknown>> = {
   "/v1/chat/completions": { messages: [USER_MESSAGE], max_tokens: 4 },
   "/v1/completions": { prompt: "a", max_tokens: 4 },
+  "/v1/kv/compare": { prompt: "a", max_tokens: 4 },
 };
+
+function fuzzedApp() {
+  const { app, engine } = fakeApp({ enablesKvCompare: true });
+  engine.script = reply("ok");
+  engine.compare = () => Promise.resolve({ reference: "float32", kvCacheDtype: "int8", tokens: [] });
+  return app;
+}
 
 for (const { path, body, refused } of ENDPOINTS.filter(({ body }) => body !== undefined)) {
   Deno.test(`POST ${path} answers 200 or 4xx in the envelope to any JSON`, async () => {
-    const { app, engine } = fakeApp();
-    engine.script = reply("ok");
-    const names = [...fieldsOf(body!).map(({ name }) => name), ...Object.keys(refused!), "unknown", "__proto__"];
+    const app = fuzzedApp();
+    const names = [...fieldsOf(body!).map(({ name }) => name), ...Object.keys(refused ?? {}), "unknown", "__proto__"];
     const changes = fc.array(fc.tuple(fc.constantFrom(...names), ODD_VALUES), { minLength: 1, maxLength: 3 });
     await fc.assert(
       fc.asyncProperty(changes, async (pairs) => {
@@ -58,8 +65,7 @@ for (const { path, body, refused } of ENDPOINTS.filter(({ body }) => body !== un
   });
 
   Deno.test(`POST ${path} answers 200 or 400 in the envelope to any text`, async () => {
-    const { app, engine } = fakeApp();
-    engine.script = reply("ok");
+    const app = fuzzedApp();
     const valid = JSON.stringify(BASES[path]);
     await fc.assert(
       fc.asyncProperty(fc.nat(valid.length), fc.nat(3), fc.string({ maxLength: 3 }), async (at, cut, put) => {
