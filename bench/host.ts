@@ -1,121 +1,97 @@
 /**
- * `deno run -A bench/host.ts`: what scheduling costs the engine's thread, with no model: microseconds a step of 256 running
- * sequences while 10,000 wait, and the memory that requests leave behind.
+ * `deno run -A bench/host.ts`: what the host costs beside the model. Printed as JSON:
+ *  - schedule: microseconds of the scheduler alone for a step of 256 running sequences while 10,000 wait; step: of all that
+ *    the engine's thread does for a step (schedule, step buffer, text, outcomes)
+ *  - sse: tokens that 256 streaming clients receive over HTTP from a device of 2 ms a step, as a share of the ideal
+ *  - memory: what requests leave behind
  *
- *     deno run -A bench/host.ts [--running 256] [--waiting 10000] [--steps 2000] [--requests 1000000]
+ *     deno run -A bench/host.ts [--only step,sse,memory] [--running 256] [--waiting 10000] [--steps 2000]
+ *         [--requests 1000000] [--step-ms 2] [--seconds 4] [--processes 1]
  *
- * The step itself is a stub that samples the same token for every row. Printed as JSON.
+ * The model is a stub. Needs three idle cores for what it says of `sse`: the engine's thread, the HTTP thread, clients.
  *
  * @module
  */
 
 import { parseArgs } from "@std/cli";
-import { Counters } from "../engine/counters.ts";
-import type { StepBufferViews, StepRunner } from "../engine/native.ts";
 import { samplingParams } from "../engine/sampling_params.ts";
-import { StepLoop } from "../engine/step_loop.ts";
-import { newStepBuffer } from "../tests/engine/_fake_model.ts";
+import { Scheduler } from "../engine/scheduler.ts";
+import type { StepLoop } from "../engine/step_loop.ts";
+import { percentile, round } from "./_cells.ts";
+import { sseRate } from "./_sse_host.ts";
+import { PAGES_PER_SEQ, stubLoop } from "./_stub_loop.ts";
 
-const PAGE_SIZE = 16;
-const TOKEN = 5;
-const VOCAB_SIZE = 16;
-const MAX_PAGES_PER_SEQ = 256;
-
-const flags = parseArgs(Deno.args, { string: ["running", "waiting", "steps", "requests"] });
+const flags = parseArgs(Deno.args, {
+  string: ["only", "running", "waiting", "steps", "requests", "step-ms", "seconds", "processes"],
+});
 const running = Number(flags["running"] ?? 256);
 const waiting = Number(flags["waiting"] ?? 10_000);
 const steps = Number(flags["steps"] ?? 2000);
 const requests = Number(flags["requests"] ?? 1_000_000);
+const parts = (flags.only ?? "step,sse,memory").split(",");
 
-function stubBuffer(maxNumSeqs: number, maxNumBatchedTokens: number): StepBufferViews {
-  const buffer = newStepBuffer({
-    maxNumSeqs,
-    maxNumBatchedTokens,
-    pageSize: PAGE_SIZE,
-    numPages: MAX_PAGES_PER_SEQ,
-    maxLogitEdits: 1024,
-  });
-  buffer.sampled.fill(TOKEN);
-  return buffer;
+/** Queues a request of a prompt that begins with its key. */
+function submit(loop: StepLoop, key: number, promptTokens: number, maxTokens: number): void {
+  const prompt = Int32Array.from({ length: promptTokens }, (_, i) => (key >> (i % 20)) & 15);
+  const sampling = samplingParams({ maxTokens, temperature: 0, seed: 0 });
+  loop.submit({ key, id: `${key}`, prompt, sampling, priority: 0, cacheSalt: "" });
 }
 
-/** A loop on the stub. `submit` queues a request of a prompt that begins with its key. */
-function stubLoop(looksAhead: boolean) {
-  const runner: StepRunner = {
-    buffers: [stubBuffer(running, 2048), stubBuffer(running, 2048)],
-    submit: () => {},
-    finish: () => {},
-  };
-  const text = new TextEncoder().encode("abcdefghijklmnop");
-  const tokenTable = {
-    bytes: new Uint8Array(new SharedArrayBuffer(VOCAB_SIZE)),
-    offsets: new Int32Array(new SharedArrayBuffer(4 * (VOCAB_SIZE + 1))),
-    flags: new Uint8Array(new SharedArrayBuffer(VOCAB_SIZE)),
-    stripFirstSpace: false,
-  };
-  tokenTable.bytes.set(text);
-  for (let i = 0; i <= VOCAB_SIZE; i++) tokenTable.offsets[i] = i;
-  const loop = new StepLoop(runner, {
-    pageSize: PAGE_SIZE,
-    numPages: running * MAX_PAGES_PER_SEQ,
-    vocabSize: VOCAB_SIZE,
-    tokenTable,
-    eosTokenIds: [],
-    counters: new Counters(),
-    kvFingerprint: "stub",
-    looksAhead,
-    warn: (message) => {
-      throw new Error(message);
-    },
-  });
-  const submit = (key: number, promptTokens: number, maxTokens: number) => {
-    const prompt = Int32Array.from({ length: promptTokens }, (_, i) => (key >> (i % 20)) & 15);
-    const sampling = samplingParams({ maxTokens, temperature: 0, seed: 0 });
-    loop.submit({ key, id: `${key}`, prompt, sampling, priority: 0, cacheSalt: "" });
-  };
-  return { loop, submit };
-}
-
-/** Microseconds of each step: scheduling, writing the step buffer, text and outcomes. */
-function stepCost(looksAhead: boolean): { medianUs: number; p99Us: number } {
-  const { loop, submit } = stubLoop(looksAhead);
-  for (let key = 0; key < running + waiting; key++) submit(key, 100, steps + 1000);
+/** Microseconds of each step and, of it, of the scheduler. */
+function stepCost(looksAhead: boolean) {
+  const loop = stubLoop({ maxNumSeqs: running, looksAhead, stepMs: 0 });
+  for (let key = 0; key < running + waiting; key++) submit(loop, key, 100, steps + 1000);
   for (let i = 0; i < 200; i++) loop.step();
   loop.takeOutcomes();
-  const times = Array.from({ length: steps }, () => {
+  const scheduleUs: number[] = [];
+  const { schedule } = Scheduler.prototype;
+  Scheduler.prototype.schedule = function () {
+    const begin = performance.now();
+    const batch = schedule.call(this);
+    scheduleUs.push((performance.now() - begin) * 1000);
+    return batch;
+  };
+  const stepUs = Array.from({ length: steps }, () => {
     const begin = performance.now();
     loop.step();
     loop.takeOutcomes();
     return (performance.now() - begin) * 1000;
-  }).sort((a, b) => a - b);
-  return { medianUs: Math.round(times[steps >> 1]!), p99Us: Math.round(times[Math.floor(steps * 0.99)]!) };
+  });
+  Scheduler.prototype.schedule = schedule;
+  return { scheduleUs: summary(scheduleUs), stepUs: summary(stepUs) };
+}
+
+function summary(values: readonly number[]): { median: number; p99: number } {
+  return { median: round(percentile(values, 0.5), 1), p99: round(percentile(values, 0.99), 1) };
 }
 
 /** Heap bytes after a tenth of the requests and after all of them, one token each. */
-function memoryOf(numRequests: number): { heapAtTenth: number; heapAtEnd: number; freePages: number } {
-  const { loop, submit } = stubLoop(true);
+function memoryOf(numRequests: number) {
+  const loop = stubLoop({ maxNumSeqs: running, looksAhead: true, stepMs: 0 });
   let heapAtTenth = 0;
   for (let key = 0; key < numRequests; key++) {
-    submit(key, 20, 1);
+    submit(loop, key, 20, 1);
     if (key % 64 === 63 || key === numRequests - 1) {
       while (!loop.isIdle) loop.step();
       loop.takeOutcomes();
     }
     if (key === Math.floor(numRequests / 10)) heapAtTenth = Deno.memoryUsage().heapUsed;
   }
-  return { heapAtTenth, heapAtEnd: Deno.memoryUsage().heapUsed, freePages: loop.numFreePages };
+  const heapAtEnd = Deno.memoryUsage().heapUsed;
+  return {
+    requests: numRequests,
+    heapAtTenth,
+    heapAtEnd,
+    freePages: loop.numFreePages,
+    pages: running * PAGES_PER_SEQ,
+  };
 }
 
-console.log(JSON.stringify(
-  {
-    running,
-    waiting,
-    step: stepCost(false),
-    stepWithLookAhead: stepCost(true),
-    requests,
-    memory: memoryOf(requests),
-    pages: running * MAX_PAGES_PER_SEQ,
-  },
-  null,
-  1,
-));
+const result: Record<string, unknown> = { running, waiting };
+if (parts.includes("step")) Object.assign(result, { step: stepCost(false), stepWithLookAhead: stepCost(true) });
+if (parts.includes("sse")) {
+  const [stepMs, seconds, processes] = [flags["step-ms"] ?? 2, flags.seconds ?? 4, flags.processes ?? 1].map(Number);
+  result["sse"] = await sseRate({ streams: running, stepMs: stepMs!, seconds: seconds!, processes: processes! });
+}
+if (parts.includes("memory")) result["memory"] = memoryOf(requests);
+console.log(JSON.stringify(result, null, 1));

@@ -29,7 +29,7 @@ export const EVENT_STREAM_HEADERS: Readonly<Record<string, string>> = {
 /** The event that ends a whole stream. */
 export const DONE_EVENT = "data: [DONE]\n\n";
 
-const KEEP_ALIVE = new TextEncoder().encode(": keep-alive\n\n");
+const KEEP_ALIVE = ": keep-alive\n\n";
 const encoder = new TextEncoder();
 
 /** An event with a JSON value as its data. */
@@ -37,13 +37,21 @@ export function dataEvent(value: unknown): string {
   return `data: ${JSON.stringify(value)}\n\n`;
 }
 
-/** A response body of server-sent events. */
+/**
+ * A response body of server-sent events.
+ *
+ * What is sent while the last piece has not been taken yet waits as text and goes out as one piece: a connection, or a
+ * server, that falls behind has fewer and larger pieces to handle, not a longer queue of them.
+ */
 export class EventStream {
   readonly body: ReadableStream<Uint8Array>;
   readonly #options: EventStreamOptions;
   readonly #timer: ReturnType<typeof setInterval>;
   #controller!: ReadableStreamDefaultController<Uint8Array>;
   #pending = "";
+  /** The last piece has been taken. */
+  #isWanted = false;
+  #numUnreadBytes = 0;
   #isFlushQueued = false;
   #wasActive = false;
   #isOver = false;
@@ -54,8 +62,9 @@ export class EventStream {
       start: (controller) => {
         this.#controller = controller;
       },
+      pull: () => this.#pull(),
       cancel: () => this.#cut("disconnected"),
-    }, { highWaterMark: options.maxBufferedBytes, size: ({ byteLength }) => byteLength });
+    }, { highWaterMark: 1 });
     this.#timer = setInterval(() => this.#keepAlive(), options.keepAliveMs);
   }
 
@@ -65,40 +74,53 @@ export class EventStream {
    */
   send(events: string): void {
     if (this.#isOver || events === "") return;
+    this.#wasActive = true;
     this.#pending += events;
-    if (this.#isFlushQueued) return;
-    this.#isFlushQueued = true;
-    queueMicrotask(() => this.#flush());
+    if (this.#isWanted) this.#queueFlush();
+    // A UTF-16 unit of the text is at least a byte, and at most three.
+    else if (this.#numUnreadBytes + this.#pending.length > this.#options.maxBufferedBytes) {
+      this.#controller.error(new Error(`Reader left more than ${this.#options.maxBufferedBytes} bytes unread`));
+      this.#cut("slow");
+    }
   }
 
   /** Sends what is pending and ends the stream. */
   close(): void {
-    this.#flush();
     if (this.#isOver) return;
+    this.#flush();
     this.#finish();
     this.#controller.close();
   }
 
+  /** The last piece was taken, or nothing was sent yet. */
+  #pull(): void {
+    this.#isWanted = true;
+    this.#numUnreadBytes = 0;
+    if (this.#pending !== "") this.#queueFlush();
+  }
+
+  #queueFlush(): void {
+    if (this.#isFlushQueued) return;
+    this.#isFlushQueued = true;
+    queueMicrotask(() => {
+      this.#isFlushQueued = false;
+      if (!this.#isOver) this.#flush();
+    });
+  }
+
   #flush(): void {
-    this.#isFlushQueued = false;
-    if (this.#isOver || this.#pending === "") return;
+    if (this.#pending === "") return;
     const bytes = encoder.encode(this.#pending);
     this.#pending = "";
-    this.#enqueue(bytes);
+    this.#isWanted = false;
+    this.#numUnreadBytes = bytes.byteLength;
+    // Asks for more at once where a reader is waiting.
+    this.#controller.enqueue(bytes);
   }
 
   #keepAlive(): void {
-    if (!this.#wasActive) this.#enqueue(KEEP_ALIVE);
+    if (!this.#wasActive) this.send(KEEP_ALIVE);
     this.#wasActive = false;
-  }
-
-  #enqueue(bytes: Uint8Array): void {
-    this.#wasActive = true;
-    this.#controller.enqueue(bytes);
-    // desiredSize: how much below maxBufferedBytes the queue is; the kernel's own buffers come on top.
-    if ((this.#controller.desiredSize ?? 0) >= 0) return;
-    this.#controller.error(new Error(`Reader left more than ${this.#options.maxBufferedBytes} bytes unread`));
-    this.#cut("slow");
   }
 
   #cut(reason: CutReason): void {

@@ -13,11 +13,14 @@ function open(options: Partial<EventStreamOptions> = {}) {
 }
 const text = (chunk: ReadableStreamReadResult<Uint8Array>) => new TextDecoder().decode(chunk.value);
 
+/** A turn of the event loop, after which everything that could be handed over has been. */
+const turn = () => new Promise((resolve) => setTimeout(resolve, 0));
+
 Deno.test("EventStream hands over all events of one turn as one piece", async () => {
   const { stream, reader } = open();
   stream.send("a");
   stream.send("b");
-  await Promise.resolve();
+  await turn();
   stream.send("c");
   assertEquals(text(await reader.read()), "ab");
   assertEquals(text(await reader.read()), "c");
@@ -40,15 +43,32 @@ Deno.test("EventStream tells when its reader is gone, once, and sends nothing mo
 
 Deno.test("EventStream cuts a reader off when it leaves too much unread", async () => {
   const { stream, cuts, reader } = open({ maxBufferedBytes: 100 });
-  stream.send("x".repeat(100));
-  await Promise.resolve();
+  stream.send("x".repeat(60));
+  await turn();
+  stream.send("x".repeat(40));
   assertEquals(cuts, []);
   stream.send("y");
-  await Promise.resolve();
   assertEquals(cuts, ["slow"]);
   stream.send("z");
   stream.close();
   await assertRejects(() => reader.read(), Error, "more than 100 bytes unread");
+});
+
+Deno.test("EventStream gathers what is sent while its last piece is unread", async () => {
+  const { stream, reader } = open();
+  stream.send("a");
+  for (const events of ["b", "c", "é"]) {
+    await turn();
+    stream.send(events);
+  }
+  assertEquals(text(await reader.read()), "a");
+  assertEquals(text(await reader.read()), "bcé");
+  const waiting = reader.read();
+  await turn();
+  // Any size goes to a reader that waits.
+  stream.send("x".repeat(5000));
+  assertEquals(text(await waiting).length, 5000);
+  stream.close();
 });
 
 Deno.test("EventStream lets a reader go on when it keeps up", async () => {
