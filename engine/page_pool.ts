@@ -25,10 +25,14 @@ import type { PageName } from "./prefix_hash.ts";
 
 const NONE = -1;
 
+/** @param tokens Of the page; not to be kept. */
+export type EvictionListener = (page: number, name: PageName, tokens: Int32Array) => void;
+
 /** A fixed set of pages `0 .. numPages - 1`. */
 export class PagePool {
   readonly numPages: number;
   readonly #pageSize: number;
+  readonly #onEvict: EvictionListener;
   /** `#free[0 .. #numFree - 1]` is a stack: the page freed last is handed out first, still warm in the caches. */
   readonly #free: Int32Array;
   #numFree = 0;
@@ -47,10 +51,14 @@ export class PagePool {
   /** Pages without owner that the step of this number may still read, in order of steps. */
   #heldBack: { readonly page: number; readonly step: number }[] = [];
 
-  /** @param pageSize Tokens of a page. */
-  constructor(numPages: number, pageSize: number) {
+  /**
+   * @param pageSize Tokens of a page.
+   * @param onEvict Told of an idle page whose name is about to be void, before the page is used again.
+   */
+  constructor(numPages: number, pageSize: number, onEvict: EvictionListener = () => {}) {
     this.numPages = numPages;
     this.#pageSize = pageSize;
+    this.#onEvict = onEvict;
     this.#free = new Int32Array(numPages);
     this.#refs = new Int32Array(numPages);
     this.#names = new Array<PageName | null>(numPages).fill(null);
@@ -78,6 +86,8 @@ export class PagePool {
     } else if (this.#numIdle > 0) {
       page = this.#newer[this.numPages]!;
       this.#unlink(page);
+      const begin = page * this.#pageSize;
+      this.#onEvict(page, this.#names[page]!, this.#tokens.subarray(begin, begin + this.#pageSize));
       this.#forget(page);
     } else {
       throw new RangeError(`Cannot allocate a page: all ${this.numPages} are owned`);

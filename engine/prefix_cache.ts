@@ -21,6 +21,7 @@
  * @module
  */
 
+import type { HostPage, HostTier } from "./host_tier.ts";
 import type { PagePool } from "./page_pool.ts";
 import { type PageName, PrefixHasher } from "./prefix_hash.ts";
 import type { LiveRequest, Sequence } from "./sequence.ts";
@@ -29,7 +30,12 @@ export interface PrefixCacheOptions {
   readonly pageSize: number;
   /** What beside the tokens decides a page's contents; null: pages serve the sequences of one request only. */
   readonly fingerprint: string | null;
+  /** Where pages go that the pool gives up; null: nowhere. */
+  readonly hostTier?: HostTier | null;
 }
+
+/** Full pages that hold a sequence's beginning, in order: in the pool, or in the host tier. */
+export type Hit = { readonly page: number } | HostPage;
 
 export class PrefixCache {
   /** Prompt tokens looked up, and those found, since the start. */
@@ -38,20 +44,22 @@ export class PrefixCache {
   readonly #pool: PagePool;
   readonly #pageSize: number;
   readonly #servesOthers: boolean;
+  readonly #hostTier: HostTier | null;
   #hasher: PrefixHasher;
   readonly #tokens: Int32Array;
 
-  constructor(pool: PagePool, { pageSize, fingerprint }: PrefixCacheOptions) {
+  constructor(pool: PagePool, { pageSize, fingerprint, hostTier = null }: PrefixCacheOptions) {
     this.#pool = pool;
     this.#pageSize = pageSize;
     this.#servesOthers = fingerprint !== null;
+    this.#hostTier = hostTier;
     this.#hasher = new PrefixHasher(fingerprint ?? "");
     this.#tokens = new Int32Array(pageSize);
   }
 
-  /** Pages that hold the sequence's beginning, in order; not acquired. */
-  find(sequence: Sequence): number[] {
-    const pages: number[] = [];
+  /** Pages that hold the sequence's beginning; not acquired. */
+  find(sequence: Sequence): Hit[] {
+    const hits: Hit[] = [];
     const { request } = sequence;
     // Tokens that the prompt's scores still need are computed.
     const numUsable = Math.min(sequence.numTokens - 1, request.numScored);
@@ -59,10 +67,53 @@ export class PrefixCache {
     for (let i = 0; i < numFull; i++) {
       const name = this.#name(sequence, i);
       const page = this.#pool.find(name, this.#tokens);
-      if (page === null) break;
-      pages.push(page);
+      const hit = page === null ? this.#hostTier?.find(name, this.#tokens) ?? null : { page };
+      if (hit === null) break;
+      hits.push(hit);
     }
-    return pages;
+    return this.#cutDear(hits);
+  }
+
+  /** Leaves out what is cheaper to compute: all from the first page on that is in the host tier. */
+  #cutDear(hits: Hit[]): Hit[] {
+    const first = hits.findIndex((hit) => !("page" in hit));
+    if (first < 0) return hits;
+    const numSaved = hits.reduce((n, hit) => n + ("page" in hit ? 0 : 1), 0);
+    return this.#hostTier!.isWorthRestoring(numSaved, (hits.length - first) * this.#pageSize)
+      ? hits
+      : hits.slice(0, first);
+  }
+
+  /**
+   * Takes the pages that a sequence begins with: acquires those of the pool, then brings back the others into pages that it
+   * allocates, which could void names otherwise.
+   *
+   * @param pages Where the page ids go.
+   * @returns The transfer that the last of them arrives with; 0: they are there.
+   */
+  take(hits: readonly Hit[], pages: Int32Array): number {
+    const saved = hits.filter((hit) => !("page" in hit)) as HostPage[];
+    for (const hit of hits) if ("page" in hit) this.#pool.acquire(hit.page);
+    this.#hostTier?.hold(saved);
+    let arrival = 0;
+    hits.forEach((hit, i) => {
+      pages[i] = "page" in hit ? hit.page : this.#restore(hit);
+      arrival = Math.max(arrival, this.#hostTier?.arrivalOf(pages[i]) ?? 0);
+    });
+    return arrival;
+  }
+
+  #restore(saved: HostPage): number {
+    const page = this.#pool.allocate();
+    this.#hostTier!.restore(saved, page);
+    this.#pool.name(page, saved.name, saved.tokens);
+    return page;
+  }
+
+  /** Voids the names of a sequence's pages: what they hold is worth nothing. */
+  forget(sequence: Sequence): void {
+    for (const page of sequence.pages.subarray(0, sequence.numPages)) this.#pool.forget(page);
+    for (const name of sequence.pageNames) this.#hostTier?.forget(name);
   }
 
   /** Takes note of a sequence that begins with `numHits` pages found: the first that lacks some computes them for all. */
@@ -83,6 +134,7 @@ export class PrefixCache {
    */
   restart(fingerprint: string): void {
     this.#pool.forgetAll();
+    this.#hostTier?.forgetAll();
     this.#hasher = new PrefixHasher(this.#servesOthers ? fingerprint : "");
   }
 

@@ -7,14 +7,17 @@
  * request's further sequences wait until one has computed the prompt. When a decode finds no free page, the youngest sequence of the lowest priority is preempted: the
  * first in order always advances, so every sequence ends.
  *
+ * A sequence whose beginning comes back from the host tier waits in its place until it is there, while others go on.
+ *
  * A second budget bounds the prompt tokens that a step scores: a chunk ends where it is used up.
  *
  * @module
  */
 
 import { type Growth, growthReserve } from "./growth_reserve.ts";
+import type { HostTier } from "./host_tier.ts";
 import type { PagePool } from "./page_pool.ts";
-import type { PrefixCache } from "./prefix_cache.ts";
+import type { Hit, PrefixCache } from "./prefix_cache.ts";
 import type { Sequence } from "./sequence.ts";
 import { insertInOrder, removeInOrder } from "./sequence_order.ts";
 import { WaitingQueue } from "./waiting_queue.ts";
@@ -44,6 +47,7 @@ export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #editsNeeded: (sequence: Sequence) => number;
   readonly #cache: PrefixCache;
+  readonly #hostTier: HostTier | null;
   readonly #batch: Sequence[] = [];
   #budget = 0;
   #scoreBudget = 0;
@@ -61,8 +65,10 @@ export class Scheduler {
     limits: SchedulerLimits,
     editsNeeded: (sequence: Sequence) => number,
     cache: PrefixCache,
+    hostTier: HostTier | null = null,
   ) {
     this.#cache = cache;
+    this.#hostTier = hostTier;
     this.#pool = pool;
     this.#limits = limits;
     this.#editsNeeded = editsNeeded;
@@ -90,17 +96,34 @@ export class Scheduler {
     this.#batch.length = 0;
     this.#budget = this.#limits.maxNumBatchedTokens;
     this.#scoreBudget = this.#limits.maxScores;
+    this.#hostTier?.poll();
     // Preempting shortens `running` at its end, which may be the sequence that asked.
     for (let i = 0; i < this.running.length; i++) {
       const sequence = this.running[i]!;
-      if (sequence.numPending === 1 && !sequence.isFull && this.#makeRoom(sequence)) this.#take(sequence);
+      if (sequence.numPending > 1 || sequence.isFull || this.#isArriving(sequence)) continue;
+      if (this.#makeRoom(sequence)) this.#take(sequence);
     }
     for (const sequence of this.running) {
-      if (sequence.numPending > 1 && this.#budget > 0) this.#take(sequence);
+      if (sequence.numPending > 1 && this.#budget > 0 && !this.#isArriving(sequence)) this.#take(sequence);
     }
     // Nobody preempted above comes back here: what it gave is less than what it needs by the page that was taken.
     this.#admit();
+    if (this.#batch.length === 0) this.#takeArriving();
+    this.#hostTier?.flush();
     return this.#batch;
+  }
+
+  /** Whether pages of it are still on their way from the host: the other sequences go on without it. */
+  #isArriving({ arrival }: Sequence): boolean {
+    return arrival > 0 && this.#hostTier!.isUnderWay(arrival);
+  }
+
+  /** With nothing else to run, the step itself waits for them. */
+  #takeArriving(): void {
+    for (const sequence of this.running) {
+      if (sequence.isFull || this.#budget === 0) continue;
+      if (sequence.numPending > 1 || this.#makeRoom(sequence)) this.#take(sequence);
+    }
   }
 
   /** Takes a sequence out for good: its pages are free again. Without effect on one that has finished. */
@@ -164,7 +187,8 @@ export class Scheduler {
       const numEdits = this.#editsNeeded(sequence);
       const hits = this.#cache.find(sequence);
       // A hit that somebody owns costs nothing.
-      const numTaken = numPages - hits.reduce((n, page) => n + (this.#pool.isIdle(page) ? 0 : 1), 0);
+      const numTaken = numPages -
+        hits.reduce((n, hit) => n + ("page" in hit && !this.#pool.isIdle(hit.page) ? 1 : 0), 0);
       if (numTaken + this.#numReserved() > this.#pool.numFree) return;
       if (numEdits + this.#numEditsReserved > this.#limits.maxLogitEdits) return;
       waiting.admit(sequence);
@@ -177,16 +201,14 @@ export class Scheduler {
       this.#countGrowth(sequence, 1);
       this.#numEditsReserved += numEdits;
       if (sequence.request.numRunning++ === 0) this.numRequestsRunning++;
-      this.#take(sequence);
+      if (!this.#isArriving(sequence)) this.#take(sequence);
     }
   }
 
   /** Begins a sequence with pages that others have computed. Before any is allocated: that could void their names. */
-  #takeHits(sequence: Sequence, hits: readonly number[]): void {
-    for (const page of hits) {
-      this.#pool.acquire(page);
-      sequence.pages[sequence.numPages++] = page;
-    }
+  #takeHits(sequence: Sequence, hits: readonly Hit[]): void {
+    sequence.arrival = this.#cache.take(hits, sequence.pages);
+    sequence.numPages = hits.length;
     sequence.numComputed = hits.length * this.#limits.pageSize;
     this.#cache.begin(sequence, hits.length);
   }

@@ -92,6 +92,8 @@ export class Sequence {
   numPages = 0;
   /** Tokens whose K and V are in the pages, or will be by the steps submitted. */
   numComputed = 0;
+  /** The transfer that the last of the pages it began with comes back from the host with; 0: none. */
+  arrival = 0;
   /** Tokens sampled by steps submitted whose ids have not been read: 0 or 1. */
   numUnread = 0;
   /** Its row in the step submitted last, which names an unread token. */

@@ -23,6 +23,7 @@ import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
 import { Deadlines } from "./deadlines.ts";
 import { EngineError } from "./errors.ts";
+import type { HostTier } from "./host_tier.ts";
 import type { Growth } from "./growth_reserve.ts";
 import type { KvScaleWindow } from "./kv_scale_window.ts";
 import { LogitEdits, maxLogitEdits, stopIds } from "./logit_edits.ts";
@@ -47,6 +48,8 @@ export interface StepLoopOptions {
   readonly kvFingerprint: string | null;
   /** Where the scales of an FP8 cache are calculated from the first tokens. */
   readonly kvScaleWindow?: KvScaleWindow | null;
+  /** Keeps the pages that the pool gives up; null or left out: nothing does. Needs prefix caching. */
+  readonly hostTier?: HostTier | null;
   /** Submit a step before the last one's tokens are read: for devices that run on by themselves. */
   readonly looksAhead: boolean;
   /** Told of faults that cost no request. */
@@ -64,13 +67,15 @@ export type Submitted = Omit<Extract<EngineMessage, { type: "submit" }>, "type">
 interface Flight {
   readonly buffer: StepBufferViews;
   readonly parts: readonly Part[];
+  readonly startMs: number;
 }
 
 /** A sequence's part of a step. */
 interface Part {
   readonly sequence: Sequence;
-  /** Its tokens computed before. */
+  /** Its tokens computed before, and by the step. */
   readonly before: number;
+  readonly queryLen: number;
   /** Of the result; null: the step does not sample for it. */
   readonly row: number | null;
   /** Its scores in the step buffer, and the place in the prompt of the first. */
@@ -83,6 +88,7 @@ export class StepLoop {
   readonly #pool: PagePool;
   readonly #scheduler: Scheduler;
   readonly #cache: PrefixCache;
+  readonly #hostTier: HostTier | null;
   readonly #writers: readonly [BatchWriter, BatchWriter];
   /** Oldest first: none between steps, or one with look-ahead. */
   readonly #flights: Flight[] = [];
@@ -94,6 +100,7 @@ export class StepLoop {
   /** Requests with deltas not yet taken. */
   readonly #touched = new Set<LiveRequest>();
   #outcomes: Outcome[] = [];
+  #lastEndMs = 0;
   /** Prompt tokens of first tokens, and tokens, since the counters were told. */
   #numPromptTokens = 0;
   #numGenerated = 0;
@@ -110,8 +117,9 @@ export class StepLoop {
     this.#options = options;
     this.#now = options.now ?? nowMs;
     const { pageSize, kvFingerprint: fingerprint } = options;
-    this.#pool = new PagePool(options.numPages, pageSize);
-    this.#cache = new PrefixCache(this.#pool, { pageSize, fingerprint });
+    const hostTier = this.#hostTier = options.hostTier ?? null;
+    this.#pool = new PagePool(options.numPages, pageSize, hostTier?.save.bind(hostTier));
+    this.#cache = new PrefixCache(this.#pool, { pageSize, fingerprint, hostTier });
     const limits = {
       pageSize,
       maxNumSeqs,
@@ -126,7 +134,7 @@ export class StepLoop {
         numEosTokenIds: options.eosTokenIds.length,
         vocabSize: options.vocabSize,
       });
-    this.#scheduler = new Scheduler(this.#pool, limits, editsNeeded, this.#cache);
+    this.#scheduler = new Scheduler(this.#pool, limits, editsNeeded, this.#cache, hostTier);
     this.#writers = [new BatchWriter(runner.buffers[0]), new BatchWriter(runner.buffers[1])];
   }
 
@@ -236,11 +244,12 @@ export class StepLoop {
     }
     const buffer = this.#runner.buffers[this.#turn];
     this.#writers[this.#turn].write(batch);
+    const startMs = this.#now();
     this.#runner.submit(buffer);
     this.#turn = this.#turn === 0 ? 1 : 0;
     this.#pool.beginStep();
     this.#options.kvScaleWindow?.count(batch.reduce((sum, { queryLen }) => sum + queryLen, 0));
-    this.#flights.push({ buffer, parts: advance(batch) });
+    this.#flights.push({ buffer, parts: advance(batch), startMs });
     return true;
   }
 
@@ -249,6 +258,7 @@ export class StepLoop {
     if (flight === undefined) return;
     this.#runner.finish(flight.buffer);
     this.#pool.endStep();
+    this.#measure(flight);
     for (const part of flight.parts) this.#apply(flight.buffer, part);
     const { counters } = this.#options;
     counters.add("promptTokensTotal", this.#numPromptTokens);
@@ -257,6 +267,17 @@ export class StepLoop {
     this.#numGenerated = 0;
     counters.add("stepsTotal", 1);
     counters.set("lastStepTimeMs", Date.now());
+  }
+
+  /** Steps that mostly prefill tell what it costs to compute tokens. Those that overlap are timed from end to end. */
+  #measure({ startMs, parts }: Flight): void {
+    const endMs = this.#now();
+    const seconds = (endMs - Math.max(startMs, this.#lastEndMs)) / 1000;
+    this.#lastEndMs = endMs;
+    if (this.#hostTier === null) return;
+    const numTokens = parts.reduce((n, { queryLen }) => n + queryLen, 0);
+    const numPrefill = parts.reduce((n, { queryLen }) => n + (queryLen > 1 ? queryLen : 0), 0);
+    if (2 * numPrefill >= numTokens) this.#hostTier.countPrefill(numPrefill, seconds);
   }
 
   /** What happened since the last call, one outcome a request. */
@@ -284,7 +305,7 @@ export class StepLoop {
     const { request } = sequence;
     const token = buffer.sampled[row]!;
     if (token < 0 || token >= this.#options.vocabSize) {
-      for (const page of sequence.pages.subarray(0, sequence.numPages)) this.#pool.forget(page);
+      this.#cache.forget(sequence);
       this.#failRequest(
         request,
         `The model gave no valid token for request ${request.id}, received ${token}: its logits hold no number`,
@@ -368,6 +389,13 @@ export class StepLoop {
     counters.set("preemptionsTotal", this.#scheduler.numPreemptions);
     counters.set("prefixCacheQueriesTotal", this.#cache.numQueried);
     counters.set("prefixCacheHitsTotal", this.#cache.numHit);
+    if (this.#hostTier === null) return;
+    this.#hostTier.poll();
+    const { numKept, numRestoredTokens, totals } = this.#hostTier;
+    counters.set("numHostPagesKept", numKept);
+    counters.set("kvRestoredTokensTotal", numRestoredTokens);
+    counters.set("kvSavedBytesTotal", totals.savedBytes);
+    counters.set("kvRestoredBytesTotal", totals.restoredBytes);
   }
 }
 
@@ -392,7 +420,7 @@ function advance(batch: readonly Sequence[]): Part[] {
     }
     const scores = { from: numScores, at: sequence.scoreBegin, count: sequence.numScores };
     numScores += sequence.numScores;
-    return { sequence, before, row, scores };
+    return { sequence, before, queryLen: sequence.queryLen, row, scores };
   });
 }
 

@@ -446,7 +446,7 @@ OCTAVO_API int32_t octavo_engine_kv_histograms(const octavo_engine *engine, floa
 /* Copies whole pages, all layers of each: pages[i] to host page host_pages[i], or back, for i < num_pages. The host pages
  * are the engine's own, num_host_pages of them. GPU builds only enqueue the copies: they run beside the steps under way,
  * none of which may read or write these pages, and a step submitted later waits until the pages it reads or writes have
- * been copied. Transfers run one after another. Errors: OCTAVO_INVALID_ARGUMENT (a page that there is not). */
+ * been copied. All copies are made one after another, in order. Errors: OCTAVO_INVALID_ARGUMENT (a page that there is not). */
 OCTAVO_API int32_t octavo_engine_save_pages(octavo_engine *engine, const int32_t *pages, const int32_t *host_pages,
                                             int32_t num_pages);
 OCTAVO_API int32_t octavo_engine_restore_pages(octavo_engine *engine, const int32_t *pages, const int32_t *host_pages,

@@ -6,7 +6,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import type { StepBufferViews, StepRunner } from "../../engine/native.ts";
+import type { PageMover, StepBufferViews, StepRunner, TransferTotals } from "../../engine/native.ts";
 import { samplingParams } from "../../engine/sampling_params.ts";
 import type { PromptLogprob, SamplingParams } from "../../engine/types.ts";
 import type { TokenTable } from "../../models/types.ts";
@@ -169,10 +169,12 @@ export interface FakeRunnerConfig {
   readonly maxScores?: number;
   /** Default: maxNumSeqs. */
   readonly maxSamples?: number;
+  /** Default: 0. */
+  readonly numHostPages?: number;
 }
 
 /** Runs {@linkcode expectedOutput}'s model on a step buffer, and checks the buffer as octavo.h asks. */
-export class FakeRunner implements StepRunner {
+export class FakeRunner implements StepRunner, PageMover {
   readonly buffers: readonly [StepBufferViews, StepBufferViews];
   /** Of the step submitted last. */
   buffer: StepBufferViews;
@@ -183,17 +185,33 @@ export class FakeRunner implements StepRunner {
   queryLens: number[] = [];
   readonly #config: FakeRunnerConfig;
   readonly #kv: Int32Array;
+  readonly #hostKv: Int32Array;
+  /** What a page's copy takes. */
+  secondsPerPage = 0.001;
+  /** Copies asked for that have not happened, oldest first: each happens as late as it may, or when somebody asks. */
+  readonly #transfers: { readonly saves: boolean; readonly pages: Int32Array; readonly hostPages: Int32Array }[] = [];
+  #totals: TransferTotals = {
+    numSubmitted: 0,
+    numFinished: 0,
+    savedBytes: 0,
+    savedSeconds: 0,
+    restoredBytes: 0,
+    restoredSeconds: 0,
+  };
+  #numAsked = 0;
   /** Steps under way, oldest first, with what they sampled: the buffer shows it when they are finished. */
   readonly #flights: {
     readonly buffer: StepBufferViews;
     readonly sampled: Int32Array;
     readonly logprob: Float32Array;
+    readonly pages: ReadonlySet<number>;
   }[] = [];
   #lastSampled = new Int32Array(0);
 
   constructor(config: FakeRunnerConfig) {
     this.#config = config;
     this.#kv = new Int32Array(config.numPages * config.pageSize).fill(-1);
+    this.#hostKv = new Int32Array((config.numHostPages ?? 0) * config.pageSize).fill(-1);
     this.buffers = [newStepBuffer(config), newStepBuffer(config)];
     this.buffer = this.buffers[0];
   }
@@ -207,7 +225,8 @@ export class FakeRunner implements StepRunner {
     }
     this.step();
     this.#lastSampled = buffer.sampled.slice();
-    this.#flights.push({ buffer, sampled: this.#lastSampled, logprob: buffer.scoreLogprob.slice() });
+    const pages = new Set(this.#stepPages());
+    this.#flights.push({ buffer, sampled: this.#lastSampled, logprob: buffer.scoreLogprob.slice(), pages });
     buffer.sampled.fill(-7);
     buffer.scoreLogprob.fill(NaN);
   }
@@ -219,6 +238,61 @@ export class FakeRunner implements StepRunner {
     buffer.scoreLogprob.set(flight.logprob);
   }
 
+  savePages(pages: Int32Array, hostPages: Int32Array): void {
+    this.#transfer({ saves: true, pages, hostPages });
+  }
+
+  restorePages(pages: Int32Array, hostPages: Int32Array): void {
+    this.#transfer({ saves: false, pages, hostPages });
+  }
+
+  /** Every other time that it is asked one transfer more has happened. */
+  transferStats(): TransferTotals {
+    if (++this.#numAsked % 2 === 0) this.#runTransfers(1);
+    return this.#totals;
+  }
+
+  #transfer(transfer: { saves: boolean; pages: Int32Array; hostPages: Int32Array }): void {
+    const { pages, hostPages } = transfer;
+    assert(pages.length > 0 && pages.length === hostPages.length, "every page has a host page");
+    for (const page of hostPages) assert(page >= 0 && page < this.#config.numHostPages!, `host page ${page} exists`);
+    for (const flight of this.#flights) {
+      for (const page of pages) assert(!flight.pages.has(page), `no step under way uses page ${page}, which is copied`);
+    }
+    this.#transfers.push({ ...transfer, pages: pages.slice(), hostPages: hostPages.slice() });
+    this.#totals = { ...this.#totals, numSubmitted: this.#totals.numSubmitted + 1 };
+  }
+
+  #runTransfers(count: number): void {
+    const { pageSize } = this.#config;
+    for (const { saves, pages, hostPages } of this.#transfers.splice(0, count)) {
+      pages.forEach((page, i) => {
+        const inPool = this.#kv.subarray(page * pageSize, (page + 1) * pageSize);
+        const inHost = this.#hostKv.subarray(hostPages[i]! * pageSize, (hostPages[i]! + 1) * pageSize);
+        if (saves) inHost.set(inPool);
+        else inPool.set(inHost);
+      });
+      const [bytes, seconds] = [10 * pages.length, this.secondsPerPage * pages.length];
+      const { numFinished, savedBytes, savedSeconds, restoredBytes, restoredSeconds } = this.#totals;
+      this.#totals = {
+        ...this.#totals,
+        numFinished: numFinished + 1,
+        ...saves
+          ? { savedBytes: savedBytes + bytes, savedSeconds: savedSeconds + seconds }
+          : { restoredBytes: restoredBytes + bytes, restoredSeconds: restoredSeconds + seconds },
+      };
+    }
+  }
+
+  /** Pages that the step in the buffer uses. */
+  #stepPages(): number[] {
+    const { header, seqLen, pageTable, maxPagesPerSeq } = this.buffer;
+    return Array.from({ length: header[0]! }, (_, s) => s).flatMap((s) => {
+      const numPages = Math.ceil(seqLen[s]! / this.#config.pageSize);
+      return [...pageTable.subarray(s * maxPagesPerSeq, s * maxPagesPerSeq + numPages)];
+    });
+  }
+
   /** What is stored is worth nothing any more: whoever reads it gets other tokens. */
   spoil(): void {
     this.#kv.fill(-1);
@@ -227,6 +301,8 @@ export class FakeRunner implements StepRunner {
   step(): void {
     this.onStep();
     this.numSteps++;
+    const pages = new Set(this.#stepPages());
+    this.#runTransfers(1 + this.#transfers.findLastIndex((transfer) => transfer.pages.some((page) => pages.has(page))));
     const { header, queryLen, editBegin } = this.buffer;
     const [numSeqs = 0, numTokens = 0, numEdits = 0] = header;
     assert(numSeqs >= 1 && numSeqs <= this.#config.maxNumSeqs, "sequences fit the step");

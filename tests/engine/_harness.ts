@@ -3,6 +3,7 @@
 import { assertEquals } from "@std/assert";
 import { Counters } from "../../engine/counters.ts";
 import type { KvScaleWindow } from "../../engine/kv_scale_window.ts";
+import { HostTier } from "../../engine/host_tier.ts";
 import { StepLoop } from "../../engine/step_loop.ts";
 import { promptLogprobs } from "../../engine/prompt_scores.ts";
 import type { Delta, FinishReason, PromptLogprob, SamplingParams, Usage } from "../../engine/types.ts";
@@ -47,6 +48,7 @@ export class Harness {
   readonly runner: FakeRunner;
   readonly counters = new Counters();
   readonly loop: StepLoop;
+  readonly hostTier: HostTier | null;
   readonly transcripts = new Map<number, Transcript>();
   readonly warnings: string[] = [];
   /** The loop's clock. */
@@ -62,6 +64,8 @@ export class Harness {
     } = {},
   ) {
     this.runner = new FakeRunner(config);
+    const { numPages, numHostPages = 0 } = config;
+    this.hostTier = numHostPages > 0 ? new HostTier(this.runner, { numHostPages, numPages, pageBytes: 10 }) : null;
     this.loop = new StepLoop(this.runner, {
       pageSize: config.pageSize,
       numPages: config.numPages,
@@ -71,6 +75,7 @@ export class Harness {
       counters: this.counters,
       kvFingerprint: caches ? "fake" : null,
       kvScaleWindow: kvScaleWindow?.(this.runner) ?? null,
+      hostTier: this.hostTier,
       looksAhead,
       warn: (message) => this.warnings.push(message),
       now: () => this.nowMs,

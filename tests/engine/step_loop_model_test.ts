@@ -51,20 +51,36 @@ const engine = fc.record({
 /** Longer runs: OCTAVO_MODEL_RUNS=20000 is above 1e6 operations. */
 const NUM_RUNS = Number(Deno.env.get("OCTAVO_MODEL_RUNS") ?? 600);
 
-for (
-  const options of [{ caches: false, looksAhead: false }, { caches: true, looksAhead: false }, {
-    caches: true,
-    looksAhead: true,
-  }]
-) {
-  const name = `${options.caches ? "with" : "without"} prefix caching${options.looksAhead ? " and look-ahead" : ""}`;
+interface Variant {
+  readonly caches: boolean;
+  readonly looksAhead: boolean;
+  readonly numHostPages?: number;
+}
+
+const VARIANTS: readonly Variant[] = [
+  { caches: false, looksAhead: false },
+  { caches: true, looksAhead: false },
+  { caches: true, looksAhead: true },
+  { caches: true, looksAhead: false, numHostPages: 5 },
+  { caches: true, looksAhead: true, numHostPages: 5 },
+];
+
+for (const options of VARIANTS) {
+  const name = `${options.caches ? "with" : "without"} prefix caching${options.looksAhead ? " and look-ahead" : ""}` +
+    (options.numHostPages === undefined ? "" : " and a host tier");
   Deno.test(`StepLoop gives every request its own tokens and one end at random ${name}`, () => {
     let numPreemptions = 0;
     let numRequests = 0;
     let numHits = 0;
+    let numRestored = 0;
     let numOperations = 0;
     const property = fc.property(engine, fc.array(operation, { maxLength: 120, size: "max" }), (config, operations) => {
-      const harness = new Harness({ ...config, maxNumBatchedTokens: config.maxNumSeqs + config.extraTokens }, options);
+      const { numHostPages = 0 } = options;
+      const harness = new Harness({
+        ...config,
+        numHostPages,
+        maxNumBatchedTokens: config.maxNumSeqs + config.extraTokens,
+      }, options);
       numOperations += operations.length;
       const aborted = new Set<number>();
       for (const op of operations) {
@@ -79,16 +95,18 @@ for (
         }
       }
       harness.finish();
+      numRestored += harness.counters.get("kvRestoredTokensTotal");
       numHits += harness.counters.get("prefixCacheHitsTotal");
       numPreemptions += harness.counters.get("preemptionsTotal");
       for (const [key, transcript] of harness.transcripts) checkTranscript(transcript, aborted.has(key));
     });
     fc.assert(property, { numRuns: NUM_RUNS, seed: 20260101 });
-    if (NUM_RUNS > 600) console.log({ name, numOperations, numRequests, numPreemptions, numHits });
+    if (NUM_RUNS > 600) console.log({ name, numOperations, numRequests, numPreemptions, numHits, numRestored });
     // The cases are worth something only when they are crowded.
     assertGreater(numPreemptions, 300);
     assertGreater(numRequests, 4000);
     assertEquals(numHits > 0, options.caches);
+    assertEquals(numRestored > 300, options.numHostPages !== undefined);
   });
 }
 
