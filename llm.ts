@@ -33,7 +33,7 @@ import { fetchDemoModel } from "./models/demo.ts";
 import { type LOAD_FORMATS, openModel } from "./models/open_model.ts";
 import type { ProgressListener } from "./models/progress.ts";
 import type { ChatMessage, ModelFiles, Tokenizer } from "./models/types.ts";
-import { OPTIONS, parseMemory } from "./options.ts";
+import { OPTIONS, parseBytes, parseMemory } from "./options.ts";
 
 /** How to load a model; what is left out has the server's defaults (`--help` lists them). */
 export interface LLMOptions {
@@ -51,6 +51,8 @@ export interface LLMOptions {
   readonly gpuMemoryUtilization?: number;
   /** Memory for the KV cache: "2GiB" or "0.25", or as an object. */
   readonly kvCacheMemory?: string | KvCacheMemory;
+  /** Host memory for KV pages of prompts that the cache has no room for: "8GiB", or bytes. Default: none. */
+  readonly kvOffloadMemory?: string | number;
   /** Set the FP8 KV cache's scales from the first prompts' values, once, where no file brings any. */
   readonly calculateKvScales?: boolean;
   /** Tokens from which `calculateKvScales` sets the scales for good. Default 512. */
@@ -122,6 +124,7 @@ export class LLM implements AsyncDisposable {
     const progress = onProgress === undefined ? {} : { onProgress };
     const memory = options.kvCacheMemory ?? null;
     const kvCacheMemory = typeof memory === "string" ? parseMemory(memory) : memory;
+    const { kvOffloadMemory = null } = options;
     const { loadFormat = OPTIONS.loadFormat.default } = options;
     const model = await openModel(options.model ?? await fetchDemoModel(progress), { ...progress, loadFormat });
     const engine = await startEngine({
@@ -129,6 +132,7 @@ export class LLM implements AsyncDisposable {
       kvCacheDtype: options.kvCacheDtype ?? OPTIONS.kvCacheDtype.default,
       kvCacheDtypeSkipLayers: options.kvCacheDtypeSkipLayers ?? OPTIONS.kvCacheDtypeSkipLayers.default,
       kvCacheMemory,
+      kvOffloadMemory: typeof kvOffloadMemory === "string" ? parseBytes(kvOffloadMemory) : kvOffloadMemory,
       calculateKvScales: options.calculateKvScales ?? false,
       calculateKvScalesTokens: options.calculateKvScalesTokens ?? OPTIONS.calculateKvScalesTokens.default,
       kvCacheStats: options.kvCacheStats ?? false,

@@ -116,6 +116,14 @@ export const OPTIONS = {
     "Memory for the KV cache: bytes (2GiB, 512MiB, 1000000) or a fraction of what is free (0.25); never more than can be used",
     parseMemory,
   ),
+  kvOffloadMemory: spec<number | null>(
+    "kv-offload-memory",
+    "SIZE",
+    null,
+    "none",
+    "Host memory that keeps KV pages of prompts for which the cache has no room (8GiB): they come back faster than they are computed",
+    parseBytes,
+  ),
   maxModelLen: optionalInteger(
     "max-model-len",
     "TOKENS",
@@ -252,6 +260,13 @@ export function parseMemory(value: string): KvCacheMemory {
   const bytes = Math.floor(number * (binary ? 1024 : 1000) ** power);
   if (bytes < 1 || !Number.isSafeInteger(bytes)) throw new RangeError("expected a size from 1 byte to 8 PiB");
   return { bytes };
+}
+
+/** Bytes with or without a unit. @throws {RangeError} With what was expected. */
+export function parseBytes(value: string): number {
+  const memory = parseMemory(value);
+  if ("fraction" in memory) throw new RangeError("expected bytes such as 8GiB");
+  return memory.bytes;
 }
 
 function parseLayers(value: string): SkippedLayer[] {

@@ -191,6 +191,12 @@ function report(model: ModelFiles, engine: Engine, name: string, url: string): s
     `${formatBytes(cacheBytes)}${bfloat16}, ${number(info.numKvTokens / info.maxModelLen)} sequences of ` +
     number(info.maxModelLen),
   ];
+  if (info.numHostPages > 0) {
+    const numTokens = info.numHostPages * info.pageSize;
+    lines.push(
+      `KV host   ${number(numTokens)} tokens more in ${formatBytes(numTokens * info.kvBytesPerToken)} of memory`,
+    );
+  }
   const scales = describeKvScales(info.kvLayers.map((layer) => layer.scales));
   if (scales !== null) lines.push(`KV scales ${scales}`);
   return lines.join("\n  ");

@@ -89,7 +89,7 @@ function measure(library: Library, setup: Setup) {
     num_pages: numPages,
     num_kv_heads: shape.kvHeads,
     head_dim: shape.headDim,
-    reserved: 0,
+    page_stride: 0,
   });
   const config = ATTENTION_CONFIG.encode({
     num_seqs: 1,

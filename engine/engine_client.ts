@@ -24,6 +24,7 @@ import type {
   KvCacheStats,
   KvCompareRequest,
   KvCompareResult,
+  KvOffloadStats,
   Sink,
 } from "./types.ts";
 
@@ -102,6 +103,7 @@ export class EngineClient implements Engine {
       preemptionsTotal: counters.get("preemptionsTotal"),
       prefixCacheQueriesTotal: counters.get("prefixCacheQueriesTotal"),
       prefixCacheHitsTotal: counters.get("prefixCacheHitsTotal"),
+      kvOffload: this.#kvOffload(),
       stepsTotal: counters.get("stepsTotal"),
       requestsFinishedTotal: counters.finishedTotal(),
       lastStepAgeMs: lastStepTimeMs === 0 ? null : Math.max(0, Date.now() - lastStepTimeMs),
@@ -115,6 +117,17 @@ export class EngineClient implements Engine {
     const kvLayers = this.#info.kvLayers.map(({ dtype }, layer) => ({ dtype, scales: layers[layer] ?? null }));
     this.#info = { ...this.#info, kvLayers };
     console.error(`KV scales set from the first ${numTokens} tokens:\n${kvScaleLines(layers)}`);
+  }
+
+  #kvOffload(): KvOffloadStats | null {
+    const { counters, info: { numHostPages } } = this.#options;
+    if (numHostPages === 0) return null;
+    return {
+      usage: counters.get("numHostPagesKept") / numHostPages,
+      restoredTokensTotal: counters.get("kvRestoredTokensTotal"),
+      savedBytesTotal: counters.get("kvSavedBytesTotal"),
+      restoredBytesTotal: counters.get("kvRestoredBytesTotal"),
+    };
   }
 
   /**

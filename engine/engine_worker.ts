@@ -9,7 +9,8 @@ import { Library, NativeError, type OpenDevice, openDevice } from "../ffi/librar
 import { NativeEngine } from "../ffi/native_engine.ts";
 import type { NativeModel } from "../ffi/native_model.ts";
 import { Counters } from "./counters.ts";
-import { planKvPages } from "./kv_cache_plan.ts";
+import { HostTier } from "./host_tier.ts";
+import { planHostPages, planKvPages } from "./kv_cache_plan.ts";
 import { KvScaleWindow } from "./kv_scale_window.ts";
 import { KvStatsReporter } from "./kv_stats_reporter.ts";
 import { KvComparer } from "./kv_comparer.ts";
@@ -57,8 +58,9 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     (doneBytes, totalBytes) => post({ type: "progress", doneBytes, totalBytes }),
   );
   const sizes = stepSizes(settings, backend, model.config.vocabSize);
-  const { engine, numPages } = openEngine(nativeModel, settings, sizes);
+  const { engine, numPages, numHostPages } = openEngine(nativeModel, settings, sizes);
   using _engine = engine;
+  const pageBytes = nativeModel.kvPageBytes(settings.kvCacheDtype, settings.pageSize);
   const loop = new StepLoop(engine, {
     pageSize: settings.pageSize,
     numPages,
@@ -69,10 +71,11 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     // All pages of a process have one model, dtype and page size: the name says so, should they ever be kept longer.
     kvFingerprint: settings.enablePrefixCaching ? kvFingerprint(model, settings) : null,
     kvScaleWindow: kvScaleWindow(engine, settings),
+    hostTier: numHostPages > 0 ? new HostTier(engine, { numHostPages, numPages, pageBytes }) : null,
     looksAhead: backend !== "cpu",
     warn: (message) => post({ type: "warning", message }),
   });
-  post(readyMessage({ device, nativeModel, model, settings, sizes, numPages }));
+  post(readyMessage({ device, nativeModel, model, settings, sizes, numPages, numHostPages }));
   const reporter = settings.kvCacheStats
     ? new KvStatsReporter(engine, model.config, (stats) => post({ type: "kv_stats", stats }))
     : null;
@@ -134,9 +137,11 @@ function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: S
   const memory = { ...nativeModel.library.deviceInfo(), scratchBytes };
   const pageBytes = nativeModel.kvPageBytes(kvDtype, pageSize);
   const numPages = planKvPages({ ...settings, ...sizes, pageBytes, memory });
+  const numHostPages = planHostPages(settings.kvOffloadBytes, pageBytes);
   const kvScales = nativeKvScales(settings.kvScales, nativeModel.config.numKvHeads);
   try {
-    return { engine: new NativeEngine(nativeModel, { ...config, numPages }, kvScales), numPages };
+    const engine = new NativeEngine(nativeModel, { ...config, numPages, numHostPages }, kvScales);
+    return { engine, numPages, numHostPages };
   } catch (error) {
     if (memory.backend === "cpu" || !(error instanceof NativeError) || !/out of memory/.test(error.message)) {
       throw error;
@@ -154,8 +159,9 @@ function readyMessage(parts: {
   settings: EngineSettings;
   sizes: StepSizes;
   numPages: number;
+  numHostPages: number;
 }): WorkerMessage {
-  const { device, nativeModel, model, settings, sizes, numPages } = parts;
+  const { device, nativeModel, model, settings, sizes, numPages, numHostPages } = parts;
   const { pageSize, maxModelLen, maxLogprobs } = settings;
   const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits, maxTokenMasks, maxScores } = sizes;
   const { backend, name, isa, numCores } = device.library.deviceInfo();
@@ -171,6 +177,7 @@ function readyMessage(parts: {
       pageSize,
       numPages,
       numKvTokens: numPages * pageSize,
+      numHostPages,
       kvBytesPerToken: nativeModel.kvPageBytes(settings.kvCacheDtype, pageSize) / pageSize,
       kvBytesPerTokenBfloat16: nativeModel.kvPageBytes("bfloat16", pageSize) / pageSize,
       weightBytes: nativeModel.weightBytes,

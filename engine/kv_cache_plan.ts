@@ -135,6 +135,19 @@ export function planKvPages(options: KvCachePlanOptions): number {
   return numPages;
 }
 
+/**
+ * How many host pages the bytes of `--kv-offload-memory` hold; 0 for 0 bytes.
+ *
+ * @throws {RangeError} Not one page fits.
+ */
+export function planHostPages(bytes: number, pageBytes: number): number {
+  const numPages = Math.floor(bytes / pageBytes);
+  if (bytes === 0 || numPages > 0) return Math.min(numPages, 2 ** 31 - 1);
+  throw new RangeError(
+    `kv_offload_memory must hold one page of the KV cache or more, ${mib(pageBytes)}, received ${mib(bytes)}`,
+  );
+}
+
 function mib(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 }

@@ -42,6 +42,8 @@ export interface EngineSettings {
   /** Of each layer; null = {@linkcode kvCacheDtype}. */
   readonly layerKvDtypes: readonly (KvCacheDtype | null)[];
   readonly kvCacheMemory: KvCacheMemory | null;
+  /** Bytes of host memory for pages that the cache has no room for; 0: none. */
+  readonly kvOffloadBytes: number;
   /** Of a GPU's memory, 0 .. 1: weights, scratch and KV cache together. */
   readonly gpuMemoryUtilization: number;
   /** What a GPU makes of the layers' matrices. */

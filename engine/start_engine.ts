@@ -26,6 +26,8 @@ export interface StartEngineOptions {
   readonly kvCacheDtype: KvCacheDtypeName;
   /** Null (the default): what `gpuMemoryUtilization` leaves, or a quarter of what is free on a CPU. */
   readonly kvCacheMemory?: KvCacheMemory | null;
+  /** Bytes of host memory for pages that the cache has no room for. Null (the default): none. */
+  readonly kvOffloadMemory?: number | null;
   /** Of a GPU's memory, above 0 and at most 1: weights, scratch and KV cache together. Default 0.9. */
   readonly gpuMemoryUtilization?: number;
   /** What a GPU makes of the layers' matrices. Default "none". */
@@ -166,6 +168,9 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
   if (maxNumBatchedTokens !== null) checkRange("max_num_batched_tokens", maxNumBatchedTokens, 1, 2 ** 20);
   checkRange("num_threads", numThreads, 0, 1024);
   if (![16, 32, 64].includes(pageSize)) throw new RangeError(`page_size must be 16, 32 or 64, received ${pageSize}`);
+  if ((options.kvOffloadMemory ?? 0) > 0 && options.enablePrefixCaching === false) {
+    throw new RangeError("kv_offload_memory needs prefix caching, found enable_prefix_caching false");
+  }
   if (!(gpuMemoryUtilization > 0 && gpuMemoryUtilization <= 1)) {
     throw new RangeError(`gpu_memory_utilization must be above 0 and at most 1, received ${gpuMemoryUtilization}`);
   }
@@ -176,6 +181,7 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
     kvCacheDtypeReason: skipped.length === 0 ? reason : `${reason}; ${config.dtype} in layers ${skipped.join(", ")}`,
     layerKvDtypes: config.layers.map((_, layer) => skipped.includes(layer) ? config.dtype : null),
     kvCacheMemory: options.kvCacheMemory ?? null,
+    kvOffloadBytes: options.kvOffloadMemory ?? 0,
     gpuMemoryUtilization,
     quantization,
     kvScaleTokens: scales.calculate ? kvScaleTokens : null,

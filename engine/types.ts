@@ -196,6 +196,8 @@ export interface EngineInfo {
   readonly numPages: number;
   /** Tokens the cache holds: numPages x pageSize. */
   readonly numKvTokens: number;
+  /** Pages of host memory for those that the cache has no room for. */
+  readonly numHostPages: number;
   /** Bytes of a token's K and V over all layers. */
   readonly kvBytesPerToken: number;
   /** What it would be in bfloat16. */
@@ -243,6 +245,17 @@ export interface KvCacheStats {
   readonly layers: readonly { readonly k: KvPartStats; readonly v: KvPartStats }[];
 }
 
+/** Pages that the cache had no room for, in host memory. */
+export interface KvOffloadStats {
+  /** 0..1 of the host pages. */
+  readonly usage: number;
+  /** Prompt tokens that came back from there; among those of `prefixCacheHitsTotal`. */
+  readonly restoredTokensTotal: number;
+  /** Bytes copied there, and back. */
+  readonly savedBytesTotal: number;
+  readonly restoredBytesTotal: number;
+}
+
 /** Counters and gauges, read from shared memory: never waits for the engine. */
 export interface EngineStats {
   /** Requests with a sequence that holds pages. */
@@ -261,6 +274,8 @@ export interface EngineStats {
   readonly prefixCacheQueriesTotal: number;
   /** Of these, how many it held. */
   readonly prefixCacheHitsTotal: number;
+  /** What host memory keeps of the cache; null without `--kv-offload-memory`. */
+  readonly kvOffload: KvOffloadStats | null;
   /** Steps run so far. */
   readonly stepsTotal: number;
   /** Requests that have ended, by how. */

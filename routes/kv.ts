@@ -20,6 +20,7 @@ export function kvRoutes({ engine }: Server): Hono {
       num_pages: info.numPages,
       num_tokens: info.numKvTokens,
       bytes_per_token: info.kvBytesPerToken,
+      num_host_tokens: info.numHostPages * info.pageSize,
       layers: info.kvLayers.map(({ dtype, scales }, layer) => ({
         layer,
         dtype,

@@ -126,9 +126,33 @@ export class Metrics {
       (stats) => stats.prefixCacheHitsTotal,
     );
     this.#total("steps_total", "Steps of the engine.", (stats) => stats.stepsTotal);
+    if (info.numHostPages > 0) this.#addKvOffload();
     this.#addKvCache();
     this.#addFinished();
     this.#addCacheConfig();
+  }
+
+  #addKvOffload(): void {
+    this.#gauge(
+      "kv_offload_usage_ratio",
+      "Used part of the KV cache's host memory, 0 to 1.",
+      (stats) => stats.kvOffload?.usage ?? 0,
+    );
+    this.#total(
+      "kv_offload_hits_total",
+      "Prompt tokens brought back from host memory.",
+      (stats) => stats.kvOffload?.restoredTokensTotal ?? 0,
+    );
+    this.#total(
+      "kv_offload_saved_bytes_total",
+      "Bytes of the KV cache copied to host memory.",
+      (stats) => stats.kvOffload?.savedBytesTotal ?? 0,
+    );
+    this.#total(
+      "kv_offload_restored_bytes_total",
+      "Bytes of the KV cache copied back from host memory.",
+      (stats) => stats.kvOffload?.restoredBytesTotal ?? 0,
+    );
   }
 
   /** Without samples while nothing is counted: a 0 would say that nothing saturates. */

@@ -33,6 +33,7 @@ export function clientOptions() {
     pageSize,
     numPages,
     numKvTokens: numPages * pageSize,
+    numHostPages: 0,
     kvBytesPerToken: 4,
     kvBytesPerTokenBfloat16: 4,
     weightBytes: 0,

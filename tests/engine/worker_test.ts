@@ -218,6 +218,43 @@ Deno.test("Engine gives the same tokens cold, warm, chunked and batched, with ev
   }
 });
 
+Deno.test("Engine restores evicted prompts from host memory and gives what it gives without, in every KV dtype", async () => {
+  const vocabSize = MODEL.config.vocabSize;
+  const prompts = [1, 2, 3, 4].map((seed) =>
+    Array.from({ length: 200 }, (_, i) => (seed * 31 + i * (i + seed)) % vocabSize)
+  );
+  for (const kvCacheDtype of KV_CACHE_DTYPE_NAMES) {
+    await using cold = await start({ kvCacheDtype, enablePrefixCaching: false, maxModelLen: 256 });
+    const expected: Collected[] = [];
+    for (const prompt of prompts) expected.push(await complete(cold, prompt));
+    const pageBytes = cold.info.kvBytesPerToken * 16;
+    await using engine = await start({
+      kvCacheDtype,
+      maxModelLen: 256,
+      kvCacheMemory: { bytes: 18 * pageBytes },
+      kvOffloadMemory: 40.5 * pageBytes,
+    });
+    assertEquals([engine.info.numPages, engine.info.numHostPages], [18, 40]);
+    for (let round = 0; round < 2; round++) {
+      for (const [i, prompt] of prompts.entries()) {
+        const before = engine.stats().prefixCacheHitsTotal;
+        assertEquals(await complete(engine, prompt), expected[i]!, kvCacheDtype);
+        if (i === 0) assertEquals(engine.stats().prefixCacheHitsTotal - before, round === 0 ? 0 : 192);
+      }
+    }
+    const { kvOffload, prefixCacheHitsTotal } = engine.stats();
+    assertGreater(kvOffload!.restoredTokensTotal, 0);
+    assert(kvOffload!.restoredTokensTotal <= prefixCacheHitsTotal);
+    assertEquals(kvOffload!.restoredBytesTotal, kvOffload!.restoredTokensTotal / 16 * pageBytes);
+    assert(kvOffload!.savedBytesTotal >= 40 * kvOffload!.usage * pageBytes && kvOffload!.usage <= 1);
+    // Aborted while it comes back.
+    const aborted = collect(engine, { id: `abort-${kvCacheDtype}`, promptTokenIds: prompts[0]!, sampling: SAMPLING });
+    aborted.abort();
+    await aborted.outputs;
+    assertEquals(await complete(engine, prompts[0]!), expected[0]!);
+  }
+});
+
 Deno.test("Engine keeps skipped layers in the model's dtype and says so", async () => {
   const all = MODEL.config.layers.map((_, layer) => layer);
   await using plain = await start({ kvCacheDtype: "bfloat16" });
@@ -247,6 +284,10 @@ Deno.test("Engine aborts a request whose consumer goes away and ends the rest", 
 Deno.test("startEngine() says what is wrong when it cannot start", async () => {
   await assertRejects(() => start({ library: "/nowhere/lib.so" }), EngineError, "/nowhere/lib.so");
   await assertRejects(() => start({ kvCacheMemory: { bytes: 1000 } }), EngineError, "Raise --kv-cache-memory");
+  await assertRejects(() => start({ kvOffloadMemory: 1000 }), EngineError, "kv_offload_memory must hold one page");
+  await assertRejects(() => start({ kvOffloadMemory: 1e15 }), EngineError, "host pages need");
+  const withoutCache = { kvOffloadMemory: 1e6, enablePrefixCaching: false };
+  await assertRejects(() => start(withoutCache), RangeError, "kv_offload_memory needs prefix caching");
   const model = { ...MODEL, tensors: MODEL.tensors.filter(({ role }) => role !== "output_norm") };
   await assertRejects(() => start({ model }), EngineError, "output_norm");
 });

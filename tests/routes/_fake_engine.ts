@@ -88,6 +88,7 @@ export class FakeEngine implements Engine {
     requestsFinishedTotal: { stop: 0, length: 0, abort: 0, deadline: 0, error: 0 },
     lastStepAgeMs: null,
     kvCache: null,
+    kvOffload: null,
     alive: true,
   };
   readonly info: EngineInfo = {
@@ -97,6 +98,7 @@ export class FakeEngine implements Engine {
     pageSize: 16,
     numPages: 100,
     numKvTokens: 1600,
+    numHostPages: 0,
     kvBytesPerToken: 23040,
     kvBytesPerTokenBfloat16: 23040,
     weightBytes: 1000,

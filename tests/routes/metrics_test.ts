@@ -1,5 +1,5 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { fakeApp, post, reply, USER_MESSAGE } from "./_fake_engine.ts";
+import { fakeApp, FakeEngine, post, reply, USER_MESSAGE } from "./_fake_engine.ts";
 
 async function scrape(app: ReturnType<typeof fakeApp>["app"]): Promise<Map<string, number>> {
   const response = await app.request("/metrics");
@@ -32,6 +32,7 @@ Deno.test("/metrics has the engine's figures under Octavo's and vLLM's names", a
     stepsTotal: 40,
     requestsFinishedTotal: { stop: 4, length: 3, abort: 2, deadline: 5, error: 1 },
     lastStepAgeMs: 1,
+    kvOffload: null,
     kvCache: {
       numTokens: 10,
       numElements: 640,
@@ -70,6 +71,22 @@ Deno.test("/metrics has the engine's figures under Octavo's and vLLM's names", a
     };
     for (const [name, value] of Object.entries(expected)) assertEquals(values.get(name), value, name);
   }
+});
+
+Deno.test("/metrics has the host tier's figures where there is one", async () => {
+  const { app, engine } = fakeApp();
+  assertEquals([...(await scrape(app)).keys()].filter((name) => name.includes("offload")), []);
+  const withHost = Object.assign(new FakeEngine(), { info: { ...engine.info, numHostPages: 50 } });
+  const kvOffload = { usage: 0.5, restoredTokensTotal: 48, savedBytesTotal: 7000, restoredBytesTotal: 3000 };
+  withHost.currentStats = { ...withHost.currentStats, kvOffload };
+  const values = await scrape(fakeApp({ engine: withHost }).app);
+  const expected: Record<string, number> = {
+    octavo_kv_offload_usage_ratio: 0.5,
+    octavo_kv_offload_hits_total: 48,
+    octavo_kv_offload_saved_bytes_total: 7000,
+    octavo_kv_offload_restored_bytes_total: 3000,
+  };
+  for (const [name, value] of Object.entries(expected)) assertEquals(values.get(name), value, name);
 });
 
 Deno.test("/metrics counts latencies of streams and whole responses, and responses by route", async () => {
