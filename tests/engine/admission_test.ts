@@ -59,6 +59,7 @@ Deno.test("checkRequest() refuses an empty prompt and token ids out of range", (
   assertEquals(refusal([1], { stopTokenIds: [50] })[1], "stop_token_ids");
 });
 
+// After n = 1,000,000 froze a loop that made all sequences before it looked.
 Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine has", () => {
   check([1], { n: 16 });
   assertEquals(refusal([1], { n: 17 })[0], "n must be at most 16 on this server, received 17");

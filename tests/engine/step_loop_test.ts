@@ -222,6 +222,7 @@ Deno.test("StepLoop.fail() ends every request with an error", () => {
   assertEquals(harness.counters.get("numPagesOwned"), 0);
 });
 
+// After mini-sglang, where a request that never fits is dropped and its client waits for ever.
 Deno.test("StepLoop.step() says so when a waiting request can never be scheduled", () => {
   const harness = new Harness({ ...ROOMY, numPages: 2 });
   harness.submit([...PROMPT, ...PROMPT], LONG);

@@ -202,7 +202,7 @@ Deno.test("Engine serves every KV dtype", async () => {
 });
 
 // After omlx#2255 and vllm#50702: a cached prefix that gave other text than a cold one.
-Deno.test("Engine gives the same tokens cold, warm, chunked and batched, with every KV dtype", async () => {
+Deno.test("Engine gives the same tokens cold, warm, chunked, batched and preempted, with every KV dtype", async () => {
   const prompt = Array.from({ length: 50 }, (_, i) => PROMPT[i % PROMPT.length]! + (i >> 4));
   const sampling = greedy({ maxTokens: 12, ignoreEos: true });
   for (const kvCacheDtype of KV_CACHE_DTYPE_NAMES) {
@@ -215,6 +215,15 @@ Deno.test("Engine gives the same tokens cold, warm, chunked and batched, with ev
     const again = await Promise.all([1, 2, 3].map(() => complete(warm, prompt, sampling)));
     for (const outputs of again) assertEquals(outputs, expected, kvCacheDtype);
     assertEquals(warm.stats().prefixCacheHitsTotal, 3 * 48);
+    // 6 pages; each of three sequences begins with two and ends with four.
+    const bytes = 6 * 16 * cold.info.kvBytesPerToken;
+    await using tight = await start({ kvCacheDtype, kvCacheMemory: { bytes }, maxModelLen: 64 });
+    const prompts = [0, 1, 2].map((i) => prompt.slice(i, i + 30));
+    const long = { ...sampling, maxTokens: 30 };
+    const alone = [];
+    for (const one of prompts) alone.push(await complete(cold, one, long));
+    assertEquals(await Promise.all(prompts.map((one) => complete(tight, one, long))), alone, kvCacheDtype);
+    assertGreater(tight.stats().preemptionsTotal, 0);
   }
 });
 

@@ -110,6 +110,7 @@ Deno.test("chat stream never cuts a character when it is split over tokens", asy
   assertEquals(parts.join(""), "a👩‍👩‍👧🇩🇪");
 });
 
+// After vllm#10234 and sglang#4097, where -Infinity became a 500.
 Deno.test("chat log-probabilities have OpenAI's shape and no -Infinity", async () => {
   const { app } = fakeApp();
   const body = await (await post(app, PATH, { messages, max_tokens: 1, logprobs: true, top_logprobs: 3 })).json();
