@@ -30,14 +30,14 @@ export interface KvComparisonOptions {
 }
 
 const PAGE_SIZE = 16;
-/** Tokens of one step. */
+/** Tokens of one step that only fills the caches. */
 const CHUNK = 256;
-/** Rows of logits that are held at a time, twice. */
+/** Tokens of one that is compared: so many rows of logits are held, two of each here and one in every engine. */
 const ROWS = 32;
 
 /**
  * One text at a time, in an engine for each variant. Memory is bounded by the variants' caches of `maxTokens` tokens and
- * 64 rows of logits.
+ * 32 rows of logits each.
  */
 export class KvComparison implements Disposable {
   readonly variants: readonly KvVariant[];
@@ -45,8 +45,6 @@ export class KvComparison implements Disposable {
   readonly #engines: NativeEngine[] = [];
   readonly #vocabSize: number;
   readonly #numThreads: number;
-  /** The library gives logits of all tokens of a step; else of its last one, and a step has one token. */
-  readonly #isBulk: boolean;
   readonly #reference: Float32Array<ArrayBuffer>;
   readonly #logits: Float32Array<ArrayBuffer>;
   #length = 0;
@@ -57,12 +55,10 @@ export class KvComparison implements Disposable {
     this.#library = model.library;
     this.#vocabSize = model.config.vocabSize;
     this.#numThreads = numThreads;
-    this.#isBulk = model.library.deviceInfo().backend === "cpu";
-    const rows = this.#isBulk ? ROWS : 1;
-    this.#reference = new Float32Array(rows * this.#vocabSize);
-    this.#logits = new Float32Array(rows * this.#vocabSize);
+    this.#reference = new Float32Array(ROWS * this.#vocabSize);
+    this.#logits = new Float32Array(ROWS * this.#vocabSize);
     try {
-      for (const variant of variants) this.#engines.push(openEngine(model, variant, { maxTokens, rows, numThreads }));
+      for (const variant of variants) this.#engines.push(openEngine(model, variant, { maxTokens, numThreads }));
     } catch (error) {
       this.close();
       throw error;
@@ -84,7 +80,7 @@ export class KvComparison implements Disposable {
   fill(tokens: readonly number[]): void {
     for (let begin = 0; begin < tokens.length; begin += CHUNK) {
       const chunk = tokens.slice(begin, begin + CHUNK);
-      for (const engine of this.#engines) step(engine, this.#length, chunk, false);
+      for (const engine of this.#engines) step(engine, this.#length, chunk, 0);
       this.#length += chunk.length;
     }
   }
@@ -98,15 +94,12 @@ export class KvComparison implements Disposable {
    */
   compare(tokens: readonly number[], targets: readonly number[]): Comparison[][] {
     const all: Comparison[][] = this.variants.slice(1).map(() => []);
-    const chunkLength = this.#isBulk ? CHUNK : 1;
-    for (let begin = 0; begin < tokens.length; begin += chunkLength) {
-      const chunk = tokens.slice(begin, begin + chunkLength);
-      for (const engine of this.#engines) step(engine, this.#length, chunk, !this.#isBulk);
+    for (let begin = 0; begin < tokens.length; begin += ROWS) {
+      const chunk = tokens.slice(begin, begin + ROWS);
+      for (const engine of this.#engines) step(engine, this.#length, chunk, chunk.length);
       this.#length += chunk.length;
-      for (let first = 0; first < chunk.length; first += ROWS) {
-        const rows = targets.slice(begin + first, begin + Math.min(first + ROWS, chunk.length));
-        this.#compareRows(first, Int32Array.from(rows)).forEach((comparisons, i) => all[i]!.push(...comparisons));
-      }
+      const rows = Int32Array.from(targets.slice(begin, begin + chunk.length));
+      this.#compareRows(rows).forEach((comparisons, i) => all[i]!.push(...comparisons));
     }
     return all;
   }
@@ -122,7 +115,7 @@ export class KvComparison implements Disposable {
     const engine = this.#engines[variant]!;
     const generated: number[] = [];
     for (let last = token; generated.length < count; generated.push(last)) {
-      step(engine, start + generated.length, [last], true);
+      step(engine, start + generated.length, [last], 1);
       last = engine.buffer.sampled[0]!;
       if (last < 0) {
         throw new RangeError(`Cannot decode with a cache of ${this.variants[variant]!.name}: no logit is a number`);
@@ -139,32 +132,29 @@ export class KvComparison implements Disposable {
     this.close();
   }
 
-  /** Compares what follows tokens of the last step, from its token `first` on. */
-  #compareRows(first: number, targets: Int32Array<ArrayBuffer>): Comparison[][] {
+  /** Compares what follows the tokens of the last step. */
+  #compareRows(targets: Int32Array<ArrayBuffer>): Comparison[][] {
     const [reference, logits, vocabSize, numThreads] = [
       this.#reference,
       this.#logits,
       this.#vocabSize,
       this.#numThreads,
     ];
+    const read = (engine: NativeEngine, all: Float32Array<ArrayBuffer>) =>
+      targets.forEach((_, row) => engine.logits(row, all.subarray(row * vocabSize, (row + 1) * vocabSize)));
     const [referenceEngine, ...others] = this.#engines;
-    this.#readLogits(referenceEngine!, first, targets.length, reference);
+    read(referenceEngine!, reference);
     return others.map((engine) => {
-      this.#readLogits(engine, first, targets.length, logits);
+      read(engine, logits);
       return compareLogits(this.#library, { reference, logits, vocabSize, targets, numThreads });
     });
-  }
-
-  #readLogits(engine: NativeEngine, first: number, count: number, logits: Float32Array<ArrayBuffer>): void {
-    if (this.#isBulk) engine.tokenLogits(first, count, logits);
-    else logits.set(engine.logits(0));
   }
 }
 
 function openEngine(
   model: NativeModel,
   { name, dtype, scales }: KvVariant,
-  { maxTokens, rows, numThreads }: { maxTokens: number; rows: number; numThreads: number },
+  { maxTokens, numThreads }: { maxTokens: number; numThreads: number },
 ): NativeEngine {
   const numPages = Math.ceil(maxTokens / PAGE_SIZE);
   const config = {
@@ -172,7 +162,7 @@ function openEngine(
     pageSize: PAGE_SIZE,
     numPages,
     maxNumSeqs: 1,
-    maxSamples: rows,
+    maxSamples: ROWS,
     maxNumBatchedTokens: CHUNK,
     maxPagesPerSeq: numPages,
     maxLogprobs: 0,
@@ -189,14 +179,14 @@ function openEngine(
   }
 }
 
-/** Runs tokens behind `cached` others in an engine's only sequence. */
-function step(engine: NativeEngine, cached: number, tokens: readonly number[], sample: boolean): void {
+/** Runs tokens behind `cached` others in an engine's only sequence, and gives logits after the last `sample` of them. */
+function step(engine: NativeEngine, cached: number, tokens: readonly number[], sample: number): void {
   const { buffer } = engine;
   buffer.header.fill(0).set([1, tokens.length]);
   buffer.tokens.set(tokens);
   buffer.queryLen[0] = tokens.length;
   buffer.seqLen[0] = cached + tokens.length;
-  buffer.sample[0] = sample ? 1 : 0;
+  buffer.sample[0] = sample;
   buffer.temperature[0] = 0;
   buffer.topP[0] = 1;
   buffer.repetitionPenalty[0] = 1;

@@ -218,23 +218,16 @@ export class NativeEngine extends Handle {
     return bytes;
   }
 
-  /** Raw logits of a row of the step submitted last, for tests and accuracy reports: `[vocabSize]`. */
-  logits(row: number): Float32Array<ArrayBuffer> {
-    const logits = new Float32Array(this.#model.vocabSize);
+  /**
+   * Raw logits of a row of the step submitted last, for tests and accuracy reports.
+   *
+   * @param logits `[vocabSize]`, filled; a new array if left out.
+   */
+  logits(row: number, logits = new Float32Array(this.#model.vocabSize)): Float32Array<ArrayBuffer> {
+    if (logits.length !== this.#model.vocabSize) {
+      throw new RangeError(`Cannot read ${this.#model.vocabSize} logits into ${logits.length} floats`);
+    }
     this.library.check(this.library.symbols.octavo_engine_logits(this.pointer, row, logits));
     return logits;
-  }
-
-  /**
-   * Raw logits behind tokens of the step submitted last, by their places in it, whether or not they sampled.
-   *
-   * @param logits `[count][vocabSize]`, filled.
-   * @throws {NativeError} The step had no such tokens, or the build is a GPU's.
-   */
-  tokenLogits(first: number, count: number, logits: Float32Array<ArrayBuffer>): void {
-    if (logits.length < count * this.#model.vocabSize) {
-      throw new RangeError(`Cannot read logits of ${count} tokens into ${logits.length} floats`);
-    }
-    this.library.check(this.library.symbols.octavo_engine_token_logits(this.pointer, first, count, logits));
   }
 }

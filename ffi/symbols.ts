@@ -122,15 +122,6 @@ export const SYMBOLS = {
     ],
     result: "i32",
   },
-  octavo_engine_token_logits: {
-    parameters: [
-      "pointer", // octavo_engine *engine
-      "i32", // int32_t first
-      "i32", // int32_t count
-      "buffer", // float *logits
-    ],
-    result: "i32",
-  },
   octavo_engine_kv_scales: {
     parameters: [
       "pointer", // const octavo_engine *engine

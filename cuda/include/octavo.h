@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 8
+#define OCTAVO_ABI_VERSION 9
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
@@ -414,12 +414,6 @@ OCTAVO_API int32_t octavo_step_finish(octavo_engine *engine, uint8_t *step_buffe
 /* Copies the raw logits (before penalties and edits, after final soft-cap) of a row of the step submitted last, waiting
  * for it; logits: float[vocab_size]. Errors: OCTAVO_INVALID_ARGUMENT where it has no such row. */
 OCTAVO_API int32_t octavo_engine_logits(const octavo_engine *engine, int32_t row, float *logits);
-
-/* Copies the raw logits behind tokens first .. first + count - 1 of the step submitted last, by their places in its
- * tokens, whether or not their sequences sampled; logits: float[count][vocab_size]. octavo_engine_logits has nothing to
- * copy from then until the next step. Errors: OCTAVO_INVALID_ARGUMENT when the step had no such tokens,
- * OCTAVO_UNSUPPORTED in GPU builds. */
-OCTAVO_API int32_t octavo_engine_token_logits(octavo_engine *engine, int32_t first, int32_t count, float *logits);
 
 /* Copies the KV scales in use; kv_scales: float[num_layers][2][num_kv_heads]. With calculate_kv_scales they are 1
  * before the first step is finished. */

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <utility>
 
 #include "arch/cpu.h"
@@ -60,21 +59,22 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
              page_writer_);
   resolve_tokens(step);
   list_rows(step);
-  const ForwardContext context = forward_context(step);
-  num_tokens_ = 0;
+  const ForwardContext context = {*model_,
+                                  step,
+                                  config_.max_pages_per_seq,
+                                  kv_,
+                                  kv_stats_.get(),
+                                  kv_histograms_.get(),
+                                  scratch_,
+                                  attention_scratch_,
+                                  threads_};
   run_layers(context);
-  num_tokens_ = step.num_tokens();
   if (kv_stats_ != nullptr) kv_stats_->add_tokens(step.num_tokens());
   score(step, context);
   compute_logits(context, row_token_.data(), static_cast<int32_t>(row_token_.size()));
   sample(step);
   sampled_.assign(step.sampled, step.sampled + rows_.size());
   queue_.submit(step_buffer, step);
-}
-
-ForwardContext Engine::forward_context(const StepView& step) {
-  return {*model_, step, config_.max_pages_per_seq, kv_, kv_stats_.get(), kv_histograms_.get(), scratch_,
-          attention_scratch_, threads_};
 }
 
 void Engine::list_rows(const StepView& step) {
@@ -168,25 +168,6 @@ void Engine::copy_kv_histograms(float* absmax, double* histogram) {
 void Engine::copy_logits(int32_t row, float* logits) {
   check_row(row, static_cast<int32_t>(rows_.size()));
   std::copy_n(scratch_.logits.row(row), scratch_.logits.width(), logits);
-}
-
-// As many at a time as there are rows of logits, which are the last step's samplers' no longer.
-void Engine::copy_token_logits(int32_t first, int32_t count, float* logits) {
-  if (first < 0 || count < 0 || first > num_tokens_ - count) {
-    fail(OCTAVO_INVALID_ARGUMENT, "tokens %d .. %lld are not all among the %d of the last step", first,
-         static_cast<long long>(first) + count - 1, num_tokens_);
-  }
-  rows_.clear();
-  const StepView none = {};
-  const ForwardContext context = forward_context(none);
-  for (int32_t begin = 0; begin < count; begin += config_.max_samples) {
-    const int32_t num_rows = std::min(count - begin, config_.max_samples);
-    row_token_.resize(static_cast<size_t>(num_rows));
-    std::iota(row_token_.begin(), row_token_.end(), first + begin);
-    compute_logits(context, row_token_.data(), num_rows);
-    const int64_t width = scratch_.logits.width();
-    std::copy_n(scratch_.logits.data(), num_rows * width, logits + begin * width);
-  }
 }
 
 void Engine::transfer(const Transfer& transfer) {

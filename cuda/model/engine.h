@@ -31,7 +31,6 @@ class Engine final : public EngineBase {
   void submit(uint8_t* step_buffer, double size_bytes) override;
   void finish(uint8_t* step_buffer) override { queue_.finish(step_buffer); }
   void copy_logits(int32_t row, float* logits) override;
-  void copy_token_logits(int32_t first, int32_t count, float* logits) override;
   void copy_kv_scales(float* scales) override { kv_.copy_scales(scales); }
   void copy_kv_stats(double* stats, double* num_tokens) override;
   void copy_kv_histograms(float* absmax, double* histogram) override;
@@ -41,7 +40,6 @@ class Engine final : public EngineBase {
 
  private:
   void end_kv_scales() override { kv_.freeze_scales(); }
-  ForwardContext forward_context(const StepView& step);
   void list_rows(const StepView& step);
   void resolve_tokens(StepView& step);
   void score(const StepView& step, const ForwardContext& context);
@@ -65,7 +63,6 @@ class Engine final : public EngineBase {
   std::vector<int32_t> row_token_;    // and the place in the step of each one's token
   std::vector<int32_t> tokens_;       // the step's tokens with none left below 0
   std::vector<int32_t> sampled_;      // of the last step
-  int32_t num_tokens_ = 0;            // of the last step, whose hidden states are still in the scratch memory
 };
 
 }  // namespace octavo

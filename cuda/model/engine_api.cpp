@@ -72,14 +72,6 @@ extern "C" int32_t octavo_engine_logits(const octavo_engine* engine, int32_t row
   });
 }
 
-extern "C" int32_t octavo_engine_token_logits(octavo_engine* engine, int32_t first, int32_t count, float* logits) {
-  return guard([&] {
-    check_not_null("engine", engine);
-    check_not_null("logits", logits);
-    engine->engine->copy_token_logits(first, count, logits);
-  });
-}
-
 extern "C" int32_t octavo_engine_kv_scales(const octavo_engine* engine, float* kv_scales) {
   return guard([&] {
     check_not_null("engine", engine);

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 
-#include "arch/error.h"
 #include "model/step_queue.h"
 #include "model/transfer.h"
 #include "octavo.h"
@@ -29,11 +28,6 @@ class EngineBase {
 
   // Copies the raw logits of a row of the step submitted last.
   virtual void copy_logits(int32_t row, float* logits) = 0;
-
-  // octavo_engine_token_logits. Here: of a build that keeps no hidden states of a step.
-  virtual void copy_token_logits(int32_t /*first*/, int32_t /*count*/, float* /*logits*/) {
-    fail(OCTAVO_UNSUPPORTED, "the GPU build gives logits of sequences that sample only");
-  }
 
   // Copies all scales: [num_layers][2][num_kv_heads].
   virtual void copy_kv_scales(float* scales) = 0;

@@ -2,7 +2,6 @@ import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { compareLogits } from "../../ffi/compare_logits.ts";
 import { Library, NativeError } from "../../ffi/library.ts";
 import { libraryPath } from "./_library.ts";
-import { loadModel, makeRandomModel, openEngine, randomTokens, runStep } from "./_random_model.ts";
 import { makeRandom } from "./_sampler.ts";
 
 const VOCAB_SIZE = 301;
@@ -73,26 +72,4 @@ Deno.test("compareLogits() refuses targets that are no tokens and rows that are 
   }
   assertThrows(() => compare(new Float32Array(2 * VOCAB_SIZE).fill(-Infinity), 0), NativeError, "no distribution");
   assertThrows(() => compare(reference.subarray(1) as Float32Array<ArrayBuffer>, 0), RangeError, "expected 602");
-});
-
-Deno.test("NativeEngine.tokenLogits() gives the logits after every token of the last step, sampled or not", () => {
-  const model = makeRandomModel({ roles: [] });
-  const { vocabSize } = model.config;
-  const tokens = randomTokens(21, vocabSize, 4);
-  using library = new Library(libraryPath());
-  using native = loadModel(library, model);
-  using whole = openEngine(native);
-  // Two sequences: tokens 0 .. 16 of the step are the first one's, more than there are rows of logits.
-  runStep(whole, [{ tokens: tokens.slice(0, 17), pages: [0, 1], sample: 0 }, { tokens: [3, 4], pages: [2] }]);
-  const logits = new Float32Array(17 * vocabSize);
-  whole.tokenLogits(0, 17, logits);
-  using single = openEngine(native);
-  for (let i = 0; i < 17; i++) {
-    const [expected] = runStep(single, [{ tokens: [tokens[i]!], cached: i, pages: [0, 1] }]);
-    assertEquals(logits.subarray(i * vocabSize, (i + 1) * vocabSize), expected);
-  }
-  assertThrows(() => whole.logits(1), NativeError, "the last step has 0 rows of logits, found row 1");
-  assertThrows(() => whole.tokenLogits(18, 2, logits), NativeError, "tokens 18 .. 19 are not all among the 19");
-  assertThrows(() => whole.tokenLogits(-1, 1, logits), NativeError, "-1 .. -1");
-  assertThrows(() => whole.tokenLogits(0, 18, logits), RangeError, "18 tokens");
 });
