@@ -1,6 +1,8 @@
 /**
- * `deno run -A bench/soak.ts`: an engine under random requests, many of them aborted, for as long as is asked. Fails when
- * a greedy text is not the one that its prompt gave first, a request has no end, pages stay owned at rest, or memory grows.
+ * `deno run -A bench/soak.ts`: an engine under random requests of several tenants, many of them aborted or overdue, for as
+ * long as is asked. Fails when a greedy text is not the one that its prompt gave first (or its beginning, when it was cut
+ * short), a request has no end, pages stay owned at rest, or memory grows. Give it a small `--kv-cache-memory`: pages touched
+ * for the first time are memory too.
  *
  *     deno run -A bench/soak.ts [MODEL] [--minutes 30] [--clients 12] [--seed 1] [options of serve]
  *
@@ -12,7 +14,7 @@
 import { collect } from "../engine/collect.ts";
 import { samplingParams } from "../engine/sampling_params.ts";
 import { startEngine } from "../engine/start_engine.ts";
-import type { Engine } from "../engine/types.ts";
+import { DEADLINE_STOP_REASON, type Engine } from "../engine/types.ts";
 import { fetchDemoModel } from "../models/demo.ts";
 import { openModel } from "../models/open_model.ts";
 import { parseBenchCommand } from "./_bench_command.ts";
@@ -21,6 +23,9 @@ import { parseBenchCommand } from "./_bench_command.ts";
 const NUM_BEGINNINGS = 5;
 const LENGTHS = [1, 15, 16, 17, 31, 33, 64, 100];
 const ABORT_SHARE = 0.3;
+const DEADLINE_SHARE = 0.1;
+/** Of different weights. */
+const NUM_TENANTS = 3;
 /** Memory may grow by this much after the first quarter: caches of the runtime, not requests. */
 const MAX_GROWTH_BYTES = 64 * 2 ** 20;
 
@@ -31,10 +36,11 @@ const random = makeRandom(Number(flags.seed ?? 1));
 const model = await openModel(source ?? await fetchDemoModel(), { loadFormat: options.loadFormat });
 const engine = await startEngine({ ...options, model, numThreads: options.threads });
 
-/** Greedy token ids by prompt and length: the first answer is what all later ones must be. */
-const firstAnswers = new Map<string, string>();
+/** Greedy token ids by prompt and length: the first whole answer is what all later ones must be. */
+const firstAnswers = new Map<string, readonly number[]>();
 const faults: string[] = [];
-const totals = { requests: 0, aborted: 0, compared: 0 };
+/** Requests, and sequences of them by what became of them. */
+const totals = { requests: 0, aborted: 0, overdue: 0, compared: 0 };
 const endMs = performance.now() + minutes * 60_000;
 
 function makeRandom(seed: number): (below: number) => number {
@@ -57,24 +63,35 @@ async function oneRequest(engine: Engine, id: string): Promise<void> {
   const temperature = random(4) === 0 ? 1 : 0;
   const n = random(5) === 0 ? 2 : 1;
   const sampling = samplingParams({ maxTokens, temperature, n, ignoreEos: random(2) === 0 });
-  const { abort, outputs } = collect(engine, { id, promptTokenIds, sampling, priority: random(3) });
+  const weight = 1 + random(NUM_TENANTS);
+  const { abort, outputs } = collect(engine, {
+    id,
+    promptTokenIds,
+    sampling,
+    priority: random(3),
+    tenant: { name: `of weight ${weight}`, weight },
+    deadlineMs: random(1000) < DEADLINE_SHARE * 1000 ? random(1000) : null,
+  });
   if (random(1000) < ABORT_SHARE * 1000) setTimeout(abort, random(300));
   totals.requests++;
-  for (const { tokenIds, finishReason } of await outputs) {
+  for (const { tokenIds, finishReason, stopReason } of await outputs) {
+    const isOverdue = stopReason === DEADLINE_STOP_REASON;
     if (finishReason === "abort") totals.aborted++;
-    else if (temperature === 0) compare(`${promptTokenIds}/${maxTokens}/${sampling.ignoreEos}`, tokenIds);
+    if (isOverdue) totals.overdue++;
+    const isWhole = finishReason !== "abort" && !isOverdue;
+    if (temperature === 0) compare(`${promptTokenIds}/${maxTokens}/${sampling.ignoreEos}`, tokenIds, isWhole);
   }
 }
 
-function compare(key: string, tokenIds: readonly number[]): void {
-  const answer = tokenIds.join();
+function compare(key: string, tokenIds: readonly number[], isWhole: boolean): void {
   const first = firstAnswers.get(key);
   if (first === undefined) {
-    firstAnswers.set(key, answer);
-  } else {
-    totals.compared++;
-    if (first !== answer) faults.push(`greedy tokens of ${key.slice(0, 60)} changed`);
+    if (isWhole) firstAnswers.set(key, tokenIds);
+    return;
   }
+  totals.compared++;
+  const isSame = tokenIds.every((id, i) => id === first[i]) && (!isWhole || tokenIds.length === first.length);
+  if (!isSame) faults.push(`greedy tokens of ${key.slice(0, 60)} changed`);
 }
 
 async function client(name: number): Promise<void> {

@@ -18,7 +18,7 @@ export interface CompletionOutput {
   readonly logprobs: readonly TokenLogprob[] | null;
   /** Why it ended. */
   readonly finishReason: FinishReason;
-  /** The stop string or stop token id that ended it; null for end-of-sequence, length and abort. */
+  /** As of a `Delta`: the stop string or token id that ended it, "deadline", or null. */
   readonly stopReason: string | number | null;
 }
 
