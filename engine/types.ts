@@ -166,7 +166,7 @@ export interface GenerationRequest {
   readonly promptTokenIds: readonly number[];
   /** How tokens are chosen and when to end. */
   readonly sampling: SamplingParams;
-  /** Lower goes first; 0 if left out. */
+  /** Lower goes first, but one admission in sixteen goes to the longest wait; 0 if left out. */
   readonly priority?: number;
   /** All that name none are one tenant of weight 1. */
   readonly tenant?: Tenant;

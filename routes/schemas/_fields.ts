@@ -90,7 +90,7 @@ export const GENERATION_FIELDS = {
   ),
   priority: field(
     z.int().min(-(2 ** 31)).max(MAX_INT32),
-    "Requests of a lower priority number go first. Default 0.",
+    "Requests of a lower priority number go first, but one admission in sixteen goes to the longest wait. Default 0.",
   ),
   deadline_ms: field(
     integer(1),
