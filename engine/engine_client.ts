@@ -13,6 +13,7 @@ import { kvScaleLines } from "./kv_scales.ts";
 import type { MailboxSender } from "./mailbox.ts";
 import { KvCompareClient } from "./kv_compare_client.ts";
 import type { KvVariant } from "./kv_comparison.ts";
+import { unpackOutcomes } from "./token_columns.ts";
 import type { EngineMessage, Outcome, WorkerMessage } from "./messages.ts";
 import { promptLogprobs } from "./prompt_scores.ts";
 import type { LayerKvScales } from "../models/types.ts";
@@ -183,6 +184,7 @@ export class EngineClient implements Engine {
   #receive(message: WorkerMessage): void {
     switch (message.type) {
       case "outcomes":
+        if (message.columns !== null) unpackOutcomes(message.columns, (outcome) => this.#deliver(outcome));
         for (const outcome of message.outcomes) this.#deliver(outcome);
         break;
       case "kv_scales":
