@@ -7,6 +7,7 @@
 import { parseFlags } from "./_flags.ts";
 import { readSamples } from "./_samples.ts";
 import {
+  calibratedMeans,
   calibratedScales,
   CALIBRATION_GRANULARITIES,
   CALIBRATION_METHODS,
@@ -23,9 +24,9 @@ import { OptionError } from "./options.ts";
 
 export const CALIBRATE_HELP = `Usage: octavo calibrate [MODEL] --data FILE|DIR [options]
 
-Runs the model on the data and writes scales for --kv-scales. A .txt file is one document, cut into sequences; a line of a
-.jsonl file is one sample, {"text"}, {"messages"} or {"token_ids"}; of a folder all such files are read, in the order of
-their names.
+Runs the model on the data and writes a file for --kv-scales: scales for an FP8 cache, and K's means for int8, k8v4 and
+int4. A .txt file is one document, cut into sequences; a line of a .jsonl file is one sample, {"text"}, {"messages"} or
+{"token_ids"}; of a folder all such files are read, in the order of their names.
 
   --output FILE              kv_scales.safetensors; a .json file is written beside it
   --samples N                512; at most so many sequences
@@ -97,7 +98,8 @@ export async function calibrate(
     },
   });
   const layers = calibratedScales(stats, model.config, command);
-  writeKvScales(command.output, layers);
+  const means = calibratedMeans(stats, model);
+  writeKvScales(command.output, layers, means === null ? null : { layers: means, headDim: model.config.headDim });
   const report = {
     model: model.name,
     granularity: command.granularity,
@@ -105,6 +107,7 @@ export async function calibrate(
     samples: samples.length,
     tokens: samples.reduce((total, { length }) => total + length, 0),
     fingerprint: partial.fingerprint,
+    k_mean: means !== null,
     scales: namedKvScales(layers),
   };
   Deno.writeTextFileSync(
@@ -138,12 +141,23 @@ class PartialFile {
       throw error;
     }
     if (content.fingerprint !== this.fingerprint) return null;
-    const { numSamples, absmax, histogram } = content;
-    return { numSamples, stats: { absmax: Float32Array.from(absmax), histogram: Float64Array.from(histogram) } };
+    const { numSamples, absmax, histogram, kSum } = content;
+    const stats = {
+      absmax: Float32Array.from(absmax),
+      histogram: Float64Array.from(histogram),
+      kSum: Float64Array.from(kSum),
+    };
+    return { numSamples, stats };
   }
 
-  write(numSamples: number, { absmax, histogram }: KvHistograms): void {
-    const content = { fingerprint: this.fingerprint, numSamples, absmax: [...absmax], histogram: [...histogram] };
+  write(numSamples: number, { absmax, histogram, kSum }: KvHistograms): void {
+    const content = {
+      fingerprint: this.fingerprint,
+      numSamples,
+      absmax: [...absmax],
+      histogram: [...histogram],
+      kSum: [...kSum],
+    };
     Deno.writeTextFileSync(`${this.path}.new`, JSON.stringify(content));
     Deno.renameSync(`${this.path}.new`, this.path);
   }

@@ -12,7 +12,7 @@ import { type KvAccuracy, measureKvAccuracy } from "./engine/kv_accuracy.ts";
 import { KV_CACHE_DTYPE_NAMES, type KvCacheDtypeName } from "./engine/kv_cache_plan.ts";
 import { KvComparison, type KvVariant } from "./engine/kv_comparison.ts";
 import { type KvRetrieval, measureKvRetrieval, MIN_CONTEXT } from "./engine/kv_retrieval.ts";
-import { kvVariant, possibleKvDtypes } from "./engine/kv_variants.ts";
+import { fileVariants, kvVariant, possibleKvDtypes } from "./engine/kv_variants.ts";
 import { loadModel } from "./engine/load_model.ts";
 import { openDevice } from "./ffi/library.ts";
 import { BACKENDS, type Device } from "./ffi/library_search.ts";
@@ -32,7 +32,8 @@ A .txt file is one document, cut into samples; a line of a .jsonl file is one sa
 
   --kv-cache-dtypes LIST   comma-separated; all that the model can have
   --reference DTYPE        float32 on a CPU, else the model's dtype
-  --kv-scales FILES        comma-separated; one more fp8_e4m3 cache for each, with its scales
+  --kv-scales FILES        comma-separated; for each one more fp8_e4m3 cache with its scales, and where it has means of K
+                           one more int8, k8v4 and int4 cache
   --samples N              8; at most so many
   --max-seq-len N          1024; tokens of a sample
   --greedy-tokens N        64; decoded from the middle of each sample, 0 = none
@@ -188,7 +189,7 @@ function chooseVariants(command: EvalKvCommand, model: ModelFiles, backend: stri
   const names = command.kvCacheDtypes ?? possibleKvDtypes(model, backend);
   const others = [
     ...names.map((name) => kvVariant(model, name)),
-    ...command.kvScales.map((file) => kvVariant(model, "fp8_e4m3", file)),
+    ...command.kvScales.flatMap((file) => fileVariants(model, file)),
   ].filter(({ name }, i, all) => name !== reference.name && all.findIndex((one) => one.name === name) === i);
   if (others.length === 0) throw new OptionError(`There is no cache to compare with ${reference.name}`);
   return [reference, ...others];

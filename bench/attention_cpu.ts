@@ -74,6 +74,7 @@ function fillPages(library: Library, setup: Setup, kvShape: Uint8Array<ArrayBuff
         slots,
         n,
         null,
+        null,
       ),
     );
   }
@@ -133,7 +134,7 @@ function measure(library: Library, setup: Setup) {
   const slots = Int32Array.from({ length: chunk }, (_, i) => depth + i);
   const append = time(setup.seconds / 10, () => {
     for (const { pages } of layers) {
-      library.check(library.symbols.octavo_kv_append(kvShape, pages, k, k, slots, chunk, null));
+      library.check(library.symbols.octavo_kv_append(kvShape, pages, k, k, slots, chunk, null, null));
     }
   });
   const elementBytes = setup.dtype === "float32" ? 4 : setup.dtype.startsWith("fp8") ? 1 : 2;

@@ -183,10 +183,12 @@ extern "C" int32_t octavo_dequantize(int32_t kv_dtype, const uint8_t* stored, in
 }
 
 extern "C" int32_t octavo_kv_append(const octavo_kv_shape* shape, uint8_t* pages, const float* k, const float* v,
-                                    const int32_t* slot_mapping, int32_t num_tokens, const float* scales) {
+                                    const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
+                                    const float* k_mean) {
   return octavo::guard([&] {
     octavo::check_tokens(shape, pages, k, v, slot_mapping, num_tokens);
     octavo::check_scales_allowed(shape->kv_dtype, scales);
+    octavo::check_mean_allowed(shape->kv_dtype, k_mean);
     if (num_tokens == 0) return;
     octavo::AppendParams params = {};
     params.kv = octavo::kv_geometry(*shape);
@@ -195,6 +197,7 @@ extern "C" int32_t octavo_kv_append(const octavo_kv_shape* shape, uint8_t* pages
     params.v = v;
     params.k_stride = params.v_stride = int64_t{shape->num_kv_heads} * shape->head_dim;
     params.scales = scales;
+    params.k_mean = k_mean;
     params.slot_mapping = slot_mapping;
     params.num_slots = int64_t{shape->num_pages} * shape->page_size;
     params.num_tokens = num_tokens;

@@ -1,5 +1,5 @@
 /**
- * Scales for an FP8 (E4M3) cache from a model's own K and V on given samples.
+ * Scales for an FP8 (E4M3) cache, and means of K for rotated ones, from a model's own K and V on given samples.
  *
  * @module
  */
@@ -85,6 +85,7 @@ function sum(a: KvHistograms, b: KvHistograms): KvHistograms {
   return {
     absmax: a.absmax.map((value, i) => Math.max(value, b.absmax[i]!)),
     histogram: a.histogram.map((count, i) => count + b.histogram[i]!),
+    kSum: a.kSum.map((sum, i) => sum + b.kSum[i]!),
   };
 }
 
@@ -119,6 +120,28 @@ export function calibratedScales(
     granularity: isPerHead ? "head" as const : "tensor" as const,
     source: "calibration" as const,
   }));
+}
+
+/**
+ * K's mean of every layer, `[numKvHeads][headDim]`, each value rounded to bfloat16: what a rotated cache may take off K,
+ * for a constant in K adds the same to all logits of a query.
+ *
+ * @returns Null where something beside differences of logits counts: with a soft-cap or attention sinks.
+ */
+export function calibratedMeans(
+  { histogram, kSum }: KvHistograms,
+  { config, tensors }: Pick<ModelFiles, "config" | "tensors">,
+): Float32Array[] | null {
+  if (config.attnLogitSoftcap > 0 || tensors.some(({ role }) => role === "attn_sinks")) return null;
+  const { numLayers, numKvHeads, headDim } = config;
+  return Array.from({ length: numLayers }, (_, layer) => {
+    const sums = kSum.subarray(layer * numKvHeads * headDim, (layer + 1) * numKvHeads * headDim);
+    return Float32Array.from(sums, (sum, i) => {
+      const row = layer * 2 * numKvHeads + Math.floor(i / headDim);
+      const count = histogram.subarray(row * KV_STATS_BINS, (row + 1) * KV_STATS_BINS).reduce((a, b) => a + b, 0);
+      return roundToBfloat16(sum / Math.max(1, count / headDim));
+    });
+  });
 }
 
 /** The magnitude that becomes E4M3's largest. */

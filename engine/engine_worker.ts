@@ -15,7 +15,7 @@ import { KvScaleWindow } from "./kv_scale_window.ts";
 import { KvStatsReporter } from "./kv_stats_reporter.ts";
 import { KvComparer } from "./kv_comparer.ts";
 import { KvComparison } from "./kv_comparison.ts";
-import { calculatedKvScales, nativeKvScales, takesKvScales } from "./kv_scales.ts";
+import { calculatedKvScales, nativeKMean, nativeKvScales, takesKvScales } from "./kv_scales.ts";
 import { loadModel } from "./load_model.ts";
 import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
@@ -108,10 +108,11 @@ function kvScaleWindow(engine: NativeEngine, settings: EngineSettings): KvScaleW
 
 /** What beside the tokens decides a page's contents. */
 function kvFingerprint({ paths }: WorkerModel, settings: EngineSettings): string {
-  const { kvCacheDtype, layerKvDtypes, pageSize, kvScales, kvScaleTokens, quantization } = settings;
+  const { kvCacheDtype, layerKvDtypes, pageSize, kvScales, kMeans, kvScaleTokens, quantization } = settings;
   // Calculated scales are added once they are set.
   const scales = kvScaleTokens === null ? kvScales : "calculated";
-  return JSON.stringify([paths, kvCacheDtype, layerKvDtypes, pageSize, scales, quantization]);
+  const means = kMeans.map((mean) => mean?.values.join() ?? null);
+  return JSON.stringify([paths, kvCacheDtype, layerKvDtypes, pageSize, scales, means, quantization]);
 }
 
 /** Opens the engine with as many pages as the memory holds. */
@@ -139,8 +140,9 @@ function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: S
   const numPages = planKvPages({ ...settings, ...sizes, pageBytes, memory });
   const numHostPages = planHostPages(settings.kvOffloadBytes, pageBytes);
   const kvScales = nativeKvScales(settings.kvScales, nativeModel.config.numKvHeads);
+  const kMean = nativeKMean(settings.kMeans, nativeModel.config);
   try {
-    const engine = new NativeEngine(nativeModel, { ...config, numPages, numHostPages }, kvScales);
+    const engine = new NativeEngine(nativeModel, { ...config, numPages, numHostPages }, kvScales, kMean);
     return { engine, numPages, numHostPages };
   } catch (error) {
     if (memory.backend === "cpu" || !(error instanceof NativeError) || !/out of memory/.test(error.message)) {
@@ -173,6 +175,7 @@ function readyMessage(parts: {
       kvLayers: settings.kvScales.map((scales, layer) => ({
         dtype: settings.layerKvDtypes[layer] ?? settings.kvCacheDtype,
         scales: settings.kvScaleTokens === null ? scales : null,
+        kMean: settings.kMeans[layer]?.source ?? null,
       })),
       pageSize,
       numPages,

@@ -18,6 +18,8 @@ export interface KvVariant {
   readonly dtype: KvCacheDtype;
   /** `[numLayers][2][numKvHeads]`; null = 1. */
   readonly scales: Float32Array | null;
+  /** `[numLayers][numKvHeads][headDim]`, taken off K by rotated formats; null = nothing. */
+  readonly kMean: Float32Array | null;
 }
 
 export interface KvComparisonOptions {
@@ -153,7 +155,7 @@ export class KvComparison implements Disposable {
 
 function openEngine(
   model: NativeModel,
-  { name, dtype, scales }: KvVariant,
+  { name, dtype, scales, kMean }: KvVariant,
   { maxTokens, numThreads }: { maxTokens: number; numThreads: number },
 ): NativeEngine {
   const numPages = Math.ceil(maxTokens / PAGE_SIZE);
@@ -170,7 +172,7 @@ function openEngine(
     numThreads,
   };
   try {
-    const engine = new NativeEngine(model, config, scales);
+    const engine = new NativeEngine(model, config, scales, kMean);
     for (let page = 0; page < numPages; page++) engine.buffer.pageTable[page] = page;
     return engine;
   } catch (error) {

@@ -19,10 +19,19 @@ export interface KvScaleOptions {
   readonly strict: boolean;
 }
 
+/** K's mean of one layer. */
+export interface LayerKMean {
+  /** `[numKvHeads][headDim]` */
+  readonly values: Float32Array;
+  readonly source: "file" | "checkpoint";
+}
+
 /** The decision. */
 export interface KvScaleChoice {
   /** Of each layer; null where its dtype takes none from outside. */
   readonly layers: readonly (LayerKvScales | null)[];
+  /** Of each layer, what its rotated cache takes off K; null = nothing. */
+  readonly means: readonly (LayerKMean | null)[];
   /** The first step sets all scales. */
   readonly calculate: boolean;
   /** One sentence for the log that names the layers; null = nothing to say. */
@@ -36,17 +45,28 @@ export function takesKvScales(dtype: KvCacheDtype): boolean {
   return dtype === "fp8_e4m3" || dtype === "fp8_e5m2";
 }
 
+/** True for the dtypes that rotate K, and can take its mean off before. */
+export function takesKMean(dtype: KvCacheDtype): boolean {
+  return dtype === "int8" || dtype === "k8v4" || dtype === "int4";
+}
+
 /**
- * Decides every layer's scales.
+ * Decides every layer's scales and means.
  *
  * @throws {RangeError} Scales were given for a cache that takes none or is E5M2; or `strict` and something is wrong.
  */
 export function chooseKvScales(options: KvScaleOptions): KvScaleChoice {
   const { checkpoint, file, layerDtypes, strict } = options;
   const taking = layerDtypes.flatMap((dtype, layer) => takesKvScales(dtype) ? [layer] : []);
+  const means = layerDtypes.map((dtype, layer) => takesKMean(dtype) ? kMean(options, layer) : null);
   if (taking.length === 0) {
-    if (file === null) return { layers: layerDtypes.map(() => null), calculate: false, warning: null };
-    throw new RangeError(`kv_scales needs kv_cache_dtype fp8_e4m3, found ${[...new Set(layerDtypes)].join(", ")}`);
+    if (file !== null && !means.some((mean) => mean?.source === "file")) {
+      const found = [...new Set(layerDtypes)].join(", ");
+      throw new RangeError(
+        `kv_scales needs kv_cache_dtype fp8_e4m3, or int8, k8v4 or int4 where it has means of K, found ${found}`,
+      );
+    }
+    return { layers: layerDtypes.map(() => null), means, calculate: false, warning: null };
   }
   const tables = file === null ? [checkpoint.scales] : [file, checkpoint.scales];
   const hasScales = tables.some(({ layers }) => layers.some((layer) => layer !== null));
@@ -63,9 +83,17 @@ export function chooseKvScales(options: KvScaleOptions): KvScaleChoice {
   if (strict && problems.length > 0) throw new RangeError(`KV scales are not complete: ${problems.join("; ")}`);
   return {
     layers,
+    means,
     calculate: options.calculate && !hasScales,
     warning: problems.length === 0 ? null : `KV scales: ${problems.join("; ")}`,
   };
+}
+
+function kMean({ file, checkpoint }: KvScaleOptions, layer: number): LayerKMean | null {
+  const ofFile = file?.means[layer] ?? null;
+  if (ofFile !== null) return { values: ofFile, source: "file" };
+  const ofCheckpoint = checkpoint.scales.means[layer] ?? null;
+  return ofCheckpoint === null ? null : { values: ofCheckpoint, source: "checkpoint" };
 }
 
 function problemsOf(
@@ -106,6 +134,19 @@ export function nativeKvScales(
     });
   });
   return scales;
+}
+
+/** As the native library takes them: `[numLayers][numKvHeads][headDim]`. Null when there are none. */
+export function nativeKMean(
+  means: readonly (LayerKMean | null)[],
+  { numKvHeads, headDim }: { readonly numKvHeads: number; readonly headDim: number },
+): Float32Array<ArrayBuffer> | null {
+  if (means.every((mean) => mean === null)) return null;
+  const all = new Float32Array(means.length * numKvHeads * headDim);
+  means.forEach((mean, layer) => {
+    if (mean !== null) all.set(mean.values, layer * numKvHeads * headDim);
+  });
+  return all;
 }
 
 /** Scales that the engine has calculated, `[numLayers][2][numKvHeads]`, in the form of those that files bring. */

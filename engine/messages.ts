@@ -9,9 +9,9 @@ import type { LayerKvScales, ModelConfig, TensorSource, TokenTable } from "../mo
 import type { RequestLimits } from "./admission.ts";
 import type { KvCacheMemory } from "./kv_cache_plan.ts";
 import type { KvVariant } from "./kv_comparison.ts";
+import type { LayerKMean } from "./kv_scales.ts";
 import type { MailboxEnd } from "./mailbox.ts";
 import type { PromptScores } from "./prompt_scores.ts";
-import type { TokenColumns } from "./token_columns.ts";
 import type {
   Delta,
   EngineInfo,
@@ -55,6 +55,8 @@ export interface EngineSettings {
   readonly kvCacheStats: boolean;
   /** Of each layer; null where its dtype takes none from outside. */
   readonly kvScales: readonly (LayerKvScales | null)[];
+  /** Of each layer; null = none. */
+  readonly kMeans: readonly (LayerKMean | null)[];
   readonly maxModelLen: number;
   readonly maxNumSeqs: number | null;
   readonly maxNumBatchedTokens: number | null;
@@ -128,8 +130,7 @@ export interface Outcome {
 export type WorkerMessage =
   | { readonly type: "progress"; readonly doneBytes: number; readonly totalBytes: number }
   | { readonly type: "ready"; readonly info: EngineInfo; readonly limits: RequestLimits }
-  /** What one step did: the plain outcomes as columns, then the others. */
-  | { readonly type: "outcomes"; readonly columns: TokenColumns | null; readonly outcomes: readonly Outcome[] }
+  | { readonly type: "outcomes"; readonly outcomes: readonly Outcome[] }
   | ComparedMessage
   | { readonly type: "warning"; readonly message: string }
   /** The calculated scales are set, from so many tokens. */

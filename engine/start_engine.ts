@@ -13,7 +13,7 @@ import { EngineError } from "./errors.ts";
 import { chooseKvCacheDtype, type KvCacheDtypeName, type KvCacheMemory } from "./kv_cache_plan.ts";
 import { type SkippedLayer, skippedLayers } from "./kv_cache_plan.ts";
 import { KV_SCALE_TOKENS } from "./kv_scale_window.ts";
-import { chooseKvScales, nativeKvScales, takesKvScales } from "./kv_scales.ts";
+import { chooseKvScales, nativeKMean, nativeKvScales, takesKvScales } from "./kv_scales.ts";
 import type { KvVariant } from "./kv_comparison.ts";
 import { kvVariant, possibleKvDtypes } from "./kv_variants.ts";
 import { MailboxSender } from "./mailbox.ts";
@@ -127,10 +127,10 @@ export async function startEngine(options: StartEngineOptions): Promise<Engine> 
   return await promise;
 }
 
-/** A cache to compare: of the engine's own dtype with its scales, of another with what the checkpoint brings. */
+/** A cache to compare: of the engine's own dtype with its scales and means, of another with what the checkpoint brings. */
 function comparedVariant(
   model: ModelFiles,
-  { kvCacheDtype, kvScales }: EngineSettings,
+  { kvCacheDtype, kvScales, kMeans }: EngineSettings,
   backend: string,
   name: string | null,
 ): KvVariant {
@@ -139,8 +139,12 @@ function comparedVariant(
   const dtype = possible.find((one) => one === wanted);
   if (dtype === undefined) throw new RangeError(`expected one of fp8, ${possible.join(", ")}, received "${name}"`);
   const variant = kvVariant(model, dtype);
-  if (dtype !== kvCacheDtype || !takesKvScales(kvCacheDtype)) return variant;
-  return { ...variant, scales: nativeKvScales(kvScales, model.config.numKvHeads) };
+  if (dtype !== kvCacheDtype) return variant;
+  return {
+    ...variant,
+    scales: takesKvScales(kvCacheDtype) ? nativeKvScales(kvScales, model.config.numKvHeads) : null,
+    kMean: nativeKMean(kMeans, model.config),
+  };
 }
 
 /** Settings with everything decided that needs no device. @throws {RangeError} One is out of its range. */
@@ -187,6 +191,7 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
     kvScaleTokens: scales.calculate ? kvScaleTokens : null,
     kvCacheStats: options.kvCacheStats ?? false,
     kvScales: scales.layers,
+    kMeans: scales.means,
     maxModelLen,
     maxNumSeqs,
     maxNumBatchedTokens,

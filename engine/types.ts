@@ -186,10 +186,14 @@ export interface EngineInfo {
   /** Why that dtype, for the log: for example "given by --kv-cache-dtype"; names the layers kept in another. */
   readonly kvCacheDtypeReason: string;
   /**
-   * Of each layer: how it is stored, and its scales; null where the dtype takes none from outside, and until
-   * `calculateKvScales` has set them.
+   * Of each layer: how it is stored; its scales, null where the dtype takes none from outside, and until
+   * `calculateKvScales` has set them; where the mean comes from that is taken off K, null = none is.
    */
-  readonly kvLayers: readonly { readonly dtype: KvCacheDtype; readonly scales: LayerKvScales | null }[];
+  readonly kvLayers: readonly {
+    readonly dtype: KvCacheDtype;
+    readonly scales: LayerKvScales | null;
+    readonly kMean: "file" | "checkpoint" | null;
+  }[];
   /** Tokens of a page. */
   readonly pageSize: number;
   /** Pages of the KV cache. */

@@ -27,6 +27,8 @@ export interface KvHistograms {
   readonly absmax: Float32Array<ArrayBuffer>;
   /** Counts of magnitudes, `[...][KV_STATS_BINS]`; bin i begins at {@linkcode kvStatsBinStart}. */
   readonly histogram: Float64Array<ArrayBuffer>;
+  /** K added up over all tokens, `[numLayers][numKvHeads][headDim]`. */
+  readonly kSum: Float64Array<ArrayBuffer>;
 }
 
 /** Where bin i begins; eight bins an octave. */

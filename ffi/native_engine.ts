@@ -86,18 +86,33 @@ export class NativeEngine extends Handle {
 
   /**
    * @param kvScales `[numLayers][2][numKvHeads]`, real = stored x scale; null = 1.
-   * @throws {RangeError} kvScales has another length.
+   * @param kMean `[numLayers][numKvHeads][headDim]`, what rotated formats take off K; null = 0.
+   * @throws {RangeError} kvScales or kMean has another length.
    * @throws {NativeError} A setting is out of its range, or there is not enough memory.
    */
-  constructor(model: NativeModel, config: NativeEngineConfig, kvScales: Float32Array | null = null) {
+  constructor(
+    model: NativeModel,
+    config: NativeEngineConfig,
+    kvScales: Float32Array | null = null,
+    kMean: Float32Array | null = null,
+  ) {
     const { library } = model;
     const numScales = model.config.numLayers * 2 * model.config.numKvHeads;
     if (kvScales !== null && kvScales.length !== numScales) {
       throw new RangeError(`Cannot open an engine: expected ${numScales} KV scales, received ${kvScales.length}`);
     }
+    const numMeans = model.config.numLayers * model.config.numKvHeads * model.config.headDim;
+    if (kMean !== null && kMean.length !== numMeans) {
+      throw new RangeError(`Cannot open an engine: expected ${numMeans} means of K, received ${kMean.length}`);
+    }
     const encoded = encodeConfig(config);
     const buffers = [new StepBuffer(library, encoded, config), new StepBuffer(library, encoded, config)] as const;
-    const pointer = library.symbols.octavo_engine_create(model.nativePointer, encoded, kvScales as BufferSource | null);
+    const pointer = library.symbols.octavo_engine_create(
+      model.nativePointer,
+      encoded,
+      kvScales as BufferSource | null,
+      kMean as BufferSource | null,
+    );
     if (pointer === null) throw new NativeError(library.lastError(), null);
     super(library, "engine", pointer, (p) => library.symbols.octavo_engine_close(p));
     this.buffers = buffers;
@@ -145,8 +160,9 @@ export class NativeEngine extends Handle {
     const numRows = this.#model.numLayers * 2 * this.#model.numKvHeads;
     const absmax = new Float32Array(numRows);
     const histogram = new Float64Array(numRows * KV_STATS_BINS);
-    this.library.check(this.library.symbols.octavo_engine_kv_histograms(this.pointer, absmax, histogram));
-    return { absmax, histogram };
+    const kSum = new Float64Array(this.#model.numLayers * this.#model.numKvHeads * this.#model.headDim);
+    this.library.check(this.library.symbols.octavo_engine_kv_histograms(this.pointer, absmax, histogram, kSum));
+    return { absmax, histogram, kSum };
   }
 
   /** The first of {@linkcode buffers}: written before and read after every {@linkcode step}. */

@@ -88,6 +88,7 @@ export const SYMBOLS = {
       "pointer", // const octavo_model *model
       "buffer", // const octavo_engine_config *config
       "buffer", // const float *kv_scales
+      "buffer", // const float *k_mean
     ],
     result: "pointer",
   },
@@ -148,6 +149,7 @@ export const SYMBOLS = {
       "pointer", // const octavo_engine *engine
       "buffer", // float *absmax
       "buffer", // double *histogram
+      "buffer", // double *k_sum
     ],
     result: "i32",
   },
@@ -232,6 +234,7 @@ export const SYMBOLS = {
       "buffer", // const int32_t *slot_mapping
       "i32", // int32_t num_tokens
       "buffer", // const float *scales
+      "buffer", // const float *k_mean
     ],
     result: "i32",
   },

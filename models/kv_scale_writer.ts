@@ -1,5 +1,5 @@
 /**
- * Writes KV scales as LLM Compressor does: a safetensors file by itself, or a checkpoint with them.
+ * Writes KV scales as LLM Compressor does: a safetensors file by itself (also K's means), or a checkpoint with them.
  *
  * @module
  */
@@ -22,12 +22,34 @@ export function namedKvScales(layers: readonly LayerKvScales[]): Record<string, 
   );
 }
 
-/** Writes a safetensors file: BF16, `[1]` or `[num_kv_heads, 1, 1]`. The scales must be bfloat16 values. */
-export function writeKvScales(path: string, layers: readonly LayerKvScales[]): void {
+/** Means of K, `[numKvHeads][headDim]` each. */
+export interface KMeans {
+  readonly layers: readonly Float32Array[];
+  readonly headDim: number;
+}
+
+/**
+ * Writes a safetensors file: BF16, scales `[1]` or `[num_kv_heads, 1, 1]`, means `[num_kv_heads, 1, head_dim]`. All must be
+ * bfloat16 values.
+ *
+ * @param means Null: none. Others' loaders do not know them.
+ */
+export function writeKvScales(path: string, layers: readonly LayerKvScales[], means: KMeans | null = null): void {
   let offset = 0;
-  const entries = Object.entries(namedKvScales(layers));
-  const header = entries.map(([name, { length }]) => {
-    const shape = length === 1 ? [1] : [length, 1, 1];
+  const scales = Object.entries(namedKvScales(layers)).map(([name, values]) => ({
+    name,
+    values,
+    shape: values.length === 1 ? [1] : [values.length, 1, 1],
+  }));
+  const entries = [
+    ...scales,
+    ...(means?.layers ?? []).map((values, layer) => ({
+      name: `model.layers.${layer}.self_attn.k_mean`,
+      values: [...values],
+      shape: [values.length / means!.headDim, 1, means!.headDim],
+    })),
+  ];
+  const header = entries.map(({ name, values: { length }, shape }) => {
     return [name, { dtype: "BF16", shape, data_offsets: [offset, offset += 2 * length] }];
   });
   const text = new TextEncoder().encode(JSON.stringify(Object.fromEntries(header)));
@@ -38,9 +60,9 @@ export function writeKvScales(path: string, layers: readonly LayerKvScales[]): v
   view.setBigUint64(0, BigInt(headerBytes), true);
   bytes.set(text, 8);
   let at = 8 + headerBytes;
-  for (const scale of entries.flatMap(([, values]) => values)) {
+  for (const value of entries.flatMap(({ values }) => values)) {
     const single = new DataView(new ArrayBuffer(4));
-    single.setFloat32(0, scale);
+    single.setFloat32(0, value);
     view.setUint16(at, single.getUint16(0), true);
     at += 2;
   }

@@ -21,17 +21,19 @@ export interface KvScaleEntry {
   readonly values: readonly number[];
 }
 
-/** What a model has: how many layers, and KV heads of each. */
+/** What a model has: how many layers, KV heads of each, and dims of a head. */
 export interface KvScaleShape {
   readonly numLayers: number;
   readonly numKvHeads: number;
+  readonly headDim: number;
 }
 
 /** Below this a f32 is subnormal: no calibration gives such a scale, uninitialised memory does. */
 const SMALLEST_NORMAL = 2 ** -126;
 const LARGEST = 3.4028234663852886e38;
-/** A scale is one number or one a head; nothing larger is read. */
+/** A scale is one number or one a head, a mean has as many as K; nothing larger is read. */
 const MAX_VALUES = 4096;
+const MAX_MEAN_VALUES = 2 ** 20;
 
 /**
  * Puts entries in order of layers. Nothing here throws: what cannot be used is left out and said, once a layer.
@@ -40,9 +42,10 @@ const MAX_VALUES = 4096;
  */
 export function kvScaleTable(
   entries: readonly KvScaleEntry[],
-  { numLayers, numKvHeads }: KvScaleShape,
+  shape: KvScaleShape,
   source: LayerKvScales["source"],
 ): KvScaleTable {
+  const { numLayers } = shape;
   const problems: string[] = [];
   const found = Array.from({ length: numLayers }, () => new Map<KvScalePlace["kind"], KvScaleEntry>());
   for (const entry of entries) {
@@ -51,7 +54,7 @@ export function kvScaleTable(
     else if (place.layer >= numLayers) {
       problems.push(`${entry.name} is of no layer: the model has layers 0 to ${numLayers - 1}`);
     } else if (place.kind !== "unused") {
-      const problem = entryProblem(entry, place, numKvHeads);
+      const problem = entryProblem(entry, place, shape);
       const first = found[place.layer]!.get(place.kind);
       if (problem !== null) problems.push(`layer ${place.layer}: ${entry.name} ${problem}`);
       else if (first === undefined) found[place.layer]!.set(place.kind, entry);
@@ -71,12 +74,16 @@ export function kvScaleTable(
   const whole = layers.map((layer) =>
     layer === null ? null : Object.freeze({ ...layer, k: layer.k ?? [1], v: layer.v ?? [1] })
   );
-  return { layers: whole, names: found.map((scales) => usedNames(scales)), problems };
+  const means = found.map((scales) => {
+    const entry = scales.get("k_mean");
+    return entry === undefined ? null : Float32Array.from(entry.values);
+  });
+  return { layers: whole, means, names: found.map((scales) => usedNames(scales)), problems };
 }
 
 /** A scale of its own goes before one for both. */
 function usedNames(found: ReadonlyMap<KvScalePlace["kind"], KvScaleEntry>): string[] {
-  const used = (["k", "v"] as const).map((kind) => found.get(kind) ?? found.get("kv"));
+  const used = [...(["k", "v"] as const).map((kind) => found.get(kind) ?? found.get("kv")), found.get("k_mean")];
   return [...new Set(used.flatMap((entry) => entry === undefined ? [] : [entry.name]))];
 }
 
@@ -93,7 +100,18 @@ function layerScales(
   return { ...(k === undefined ? {} : { k }), ...(v === undefined ? {} : { v }), granularity, source };
 }
 
-function entryProblem({ values }: KvScaleEntry, { kind }: KvScalePlace, numKvHeads: number): string | null {
+function entryProblem(
+  { values }: KvScaleEntry,
+  { kind }: KvScalePlace,
+  { numKvHeads, headDim }: KvScaleShape,
+): string | null {
+  if (kind === "k_mean") {
+    if (values.length !== numKvHeads * headDim) {
+      return `must have ${numKvHeads} x ${headDim} values, found ${values.length}`;
+    }
+    const odd = values.find((value) => !(Math.abs(value) <= LARGEST));
+    return odd === undefined ? null : `must be finite, found ${odd}`;
+  }
   if (kind.endsWith("zero_point")) return values.every((value) => value === 0) ? null : `must be 0, found ${values}`;
   if (values.length !== 1 && values.length !== numKvHeads) {
     return `must have 1 or ${numKvHeads} values, found ${values.length}`;
@@ -162,7 +180,8 @@ function tensorValues(
   const read = readers[dtype];
   if (read === undefined) throw new ModelFileError(path, field, `must be one of ${Object.keys(readers)}`, dtype);
   const count = shape.reduce((product, size) => product * size, 1);
-  if (count > MAX_VALUES) throw new ModelFileError(path, field, `must have at most ${MAX_VALUES} values`, shape);
+  const most = kvScalePlace(name)?.kind === "k_mean" ? MAX_MEAN_VALUES : MAX_VALUES;
+  if (count > most) throw new ModelFileError(path, field, `must have at most ${most} values`, shape);
   const bytes = new Uint8Array(sizeBytes);
   withFile(path, (source) => source.read(offsetBytes, bytes));
   const view = new DataView(bytes.buffer);

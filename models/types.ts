@@ -219,6 +219,8 @@ export interface LayerKvScales {
 export interface KvScaleTable {
   /** Of each layer; null = none that can be used. */
   readonly layers: readonly (LayerKvScales | null)[];
+  /** Of each layer, K's mean, `[numKvHeads][headDim]`; null = none. */
+  readonly means: readonly (Float32Array | null)[];
   /** Of each layer, the tensors whose values are used. */
   readonly names: readonly (readonly string[])[];
   /** What is wrong, in sentences that name the layer. */

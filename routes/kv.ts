@@ -21,10 +21,11 @@ export function kvRoutes({ engine }: Server): Hono {
       num_tokens: info.numKvTokens,
       bytes_per_token: info.kvBytesPerToken,
       num_host_tokens: info.numHostPages * info.pageSize,
-      layers: info.kvLayers.map(({ dtype, scales }, layer) => ({
+      layers: info.kvLayers.map(({ dtype, scales, kMean }, layer) => ({
         layer,
         dtype,
         scales,
+        k_mean: kMean,
         ...layerStats(info, kvCache, layer),
       })),
     });

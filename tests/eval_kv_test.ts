@@ -69,11 +69,20 @@ Deno.test("evalKv() compares calibrated scales of files beside the scale 1", () 
     const scales = `${folder}/heads.safetensors`;
     const args = ["--data", `${folder}/calibration.txt`, "--output", scales, "--max-seq-len", "64"];
     await calibrate(parseCalibrate([TINY, ...args, "--granularity", "head"]), { log: () => {}, onProgress: () => {} });
-    const { report } = await run(folder, "--kv-cache-dtypes", "fp8", "--kv-scales", scales, "--greedy-tokens", "0");
-    assertEquals(report.caches.map(({ name }) => name), ["float32", "fp8_e4m3", "fp8_e4m3 (heads.safetensors)"]);
-    const [, one, calibrated] = report.caches;
-    assert(one!["kl_mean"] !== calibrated!["kl_mean"]);
-    assertEquals(one!["greedy"], null);
+    const { report } = await run(
+      folder,
+      "--kv-cache-dtypes",
+      "fp8,int4",
+      "--kv-scales",
+      scales,
+      "--greedy-tokens",
+      "0",
+    );
+    const calibrated = ["fp8_e4m3", "int8", "k8v4", "int4"].map((name) => `${name} (heads.safetensors)`);
+    assertEquals(report.caches.map(({ name }) => name), ["float32", "fp8_e4m3", "int4", ...calibrated]);
+    const kl = new Map(report.caches.map(({ name, kl_mean }) => [name, kl_mean]));
+    for (const name of ["fp8_e4m3", "int4"]) assert(kl.get(name) !== kl.get(`${name} (heads.safetensors)`), name);
+    assertEquals(report.caches[1]!["greedy"], null);
   }));
 
 Deno.test("evalKv() takes .jsonl samples as text and as token ids, and the reference that is named", () =>

@@ -390,9 +390,11 @@ OCTAVO_API int32_t octavo_step_layout_get(const octavo_engine_config *config, oc
 
 /* Opens an engine on a finished model and keeps the model's memory until it is closed. kv_scales:
  * float[num_layers][2][num_kv_heads], K then V, all finite and > 0 (real = stored x scale); NULL = 1; not used for
- * layers whose format has scales of its own. Returns NULL on failure. */
+ * layers whose format has scales of its own. k_mean: float[num_layers][num_kv_heads][head_dim], all finite, what rotated
+ * formats take off K (octavo_kv_append); NULL = 0; not used for layers of other formats, and must be 0 in layers whose
+ * softmax sees more than differences of logits: with a soft-cap or sinks. Returns NULL on failure. */
 OCTAVO_API octavo_engine *octavo_engine_create(const octavo_model *model, const octavo_engine_config *config,
-                                               const float *kv_scales);
+                                               const float *kv_scales, const float *k_mean);
 
 /* Runs one step on a step buffer of size_bytes and returns when it is done: octavo_step_submit and octavo_step_finish,
  * with no other step under way. Checks all of its input first: with OCTAVO_INVALID_ARGUMENT nothing was run and no page
@@ -434,8 +436,10 @@ OCTAVO_API int32_t octavo_engine_freeze_kv_scales(octavo_engine *engine);
 OCTAVO_API int32_t octavo_engine_kv_stats(const octavo_engine *engine, double *stats, double *num_tokens);
 
 /* Copies what has been counted: absmax: float[num_layers][2][num_kv_heads], K then V; histogram: double[num_layers][2]
- * [num_kv_heads][OCTAVO_KV_STATS_BINS]. Errors: OCTAVO_INVALID_ARGUMENT unless kv_stats is OCTAVO_KV_STATS_HISTOGRAMS. */
-OCTAVO_API int32_t octavo_engine_kv_histograms(const octavo_engine *engine, float *absmax, double *histogram);
+ * [num_kv_heads][OCTAVO_KV_STATS_BINS]; k_sum: double[num_layers][num_kv_heads][head_dim], K added up over all tokens.
+ * Errors: OCTAVO_INVALID_ARGUMENT unless kv_stats is OCTAVO_KV_STATS_HISTOGRAMS. */
+OCTAVO_API int32_t octavo_engine_kv_histograms(const octavo_engine *engine, float *absmax, double *histogram,
+                                               double *k_sum);
 
 /* Copies whole pages, all layers of each: pages[i] to host page host_pages[i], or back, for i < num_pages. The host pages
  * are the engine's own, num_host_pages of them. GPU builds only enqueue the copies: they run beside the steps under way,
@@ -516,9 +520,12 @@ OCTAVO_API int32_t octavo_dequantize(int32_t kv_dtype, const uint8_t *stored, in
 
 /* Writes K and V of num_tokens tokens. k, v: float[num_tokens][num_kv_heads][head_dim] (K after RoPE). slot_mapping:
  * int32[num_tokens], page * page_size + offset, or -1 to skip the token. scales: float[2][num_kv_heads] or NULL = 1;
- * NULL for formats with scales of their own. */
+ * NULL for formats with scales of their own. k_mean: float[num_kv_heads][head_dim], subtracted from K before it is
+ * rotated, or NULL = 0; NULL for formats that are not rotated. A constant in K adds the same to all logits of a query, so
+ * attention gives what it gives for K itself, but for soft-caps, sinks and lse, which see the logits of what is stored. */
 OCTAVO_API int32_t octavo_kv_append(const octavo_kv_shape *shape, uint8_t *pages, const float *k, const float *v,
-                                    const int32_t *slot_mapping, int32_t num_tokens, const float *scales);
+                                    const int32_t *slot_mapping, int32_t num_tokens, const float *scales,
+                                    const float *k_mean);
 
 /* Attention of new tokens over the pages, in which their own K and V are already stored; causal. q and out:
  * float[num_tokens][num_q_heads][head_dim]; query_len, seq_len: int32[num_seqs]; page_table:

@@ -218,6 +218,13 @@ __device__ void store_scaled_head(const Head& head, const AppendParams& p, int64
 #pragma unroll
   for (int j = 0; j < kMaxHeadDim / 32; ++j) x[j] = lane + 32 * j < p.head_dim ? row[lane + 32 * j] : 0.0f;
   const KvFormat format = kv_format(p.kv_dtype);
+  if (p.k_mean != nullptr && !is_value) {
+#pragma unroll
+    for (int j = 0; j < kMaxHeadDim / 32; ++j) {
+      const int dim = lane + 32 * j;
+      if (dim < p.head_dim) x[j] -= p.k_mean[kv_head * p.head_dim + dim];
+    }
+  }
   if (format.is_rotated) rotate_dims(x, p.head_dim);
   const KvRowFormat& row_format = is_value ? format.value : format.key;
   const int in_page = static_cast<int>(slot & ((1 << p.kv.page_shift) - 1));

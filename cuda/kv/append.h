@@ -34,6 +34,7 @@ struct AppendParams {
   const float* cosines;  // [num_tokens][head_dim / 2] of the tokens' positions (ops/rope.h)
   const float* sines;
   const float* scales;          // [2][num_kv_heads] or nullptr = 1; formats with scales of their own do not look at it
+  const float* k_mean;          // [num_kv_heads][head_dim] or nullptr = 0; rotated formats only
   const int32_t* slot_mapping;  // slots outside the pages are skipped
   int64_t num_slots;
   int32_t num_tokens;

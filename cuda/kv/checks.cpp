@@ -35,6 +35,11 @@ void check_scales_allowed(int32_t kv_dtype, const float* scales) {
   fail(OCTAVO_INVALID_ARGUMENT, "scales must be NULL: kv_dtype %d has scales of its own", kv_dtype);
 }
 
+void check_mean_allowed(int32_t kv_dtype, const float* k_mean) {
+  if (k_mean == nullptr || kv_format(kv_dtype).is_rotated) return;
+  fail(OCTAVO_INVALID_ARGUMENT, "k_mean must be NULL for kv_dtype %d, which is not rotated", kv_dtype);
+}
+
 void check_token_arguments(const octavo_kv_shape* shape, const void* pages, const void* k, const void* v,
                            const int32_t* slot_mapping, int32_t num_tokens) {
   check_not_null("shape", shape);

@@ -24,6 +24,9 @@ void check_scales(const float* scales, int32_t num_kv_heads);
 // nullptr where the format has scales of its own. What scales points at is not read.
 void check_scales_allowed(int32_t kv_dtype, const float* scales);
 
+// nullptr where the format is not rotated. What k_mean points at is not read.
+void check_mean_allowed(int32_t kv_dtype, const float* k_mean);
+
 // What the calls that move tokens into and out of pages have in common. What the pointers point at is not read: it may
 // be the device's.
 void check_token_arguments(const octavo_kv_shape* shape, const void* pages, const void* k, const void* v,

@@ -61,14 +61,16 @@ extern "C" int32_t octavo_dequantize(int32_t kv_dtype, const uint8_t* stored, in
 }
 
 extern "C" int32_t octavo_kv_append(const octavo_kv_shape* shape, uint8_t* pages, const float* k, const float* v,
-                                    const int32_t* slot_mapping, int32_t num_tokens, const float* scales) {
+                                    const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
+                                    const float* k_mean) {
   return octavo::guard([&] {
     octavo::check_tokens(shape, pages, k, v, slot_mapping, num_tokens);
     octavo::check_scales_allowed(shape->kv_dtype, scales);
+    octavo::check_mean_allowed(shape->kv_dtype, k_mean);
     octavo::check_scales(scales, shape->num_kv_heads);
     octavo::ThreadPool threads(1);  // in the order given: of a slot named twice, the last token stays
     const int64_t stride = int64_t{shape->num_kv_heads} * shape->head_dim;
-    octavo::kv_append(*shape, pages, k, stride, v, stride, slot_mapping, num_tokens, scales, threads);
+    octavo::kv_append(*shape, pages, k, stride, v, stride, slot_mapping, num_tokens, {scales, k_mean}, threads);
   });
 }
 

@@ -68,19 +68,24 @@ void store_scale(const KvRowFormat& format, float scale, uint8_t* to) {
     quantize(OCTAVO_KV_FLOAT16, &scale, 1, 1.0f, to);
 }
 
+float scale_of(const octavo_kv_shape& shape, const KvPlace& place, const KvConstants& constants) {
+  if (constants.scales == nullptr) return 1.0f;
+  return constants.scales[(place.is_value ? shape.num_kv_heads : 0) + place.kv_head];
+}
+
 }  // namespace
 
 void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int64_t k_stride, const float* v,
-               int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
+               int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const KvConstants& constants,
                ThreadPool& threads) {
   const GranuleLayout layout(shape);
   const KvFormat format = kv_format(shape.kv_dtype);
-  const auto append_row = [&](const KvRowFormat& row_format, const GranulePart& part, const float* row, int32_t token,
-                              float scale, uint8_t* granule) {
+  const auto append_row = [&](const KvRowFormat& row_format, const GranulePart& part, const float* row,
+                              const float* mean, int32_t token, float scale, uint8_t* granule) {
     uint8_t stored[kMaxHeadDim * sizeof(float)] = {};  // bytes past head_dim, up to a chunk's end, are stored as 0
     float rotated[kMaxHeadDim];
     if (format.is_rotated) {
-      std::copy_n(row, shape.head_dim, rotated);
+      for (int32_t i = 0; i < shape.head_dim; ++i) rotated[i] = mean == nullptr ? row[i] : row[i] - mean[i];
       rotate_head(rotated, shape.head_dim);
       row = rotated;
     }
@@ -105,11 +110,12 @@ void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int
     for (int32_t head = 0; head < shape.num_kv_heads; ++head) {
       uint8_t* granule = pages + layout.granule_offset(slot / shape.page_size, head, offset);
       const int64_t first = int64_t{head} * shape.head_dim;
-      const float k_scale = scales == nullptr ? 1.0f : scales[head];
-      const float v_scale = scales == nullptr ? 1.0f : scales[shape.num_kv_heads + head];
+      const float k_scale = scale_of(shape, {slot, head, false}, constants);
+      const float v_scale = scale_of(shape, {slot, head, true}, constants);
+      const float* k_mean = constants.k_mean == nullptr ? nullptr : constants.k_mean + first;
       const int32_t token = offset % kGranuleTokens;
-      append_row(format.key, layout.key, k + i * k_stride + first, token, k_scale, granule);
-      append_row(format.value, layout.value, v + i * v_stride + first, token, v_scale, granule);
+      append_row(format.key, layout.key, k + i * k_stride + first, k_mean, token, k_scale, granule);
+      append_row(format.value, layout.value, v + i * v_stride + first, nullptr, token, v_scale, granule);
     }
   };
   threads.run((num_tokens + kTokensPerTask - 1) / kTokensPerTask, [&](int64_t task, int) {
@@ -139,7 +145,8 @@ void kv_unpack(const octavo_kv_shape& shape, const uint8_t* pages, uint8_t* k, u
   }
 }
 
-void kv_read(const octavo_kv_shape& shape, const uint8_t* pages, const KvPlace& place, float scale, float* x) {
+void kv_read(const octavo_kv_shape& shape, const uint8_t* pages, const KvPlace& place, const KvConstants& constants,
+             float* x) {
   const GranuleLayout layout(shape);
   const KvFormat format = kv_format(shape.kv_dtype);
   const KvRowFormat& row_format = place.is_value ? format.value : format.key;
@@ -153,6 +160,7 @@ void kv_read(const octavo_kv_shape& shape, const uint8_t* pages, const KvPlace& 
   });
   const int32_t num_scales = row_format.num_scales(shape.head_dim);
   const int32_t dims = shape.head_dim / std::max(num_scales, 1);  // that share a scale
+  float scale = scale_of(shape, place, constants);
   for (int32_t i = 0; i * dims < shape.head_dim; ++i) {
     if (num_scales > 0) {
       const uint8_t* stored = granule + part.scales_at + (i * kGranuleTokens + token) * row_format.scale_bytes();
@@ -162,6 +170,8 @@ void kv_read(const octavo_kv_shape& shape, const uint8_t* pages, const KvPlace& 
     dequantize(row_format.code, codes + row_format.codes_bytes(i * dims), dims, scale, x + i * dims);
   }
   if (format.is_rotated) rotate_head(x, shape.head_dim);
+  if (place.is_value || constants.k_mean == nullptr) return;
+  for (int32_t i = 0; i < shape.head_dim; ++i) x[i] += constants.k_mean[place.kv_head * shape.head_dim + i];
 }
 
 }  // namespace octavo

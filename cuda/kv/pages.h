@@ -9,11 +9,16 @@
 
 namespace octavo {
 
+// What K and V are stored with.
+struct KvConstants {
+  const float* scales;  // [2][num_kv_heads] or nullptr = 1; not used by formats with scales of their own
+  const float* k_mean;  // [num_kv_heads][head_dim], taken off K, or nullptr = 0; rotated formats only
+};
+
 // Writes K and V (f32, [num_tokens][num_kv_heads][head_dim]; rows k_stride and v_stride floats apart) of tokens into
-// their slots; slot -1 skips a token. scales: [2][num_kv_heads] or nullptr = 1; not used by formats with scales of their
-// own. Slots must be valid and distinct.
+// their slots; slot -1 skips a token. Slots must be valid and distinct.
 void kv_append(const octavo_kv_shape& shape, uint8_t* pages, const float* k, int64_t k_stride, const float* v,
-               int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const float* scales,
+               int64_t v_stride, const int32_t* slot_mapping, int32_t num_tokens, const KvConstants& constants,
                ThreadPool& threads);
 
 // Copy what is stored, bit for bit, from rows into pages and back; k, v: [num_tokens][num_kv_heads] rows as
@@ -30,8 +35,8 @@ struct KvPlace {
   bool is_value;
 };
 
-// Reads back what is stored, turned back where it was rotated; x: [head_dim]. scale: of formats without scales of their
-// own.
-void kv_read(const octavo_kv_shape& shape, const uint8_t* pages, const KvPlace& place, float scale, float* x);
+// Reads back what is stored, turned back where it was rotated and with the mean added again; x: [head_dim].
+void kv_read(const octavo_kv_shape& shape, const uint8_t* pages, const KvPlace& place, const KvConstants& constants,
+             float* x);
 
 }  // namespace octavo

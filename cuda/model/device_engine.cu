@@ -45,12 +45,12 @@ std::vector<int32_t> list_buckets(int32_t largest) {
 }
 
 DeviceEngine::DeviceEngine(std::shared_ptr<const DeviceModel> model, const octavo_engine_config& config,
-                           const float* kv_scales)
+                           const KvValues& kv_values)
     : model_(std::move(model)),
       config_(check_config(*model_, config)),
       layout_(make_step_layout(config)),
       scratch_(*model_, config, layout_),
-      kv_(model_->config(), model_->layers(), config, kv_scales),
+      kv_(model_->config(), model_->layers(), config, kv_values),
       host_pages_(kv_.page_bytes(), config.num_host_pages, config.num_pages),
       forward_(*model_, config, scratch_, kv_),
       sampler_({config.max_samples, model_->config().vocab_size, config.max_logprobs}),
@@ -58,6 +58,10 @@ DeviceEngine::DeviceEngine(std::shared_ptr<const DeviceModel> model, const octav
   for (Slot& slot : slots_) {
     slot.packed = PinnedMemory(static_cast<size_t>(max_packed_bytes(config, layout_)));
     slot.outputs = PinnedMemory(static_cast<size_t>(layout_.total_bytes) - static_cast<size_t>(layout_.sampled));
+  }
+  for (int32_t layer = 0; layer < model_->config().num_layers; ++layer) {
+    if (kv_.layer_k_mean(layer) == nullptr) continue;
+    check_mean_unseen(model_->config(), layer, model_->layer(layer).attn_sinks != nullptr);
   }
   warm_up();
   capture_graphs();
@@ -171,7 +175,7 @@ void DeviceEngine::copy_kv_stats(double* stats, double* num_tokens) {
   *num_tokens = num_tokens_;
 }
 
-void DeviceEngine::copy_kv_histograms(float*, double*) { fail_uncounted("OCTAVO_KV_STATS_HISTOGRAMS", config_); }
+void DeviceEngine::copy_kv_histograms(float*, double*, double*) { fail_uncounted("OCTAVO_KV_STATS_HISTOGRAMS", config_); }
 
 void DeviceEngine::end_kv_scales() {
   on_device([&] { kv_.freeze_scales(stream_.get()); });
@@ -247,8 +251,8 @@ void DeviceEngine::capture_graphs() {
 }
 
 std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_engine_config& config,
-                                        const float* kv_scales) {
-  return std::make_unique<DeviceEngine>(finished_device_model(model), config, kv_scales);
+                                        const KvValues& kv_values) {
+  return std::make_unique<DeviceEngine>(finished_device_model(model), config, kv_values);
 }
 
 // Measured: an engine with the fewest pages is opened, used and closed.
@@ -263,7 +267,7 @@ double engine_scratch_bytes(const octavo_model& model, const octavo_engine_confi
     return static_cast<double>(free_bytes);
   };
   const double before = free_memory();
-  const DeviceEngine engine(finished_device_model(model), small, nullptr);
+  const DeviceEngine engine(finished_device_model(model), small, {nullptr, nullptr});
   return before - free_memory();
 }
 

@@ -30,7 +30,7 @@ std::vector<int32_t> list_buckets(int32_t largest);
 class DeviceEngine : public EngineBase {
  public:
   // Arguments as octavo_engine_create's. Throws Error.
-  DeviceEngine(std::shared_ptr<const DeviceModel> model, const octavo_engine_config& config, const float* kv_scales);
+  DeviceEngine(std::shared_ptr<const DeviceModel> model, const octavo_engine_config& config, const KvValues& kv_values);
   ~DeviceEngine() override;
 
   // After an error of the device every call throws Error (OCTAVO_DEVICE) with its message.
@@ -39,7 +39,7 @@ class DeviceEngine : public EngineBase {
   void copy_logits(int32_t row, float* logits) override;
   void copy_kv_scales(float* scales) override;
   void copy_kv_stats(double* stats, double* num_tokens) override;
-  void copy_kv_histograms(float* absmax, double* histogram) override;
+  void copy_kv_histograms(float* absmax, double* histogram, double* k_sum) override;
   void transfer(const Transfer& transfer) override;
   octavo_transfer_stats transfer_stats() override;
   void copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) override;

@@ -226,6 +226,7 @@ void DeviceForward::append(const DeviceStep& step, int32_t index, GpuStream stre
   AppendParams params = append_params(step, index);
   params.pages = kv_.layer_pages(index);
   params.scales = kv_.layer_scales(index);
+  params.k_mean = kv_.layer_k_mean(index);
   params.stats = kv_.layer_stats(index);
   params.num_slots = int64_t{config_.num_pages} * config_.page_size;
   params.q = scratch_.qkv;

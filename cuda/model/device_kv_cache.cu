@@ -24,21 +24,27 @@ GpuMemory allocate_pages(uint64_t size_bytes, int32_t num_pages) {
 }  // namespace
 
 DeviceKvCache::DeviceKvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
-                             const octavo_engine_config& config, const float* scales)
+                             const octavo_engine_config& config, const KvValues& values)
     : layout_(model, layers, config),
       num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
+      has_mean_(layers_with_mean(model, layout_, values.k_mean)),
       calculated_(config) {
-  check_kv_scales(model, config, scales);
+  check_kv_scales(model, config, values.scales);
   pages_ = allocate_pages(layout_.size_bytes(), config.num_pages);
   if (config.kv_stats == OCTAVO_KV_STATS_ERRORS) stats_ = GpuMemory(num_scales_ * sizeof(KvStatsRow));
   if (calculated_.is_counting()) {
     absmax_ = GpuMemory(size_t{2} * layers.size() * sizeof(float));
     OCTAVO_GPU_CHECK(cudaMemset(absmax_.as<float>(), 0, absmax_.size_bytes()));
   }
-  if (scales == nullptr && !calculated_.is_counting()) return;
+  if (values.k_mean != nullptr) {
+    k_mean_ = GpuMemory(num_scales_ / 2 * static_cast<size_t>(model.head_dim) * sizeof(float));
+    OCTAVO_GPU_CHECK(
+        cudaMemcpy(k_mean_.as<float>(), values.k_mean, k_mean_.size_bytes(), cudaMemcpyHostToDevice));
+  }
+  if (values.scales == nullptr && !calculated_.is_counting()) return;
   const std::vector<float> ones(num_scales_, 1.0f);
   scales_ = GpuMemory(num_scales_ * sizeof(float));
-  OCTAVO_GPU_CHECK(cudaMemcpy(scales_.as<float>(), scales == nullptr ? ones.data() : scales, scales_.size_bytes(),
+  OCTAVO_GPU_CHECK(cudaMemcpy(scales_.as<float>(), values.scales == nullptr ? ones.data() : values.scales, scales_.size_bytes(),
                               cudaMemcpyHostToDevice));
 }
 
@@ -46,6 +52,12 @@ float* DeviceKvCache::layer_scales(int32_t layer) const {
   const octavo_kv_shape& shape = layer_shape(layer);
   if (scales_.size_bytes() == 0 || has_own_scales(shape.kv_dtype)) return nullptr;
   return scales_.as<float>() + int64_t{2} * layer * shape.num_kv_heads;
+}
+
+const float* DeviceKvCache::layer_k_mean(int32_t layer) const {
+  if (!has_mean_[static_cast<size_t>(layer)]) return nullptr;
+  const octavo_kv_shape& shape = layer_shape(layer);
+  return k_mean_.as<float>() + int64_t{layer} * shape.num_kv_heads * shape.head_dim;
 }
 
 void DeviceKvCache::copy_scales(float* scales, GpuStream stream) const {

@@ -14,10 +14,10 @@ namespace octavo {
 
 class DeviceKvCache {
  public:
-  // scales: host [num_layers][2][num_kv_heads] or nullptr = 1. Throws Error for a shape or scale out of range and when
-  // the device has not enough memory. Pages are zero.
+  // values are the host's. Throws Error for a shape, scale or mean out of range and when the device has not enough memory.
+  // Pages are zero.
   DeviceKvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
-                const octavo_engine_config& config, const float* scales);
+                const octavo_engine_config& config, const KvValues& values);
 
   const octavo_kv_shape& layer_shape(int32_t layer) const { return layout_.layer_shape(layer); }
   uint8_t* layer_pages(int32_t layer) const {
@@ -28,6 +28,9 @@ class DeviceKvCache {
   int64_t page_bytes() const { return layout_.page_bytes(); }
   // Device [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
   float* layer_scales(int32_t layer) const;
+
+  // Device [num_kv_heads][head_dim], or nullptr = 0.
+  const float* layer_k_mean(int32_t layer) const;
 
   // How far octavo_engine_config.calculate_kv_scales has come.
   const CalculatedScales& calculated() const { return calculated_; }
@@ -57,6 +60,8 @@ class DeviceKvCache {
   size_t num_scales_;
   GpuMemory absmax_;  // f32[num_layers][2] for calculate_kv_scales, else empty
   GpuMemory stats_;   // KvStatsRow[num_scales_], or empty: not counted
+  GpuMemory k_mean_;  // f32[num_layers][num_kv_heads][head_dim] or empty
+  std::vector<bool> has_mean_;
   CalculatedScales calculated_;
 };
 

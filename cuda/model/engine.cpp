@@ -29,11 +29,11 @@ const octavo_engine_config& check_config(const Model& model, const octavo_engine
 
 }  // namespace
 
-Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& config, const float* kv_scales)
+Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& config, const KvValues& kv_values)
     : model_(std::move(model)),
       config_(check_config(*model_, config)),
       layout_(make_step_layout(config)),
-      kv_(model_->config(), model_->layers(), config, kv_scales),
+      kv_(model_->config(), model_->layers(), config, kv_values),
       host_pages_(kv_.page_bytes(), config.num_host_pages),
       scratch_(model_->config(), config),
       threads_(resolve_num_threads(config.num_threads)),
@@ -44,6 +44,10 @@ Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& c
   sampled_.reserve(static_cast<size_t>(config.max_samples));
   tokens_.resize(static_cast<size_t>(config.max_num_batched_tokens));
   const octavo_model_config& shape = model_->config();
+  for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
+    if (kv_.layer_k_mean(layer) == nullptr) continue;
+    check_mean_unseen(shape, layer, !model_->weights().layers[static_cast<size_t>(layer)].attn_sinks.empty());
+  }
   if (config.kv_stats == OCTAVO_KV_STATS_ERRORS) {
     kv_stats_ = std::make_unique<KvStats>(shape.num_layers, shape.num_kv_heads);
   } else if (config.kv_stats == OCTAVO_KV_STATS_HISTOGRAMS) {
@@ -160,9 +164,9 @@ void Engine::copy_kv_stats(double* stats, double* num_tokens) {
   kv_stats_->copy(stats, num_tokens);
 }
 
-void Engine::copy_kv_histograms(float* absmax, double* histogram) {
+void Engine::copy_kv_histograms(float* absmax, double* histogram, double* k_sum) {
   if (kv_histograms_ == nullptr) fail_uncounted("OCTAVO_KV_STATS_HISTOGRAMS", config_);
-  kv_histograms_->copy(absmax, histogram);
+  kv_histograms_->copy(absmax, histogram, k_sum);
 }
 
 void Engine::copy_logits(int32_t row, float* logits) {
@@ -181,8 +185,8 @@ void Engine::copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes
 }
 
 std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_engine_config& config,
-                                        const float* kv_scales) {
-  return std::make_unique<Engine>(cpu_model(model), config, kv_scales);
+                                        const KvValues& kv_values) {
+  return std::make_unique<Engine>(cpu_model(model), config, kv_values);
 }
 
 double engine_scratch_bytes(const octavo_model& model, const octavo_engine_config& config) {

@@ -25,7 +25,7 @@ namespace octavo {
 class Engine final : public EngineBase {
  public:
   // Arguments as octavo_engine_create's. Throws Error.
-  Engine(std::shared_ptr<const Model> model, const octavo_engine_config& config, const float* kv_scales);
+  Engine(std::shared_ptr<const Model> model, const octavo_engine_config& config, const KvValues& kv_values);
 
   // Runs the step; finish() only keeps the order.
   void submit(uint8_t* step_buffer, double size_bytes) override;
@@ -33,7 +33,7 @@ class Engine final : public EngineBase {
   void copy_logits(int32_t row, float* logits) override;
   void copy_kv_scales(float* scales) override { kv_.copy_scales(scales); }
   void copy_kv_stats(double* stats, double* num_tokens) override;
-  void copy_kv_histograms(float* absmax, double* histogram) override;
+  void copy_kv_histograms(float* absmax, double* histogram, double* k_sum) override;
   void transfer(const Transfer& transfer) override;
   octavo_transfer_stats transfer_stats() override { return host_pages_.stats(); }
   void copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) override;

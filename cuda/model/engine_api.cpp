@@ -31,11 +31,11 @@ extern "C" double octavo_engine_scratch_bytes(const octavo_model* model, const o
 }
 
 extern "C" octavo_engine* octavo_engine_create(const octavo_model* model, const octavo_engine_config* config,
-                                               const float* kv_scales) {
+                                               const float* kv_scales, const float* k_mean) {
   octavo_engine* engine = nullptr;
   guard([&] {
     if (model == nullptr || config == nullptr) fail(OCTAVO_INVALID_ARGUMENT, "model and config must not be NULL");
-    engine = new octavo_engine{octavo::open_engine(*model, *config, kv_scales)};
+    engine = new octavo_engine{octavo::open_engine(*model, *config, {kv_scales, k_mean})};
   });
   return engine;
 }
@@ -96,12 +96,14 @@ extern "C" int32_t octavo_engine_kv_stats(const octavo_engine* engine, double* s
   });
 }
 
-extern "C" int32_t octavo_engine_kv_histograms(const octavo_engine* engine, float* absmax, double* histogram) {
+extern "C" int32_t octavo_engine_kv_histograms(const octavo_engine* engine, float* absmax, double* histogram,
+                                               double* k_sum) {
   return guard([&] {
     check_not_null("engine", engine);
     check_not_null("absmax", absmax);
     check_not_null("histogram", histogram);
-    engine->engine->copy_kv_histograms(absmax, histogram);
+    check_not_null("k_sum", k_sum);
+    engine->engine->copy_kv_histograms(absmax, histogram, k_sum);
   });
 }
 

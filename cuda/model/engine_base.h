@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "model/kv_cache_config.h"
 #include "model/step_queue.h"
 #include "model/transfer.h"
 #include "octavo.h"
@@ -41,7 +42,7 @@ class EngineBase {
   // octavo_engine_kv_stats and octavo_engine_kv_histograms. Throw Error (OCTAVO_INVALID_ARGUMENT) where nothing of the kind
   // is counted.
   virtual void copy_kv_stats(double* stats, double* num_tokens) = 0;
-  virtual void copy_kv_histograms(float* absmax, double* histogram) = 0;
+  virtual void copy_kv_histograms(float* absmax, double* histogram, double* k_sum) = 0;
 
   // octavo_engine_save_pages, octavo_engine_restore_pages and what belongs to them. Throw Error
   // (OCTAVO_INVALID_ARGUMENT).
@@ -58,7 +59,7 @@ class EngineBase {
 
 // Opens the build's engine; arguments as octavo_engine_create's. Throws Error.
 std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_engine_config& config,
-                                        const float* kv_scales);
+                                        const KvValues& kv_values);
 
 // octavo_engine_scratch_bytes
 double engine_scratch_bytes(const octavo_model& model, const octavo_engine_config& config);

@@ -113,10 +113,10 @@ void run_attention(const ForwardContext& context, int32_t layer) {
   if (context.kv_histograms != nullptr) context.kv_histograms->add(layer, k, v, qkv.width(), num_tokens);
   if (context.kv.calculates_scales(layer)) context.kv.calculate_layer_scales(layer, k, v, qkv.width(), num_tokens);
   uint8_t* pages = context.kv.layer_pages(layer);
-  const float* scales = context.kv.layer_scales(layer);
-  kv_append(shape, pages, k, qkv.width(), v, qkv.width(), slots, num_tokens, scales, context.threads);
+  const KvConstants constants = {context.kv.layer_scales(layer), context.kv.layer_k_mean(layer)};
+  kv_append(shape, pages, k, qkv.width(), v, qkv.width(), slots, num_tokens, constants, context.threads);
   if (context.kv_stats != nullptr) {
-    context.kv_stats->add(layer, {shape, pages, scales, k, v, qkv.width(), slots, num_tokens}, context.threads);
+    context.kv_stats->add(layer, {shape, pages, constants, k, v, qkv.width(), slots, num_tokens}, context.threads);
   }
   AttentionArgs args = {};
   args.shape = shape;
@@ -134,7 +134,7 @@ void run_attention(const ForwardContext& context, int32_t layer) {
   args.query_len = context.step.query_len;
   args.seq_len = context.step.seq_len;
   args.page_table = context.step.page_table;
-  args.scales = scales;
+  args.scales = constants.scales;
   args.sinks = weights.attn_sinks.empty() ? nullptr : weights.attn_sinks.data();
   args.out = context.scratch.attn.data();
   paged_attention(args, context.attention_scratch, context.threads);

@@ -9,17 +9,22 @@
 namespace octavo {
 
 KvCache::KvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
-                 const octavo_engine_config& config, const float* scales)
+                 const octavo_engine_config& config, const KvValues& values)
     : layout_(model, layers, config),
       pages_(layout_.size_bytes()),
       num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
-      state_(config) {
-  check_kv_scales(model, config, scales);
+      state_(config),
+      has_mean_(layers_with_mean(model, layout_, values.k_mean)) {
+  check_kv_scales(model, config, values.scales);
   if (state_.is_counting()) {
     scales_.assign(num_scales_, 1.0f);
     absmax_.assign(size_t{2} * layers.size(), 0.0f);
   }
-  if (scales != nullptr) scales_.assign(scales, scales + num_scales_);
+  if (values.scales != nullptr) scales_.assign(values.scales, values.scales + num_scales_);
+  if (values.k_mean != nullptr) {
+    k_mean_.assign(values.k_mean, values.k_mean + layers.size() * static_cast<size_t>(model.num_kv_heads) *
+                                                      static_cast<size_t>(model.head_dim));
+  }
 }
 
 void KvCache::calculate_layer_scales(int32_t layer, const float* k, const float* v, int64_t stride,
@@ -71,6 +76,12 @@ const float* KvCache::layer_scales(int32_t layer) const {
   const octavo_kv_shape& shape = layer_shape(layer);
   if (scales_.empty() || has_own_scales(shape.kv_dtype)) return nullptr;
   return scales_.data() + int64_t{2} * layer * shape.num_kv_heads;
+}
+
+const float* KvCache::layer_k_mean(int32_t layer) const {
+  if (!has_mean_[static_cast<size_t>(layer)]) return nullptr;
+  const octavo_kv_shape& shape = layer_shape(layer);
+  return k_mean_.data() + int64_t{layer} * shape.num_kv_heads * shape.head_dim;
 }
 
 }  // namespace octavo

@@ -13,10 +13,9 @@ namespace octavo {
 
 class KvCache {
  public:
-  // scales: [num_layers][2][num_kv_heads] or nullptr = 1. Throws Error for a shape or scale out of range and when there
-  // is not enough memory. Fresh pages are zero and take memory as they are written.
+  // Throws Error for a shape, scale or mean out of range and when there is not enough memory. Fresh pages are zero and take memory as they are written.
   KvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
-          const octavo_engine_config& config, const float* scales);
+          const octavo_engine_config& config, const KvValues& values);
 
   int32_t page_size() const { return layout_.layer_shape(0).page_size; }
   const octavo_kv_shape& layer_shape(int32_t layer) const { return layout_.layer_shape(layer); }
@@ -26,6 +25,9 @@ class KvCache {
   int64_t page_bytes() const { return layout_.page_bytes(); }
   // [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
   const float* layer_scales(int32_t layer) const;
+
+  // [num_kv_heads][head_dim], or nullptr = 0.
+  const float* layer_k_mean(int32_t layer) const;
 
   // Whether the layer's scales still come from what is stored (octavo_engine_config.calculate_kv_scales).
   bool calculates_scales(int32_t layer) const;
@@ -48,6 +50,8 @@ class KvCache {
   size_t num_scales_;
   std::vector<float> absmax_;  // [num_layers][2] of what calculate_layer_scales() has seen
   CalculatedScales state_;
+  std::vector<float> k_mean_;  // [num_layers][num_kv_heads][head_dim] or empty
+  std::vector<bool> has_mean_;
 };
 
 }  // namespace octavo

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "arch/error.h"
+#include "kv/format.h"
 
 namespace octavo {
 namespace {
@@ -32,6 +33,28 @@ bool takes_calculated_scales(int32_t kv_dtype) {
 
 void fail_uncounted(const char* mode, const octavo_engine_config& config) {
   fail(OCTAVO_INVALID_ARGUMENT, "kv_stats must be %s for this, the engine has %d", mode, config.kv_stats);
+}
+
+std::vector<bool> layers_with_mean(const octavo_model_config& model, const PageLayout& layout, const float* k_mean) {
+  std::vector<bool> result(static_cast<size_t>(model.num_layers));
+  const int64_t per_layer = int64_t{model.num_kv_heads} * model.head_dim;
+  for (int64_t i = 0; k_mean != nullptr && i < model.num_layers * per_layer; ++i) {
+    const int32_t layer = static_cast<int32_t>(i / per_layer);
+    if (!std::isfinite(k_mean[i])) {
+      fail(OCTAVO_INVALID_ARGUMENT, "K's mean of layer %d must be finite, found %g", layer,
+           static_cast<double>(k_mean[i]));
+    }
+    if (k_mean[i] != 0 && kv_format(layout.layer_shape(layer).kv_dtype).is_rotated) {
+      result[static_cast<size_t>(layer)] = true;
+    }
+  }
+  return result;
+}
+
+void check_mean_unseen(const octavo_model_config& model, int32_t layer, bool has_sinks) {
+  if (model.attn_logit_softcap == 0 && !has_sinks) return;
+  fail(OCTAVO_INVALID_ARGUMENT, "K's mean of layer %d must be 0: the %s of its attention would see it", layer,
+       has_sinks ? "sinks" : "soft-cap");
 }
 
 void check_kv_scales(const octavo_model_config& model, const octavo_engine_config& config, const float* scales) {

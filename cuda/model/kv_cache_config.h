@@ -2,10 +2,18 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "model/page_layout.h"
 #include "octavo.h"
 
 namespace octavo {
+
+// What octavo_engine_create takes beside the config.
+struct KvValues {
+  const float* scales;  // [num_layers][2][num_kv_heads] or nullptr = 1
+  const float* k_mean;  // [num_layers][num_kv_heads][head_dim] or nullptr = 0
+};
 
 // calculate_kv_scales: the largest value maps to these, K's and V's, which leaves 2.2 and 4.5 times head-room below E4M3's
 // 448: the constants of vLLM's calculate_kv_scales (K_SCALE_CONSTANT and V_SCALE_CONSTANT).
@@ -38,6 +46,13 @@ bool takes_calculated_scales(int32_t kv_dtype);
 
 // Throws Error (OCTAVO_INVALID_ARGUMENT): nothing of the mode kv_stats ought to name is counted.
 [[noreturn]] void fail_uncounted(const char* mode, const octavo_engine_config& config);
+
+// Which layers store K less its mean: those of a rotated format whose mean ([num_layers][num_kv_heads][head_dim] or
+// nullptr = 0) is not all 0. Throws Error (OCTAVO_INVALID_ARGUMENT) for a mean that is not finite.
+std::vector<bool> layers_with_mean(const octavo_model_config& model, const PageLayout& layout, const float* k_mean);
+
+// Throws Error (OCTAVO_INVALID_ARGUMENT) where such a layer's softmax sees a constant in K: with a soft-cap or sinks.
+void check_mean_unseen(const octavo_model_config& model, int32_t layer, bool has_sinks);
 
 // Throws Error (OCTAVO_INVALID_ARGUMENT) for a scale ([num_layers][2][num_kv_heads] or nullptr) that is not finite and
 // above 0, and where calculate_kv_scales cannot be.

@@ -23,7 +23,8 @@ KvHistograms::KvHistograms(int32_t num_layers, int32_t num_kv_heads, int32_t hea
     : num_kv_heads_(num_kv_heads),
       head_dim_(head_dim),
       absmax_(static_cast<size_t>(num_layers) * 2 * static_cast<size_t>(num_kv_heads)),
-      counts_(absmax_.size() * kBins) {}
+      counts_(absmax_.size() * kBins),
+      k_sum_(absmax_.size() / 2 * static_cast<size_t>(head_dim)) {}
 
 void KvHistograms::add(int32_t layer, const float* k, const float* v, int64_t stride, int32_t num_tokens) {
   size_t row = static_cast<size_t>(layer) * 2 * static_cast<size_t>(num_kv_heads_);
@@ -41,9 +42,18 @@ void KvHistograms::add(int32_t layer, const float* k, const float* v, int64_t st
       }
     }
   }
+  const int64_t width = int64_t{num_kv_heads_} * head_dim_;
+  double* sums = k_sum_.data() + layer * width;
+  for (int32_t token = 0; token < num_tokens; ++token) {
+    for (int64_t i = 0; i < width; ++i) {
+      const float x = k[token * stride + i];
+      if (!std::isnan(x)) sums[i] += static_cast<double>(x);
+    }
+  }
 }
 
-void KvHistograms::copy(float* absmax, double* histogram) const {
+void KvHistograms::copy(float* absmax, double* histogram, double* k_sum) const {
+  std::copy(k_sum_.begin(), k_sum_.end(), k_sum);
   std::copy(absmax_.begin(), absmax_.end(), absmax);
   std::transform(counts_.begin(), counts_.end(), histogram, [](uint64_t count) { return static_cast<double>(count); });
 }

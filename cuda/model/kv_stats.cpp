@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "kv/pages.h"
 #include "kv/stats_rules.h"
 
 namespace octavo {
@@ -53,8 +52,8 @@ void KvStats::add(int32_t layer, const AppendedTokens& tokens, ThreadPool& threa
 
 void KvStats::add_head(const AppendedTokens& tokens, int32_t kv_head, bool is_value, Row& row) {
   const octavo_kv_shape& shape = tokens.shape;
-  const float scale =
-      tokens.scales == nullptr ? 1.0f : tokens.scales[(is_value ? shape.num_kv_heads : 0) + kv_head];
+  const float* scales = tokens.constants.scales;
+  const float scale = scales == nullptr ? 1.0f : scales[(is_value ? shape.num_kv_heads : 0) + kv_head];
   const int32_t limit_bits = __builtin_bit_cast(int32_t, saturation_limit(shape.kv_dtype) * scale);
   float stored[kMaxHeadDim];
   for (int32_t token = 0; token < tokens.num_tokens; ++token) {
@@ -64,7 +63,7 @@ void KvStats::add_head(const AppendedTokens& tokens, int32_t kv_head, bool is_va
     row.num_saturated += found.num_saturated;
     const int32_t slot = tokens.slot_mapping[token];
     if (!is_sampled_slot(slot)) continue;
-    kv_read(shape, tokens.pages, {slot, kv_head, is_value}, scale, stored);
+    kv_read(shape, tokens.pages, {slot, kv_head, is_value}, tokens.constants, stored);
     for (int32_t i = 0; i < shape.head_dim; ++i) {
       const double error = static_cast<double>(stored[i]) - static_cast<double>(x[i]);
       if (!std::isfinite(error)) continue;

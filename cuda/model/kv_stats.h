@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "arch/thread_pool.h"
+#include "kv/pages.h"
 #include "octavo.h"
 
 namespace octavo {
@@ -13,7 +14,7 @@ namespace octavo {
 struct AppendedTokens {
   const octavo_kv_shape& shape;
   const uint8_t* pages;
-  const float* scales;  // as kv_append takes them
+  const KvConstants& constants;
   const float* k;
   const float* v;
   int64_t stride;

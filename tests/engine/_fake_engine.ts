@@ -29,7 +29,7 @@ export function clientOptions() {
   const info = {
     kvCacheDtype: "float32",
     kvCacheDtypeReason: "a test",
-    kvLayers: [{ dtype: "float32", scales: null }],
+    kvLayers: [{ dtype: "float32", scales: null, kMean: null }],
     pageSize,
     numPages,
     numKvTokens: numPages * pageSize,

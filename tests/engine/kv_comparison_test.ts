@@ -7,8 +7,8 @@ import { libraryPath } from "../native/_library.ts";
 import { loadModel, makeRandomModel, openEngine, randomTokens, runStep } from "../native/_random_model.ts";
 
 const LENGTH = 300; // more than one step's tokens, and no whole number of rows of logits
-const FLOAT32: KvVariant = { name: "float32", dtype: "float32", scales: null };
-const FP8: KvVariant = { name: "fp8", dtype: "fp8_e4m3", scales: null };
+const FLOAT32: KvVariant = { name: "float32", dtype: "float32", scales: null, kMean: null };
+const FP8: KvVariant = { name: "fp8", dtype: "fp8_e4m3", scales: null, kMean: null };
 
 function withModel(test: (native: NativeModel) => void): void {
   const model = makeRandomModel({ config: { maxModelLen: LENGTH } });
@@ -62,7 +62,7 @@ Deno.test("KvComparison.compare() gives at every position what single steps of e
 
 Deno.test("KvComparison names the cache that the model cannot have", () =>
   withModel((native) => {
-    const variants = [FLOAT32, { name: "int4", dtype: "int4", scales: null } as const];
+    const variants = [FLOAT32, { name: "int4", dtype: "int4", scales: null, kMean: null } as const];
     assertThrows(
       () => new KvComparison(native, { variants, maxTokens: 32, numThreads: 1 }),
       NativeError,

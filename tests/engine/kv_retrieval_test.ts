@@ -15,7 +15,7 @@ const haystack = tokenizer.encode("All that grows in a garden needs water and li
 });
 const options: KvRetrievalOptions = { tokenizer, haystack, contextLength: CONTEXT };
 const VARIANTS: readonly KvVariant[] = (["float32", "int4"] as const).map((dtype) => {
-  return { name: dtype, dtype, scales: null };
+  return { name: dtype, dtype, scales: null, kMean: null };
 });
 
 Deno.test("plantKeys() plants keys at even depths of a text that fills the context with the longest question", () => {

@@ -1,5 +1,11 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { chooseKvScales, describeKvScales, type KvScaleOptions, nativeKvScales } from "../../engine/kv_scales.ts";
+import {
+  chooseKvScales,
+  describeKvScales,
+  type KvScaleOptions,
+  nativeKMean,
+  nativeKvScales,
+} from "../../engine/kv_scales.ts";
 import type { KvScaleTable, LayerKvScales } from "../../models/types.ts";
 
 const scales = (source: LayerKvScales["source"], k: number, v: number): LayerKvScales => ({
@@ -14,9 +20,11 @@ const OF_FILE = scales("file", 0.25, 4);
 
 const table = (layers: (LayerKvScales | null)[], problems: string[] = []): KvScaleTable => ({
   layers,
+  means: layers.map(() => null),
   names: layers.map(() => []),
   problems,
 });
+const NO_MEANS = [null, null];
 
 function choose(change: Partial<KvScaleOptions> & { found?: (LayerKvScales | null)[]; problems?: string[] } = {}) {
   const { found = [OF_CHECKPOINT, OF_CHECKPOINT], problems = [], ...rest } = change;
@@ -31,7 +39,7 @@ function choose(change: Partial<KvScaleOptions> & { found?: (LayerKvScales | nul
 }
 
 Deno.test("chooseKvScales() takes the file's, then the checkpoint's, then 1", () => {
-  assertEquals(choose(), { layers: [OF_CHECKPOINT, OF_CHECKPOINT], calculate: false, warning: null });
+  assertEquals(choose(), { layers: [OF_CHECKPOINT, OF_CHECKPOINT], means: NO_MEANS, calculate: false, warning: null });
   const file = table([OF_FILE, null]);
   assertEquals(choose({ file }).layers, [OF_FILE, OF_CHECKPOINT]);
   assertEquals(choose({ file, found: [OF_CHECKPOINT, null] }).layers, [OF_FILE, ONE]);
@@ -42,6 +50,26 @@ Deno.test("chooseKvScales() gives none to layers of another dtype", () => {
   assertEquals(choose({ layerDtypes: ["bfloat16", "int8"], strict: true }).layers, [null, null]);
   const file = table([OF_FILE, OF_FILE]);
   assertThrows(() => choose({ layerDtypes: ["int8", "int8"], file }), RangeError, "kv_scales needs kv_cache_dtype");
+});
+
+Deno.test("chooseKvScales() gives K's means to layers of rotated dtypes, the file's first", () => {
+  const [a, b] = [Float32Array.of(1, 2), Float32Array.of(3, 4)];
+  const checkpoint = { fp8AskedBy: null, scales: { ...table([null, null]), means: [a, a] } };
+  const file = { ...table([OF_FILE, OF_FILE]), means: [b, null] };
+  const { means, layers } = choose({ layerDtypes: ["int4", "int8"], checkpoint, file });
+  assertEquals(means, [{ values: b, source: "file" }, { values: a, source: "checkpoint" }]);
+  assertEquals(layers, [null, null]);
+  assertEquals(choose({ layerDtypes: ["fp8_e4m3", "k8v4"], checkpoint, file }).means, [null, {
+    values: a,
+    source: "checkpoint",
+  }]);
+  assertEquals(nativeKMean(means, { numKvHeads: 2, headDim: 1 }), Float32Array.of(3, 4, 1, 2));
+  assertEquals(nativeKMean(NO_MEANS, { numKvHeads: 2, headDim: 1 }), null);
+  assertThrows(
+    () => choose({ layerDtypes: ["int8_per_token_head", "bfloat16"], checkpoint, file }),
+    RangeError,
+    "int8, k8v4 or int4 where it has means of K, found int8_per_token_head, bfloat16",
+  );
 });
 
 Deno.test("chooseKvScales() warns once of all problems, and throws under strict", () => {
@@ -61,7 +89,7 @@ Deno.test("chooseKvScales() tells scales that are declared but absent from those
     "KV scales: config.json's kv_cache_scheme asks for an FP8 cache but no layer has usable scales, 1 is used",
   );
   const checkpoint = { fp8AskedBy: null, scales: table([null, null]) };
-  assertEquals(choose({ checkpoint }), { layers: [ONE, ONE], calculate: false, warning: null });
+  assertEquals(choose({ checkpoint }), { layers: [ONE, ONE], means: NO_MEANS, calculate: false, warning: null });
   assertThrows(() => choose({ checkpoint, strict: true }), RangeError, "layers 0, 1 have none");
 });
 

@@ -1,6 +1,6 @@
 /** The engine as it is: its Worker, the native library and a tiny checkpoint. */
 
-import { assert, assertAlmostEquals, assertEquals, assertGreater, assertRejects } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertGreater, assertNotEquals, assertRejects } from "@std/assert";
 import { EngineError } from "../../engine/errors.ts";
 import { collect, type Collected } from "../../engine/collect.ts";
 import { KV_CACHE_DTYPE_NAMES } from "../../engine/kv_cache_plan.ts";
@@ -365,4 +365,22 @@ Deno.test("Engine counts what its cache makes of K and V when asked", async () =
     assertAlmostEquals(k.error!, 0.026, 0.01);
     assertAlmostEquals(v.error!, 0.026, 0.01);
   }
+});
+
+Deno.test("Engine takes K's mean of a file off in rotated caches, and says so", async () => {
+  const path = await Deno.makeTempFile({ suffix: ".json" });
+  // A constant in K changes nothing but the rounding.
+  const mean = Array.from({ length: 2 * 32 }, (_, i) => Math.sin(i));
+  await Deno.writeTextFile(path, JSON.stringify({ scales: { "model.layers.1.self_attn.k_mean": mean } }));
+  await using engine = await start({ kvCacheDtype: "int8", kvScales: path });
+  assertEquals(engine.info.kvLayers.map(({ kMean }) => kMean), [null, "file", null]);
+  const [out] = await complete(engine, PROMPT, { ...SAMPLING, logprobs: 0 });
+  assertEquals(out.tokenIds, EXPECTED);
+  await using plain = await start({ kvCacheDtype: "int8" });
+  const [without] = await complete(plain, PROMPT, { ...SAMPLING, logprobs: 0 });
+  const logprobs = [out, without].map((one) => one.logprobs!.map(({ logprob }) => logprob));
+  assertNotEquals(logprobs[0], logprobs[1]);
+  logprobs[0]!.forEach((logprob, i) => assertAlmostEquals(logprob, logprobs[1]![i]!, 0.05));
+  await assertRejects(() => start({ kvCacheDtype: "int8_per_token_head", kvScales: path }), RangeError, "means of K");
+  await Deno.remove(path);
 });

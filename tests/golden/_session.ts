@@ -32,8 +32,13 @@ export class LoadedModel implements Disposable {
   }
 
   /** An engine for one sequence of at most maxLen tokens. */
-  session(kvDtype: KvDtype, maxLen = 256, kvScales: Float32Array | null = null): Session {
-    return new Session(this, kvDtype, maxLen, kvScales);
+  session(
+    kvDtype: KvDtype,
+    maxLen = 256,
+    kvScales: Float32Array | null = null,
+    kMean: Float32Array | null = null,
+  ): Session {
+    return new Session(this, { kvDtype, maxLen, kvScales, kMean });
   }
 
   [Symbol.dispose](): void {
@@ -47,20 +52,36 @@ export class Session implements Disposable {
   readonly #engine: NativeEngine;
   #length = 0;
 
-  /** @param kvScales `[numLayers][2][numKvHeads]`; null = 1. */
-  constructor(model: LoadedModel, kvDtype: KvDtype, maxLen: number, kvScales: Float32Array | null) {
+  /**
+   * @param options.kvScales `[numLayers][2][numKvHeads]`; null = 1.
+   * @param options.kMean `[numLayers][numKvHeads][headDim]`; null = 0.
+   */
+  constructor(
+    model: LoadedModel,
+    { kvDtype, maxLen, kvScales, kMean }: {
+      kvDtype: KvDtype;
+      maxLen: number;
+      kvScales: Float32Array | null;
+      kMean: Float32Array | null;
+    },
+  ) {
     const numPages = Math.ceil(maxLen / 16);
-    this.#engine = new NativeEngine(model.native, {
-      kvDtype,
-      pageSize: 16,
-      numPages,
-      maxNumSeqs: 1,
-      maxNumBatchedTokens: maxLen,
-      maxPagesPerSeq: numPages,
-      maxLogprobs: 0,
-      maxLogitEdits: 0,
-      numThreads: 0,
-    }, kvScales);
+    this.#engine = new NativeEngine(
+      model.native,
+      {
+        kvDtype,
+        pageSize: 16,
+        numPages,
+        maxNumSeqs: 1,
+        maxNumBatchedTokens: maxLen,
+        maxPagesPerSeq: numPages,
+        maxLogprobs: 0,
+        maxLogitEdits: 0,
+        numThreads: 0,
+      },
+      kvScales,
+      kMean,
+    );
     // Pages in reverse: nothing may depend on their order.
     this.#engine.buffer.pageTable.set(Array.from({ length: numPages }, (_, i) => numPages - 1 - i));
   }

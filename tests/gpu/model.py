@@ -255,17 +255,17 @@ class StepBuffer:
 class Engine:
     """An engine with two step buffers."""
 
-    def __init__(self, model, kv_dtype="bfloat16", kv_scales=None, **changes):
+    def __init__(self, model, kv_dtype="bfloat16", kv_scales=None, k_mean=None, **changes):
         settings = {"kv_dtype": KV[kv_dtype], "page_size": 16, "num_pages": 128, "max_num_seqs": 8,
                     "max_num_batched_tokens": 256, "max_samples": 24, "max_pages_per_seq": 64, "max_logprobs": 4,
                     "max_logit_edits": 16, "num_threads": 2, "calculate_kv_scales": 0, "num_host_pages": 0, **changes}
         self.model, self.library = model, model.library
         config = self.config = EngineConfig(**settings)
         self.buffers = [StepBuffer(self.library, config) for _ in range(2)]
-        scales = None if kv_scales is None else numpy.ascontiguousarray(kv_scales, numpy.float32)
+        values = [None if one is None else numpy.ascontiguousarray(one, numpy.float32) for one in (kv_scales, k_mean)]
         self.handle = self.library.octavo_engine_create(
             ctypes.c_void_p(model.handle), ctypes.byref(config),
-            None if scales is None else scales.ctypes.data_as(ctypes.c_void_p))
+            *(None if one is None else one.ctypes.data_as(ctypes.c_void_p) for one in values))
         model._require(self.handle)
 
     def step(self, rows):

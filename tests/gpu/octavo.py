@@ -92,10 +92,10 @@ def dequantize(kv_dtype, stored, scale=1.0):
     return x
 
 
-def kv_append(shape, pages, k, v, slot_mapping, scales=None):
+def kv_append(shape, pages, k, v, slot_mapping, scales=None, k_mean=None):
     """Quantises k and v (f32, [tokens, kv heads, head_dim]) into their slots (int32; -1 skips)."""
     _call(library.octavo_kv_append, ctypes.byref(shape), _pointer(pages), _pointer(k), _pointer(v),
-          _pointer(slot_mapping), k.shape[0], _pointer(scales))
+          _pointer(slot_mapping), k.shape[0], _pointer(scales), _pointer(k_mean))
 
 
 def kv_pack(shape, pages, k, v, slot_mapping):

@@ -89,9 +89,12 @@ def test_append_pack_unpack_follow_the_layout(kv_dtype, head_dim, page_size):
     scales = None if own else torch.tensor([[0.5, 0.25, 0.1], [1.0, 2.0, 0.3]], device=DEVICE)
     slots = torch.randperm(num_pages * page_size, generator=torch.Generator().manual_seed(1))[:tokens].to(torch.int32)
     slots[3] = -1
-    octavo.kv_append(shape, pool, k, v, slots.to(DEVICE), scales)
+    rotated = own_scales.is_rotated(kv_dtype)
+    mean = torch.randn(heads, head_dim, generator=random, device=DEVICE) if rotated and page_size == 64 else None
+    octavo.kv_append(shape, pool, k, v, slots.to(DEVICE), scales, mean)
     if own:
-        stored = [own_scales.pack(kv_dtype, part, x) for part, x in (("k", k), ("v", v))]
+        less = k if mean is None else k - mean
+        stored = [own_scales.pack(kv_dtype, part, x) for part, x in (("k", less), ("v", v))]
     else:
         stored = [(x / scales[i][None, :, None]).to(octavo.TORCH_DTYPES[kv_dtype]) for i, x in enumerate((k, v))]
     expected = numpy.full(pool.numel(), 0xA5, dtype=numpy.uint8)

@@ -8,7 +8,7 @@ import { fp8KvCacheAskedBy } from "../../models/quantization_config.ts";
 import { withTempFolder } from "./_fixtures.ts";
 import { f32, openKvCheckpoint, type Tensors, writeSafetensors } from "./_kv_checkpoint.ts";
 
-const SHAPE = { numLayers: 2, numKvHeads: 3 };
+const SHAPE = { numLayers: 2, numKvHeads: 3, headDim: 2 };
 
 /** A table from values by the end of a name in layer 0 and 1. */
 function table(...layers: Record<string, number[]>[]) {
@@ -37,6 +37,7 @@ Deno.test("kvScalePlace() knows the names that quantisers write", () => {
     "attention.kv_cache_scaling_factor": "kv",
     "self_attn.k_zero_point": "k_zero_point",
     "self_attn.v_zero_point": "v_zero_point",
+    "self_attn.k_mean": "k_mean",
     "self_attn.q_scale": "unused",
     "self_attn.q_proj.output_scale": "unused",
     "self_attn.q_zero_point": "unused",
@@ -59,6 +60,19 @@ Deno.test("kvScaleTable() takes one scale, or one a head", () => {
   assertEquals(layers, [
     { k: [0.5], v: [2], granularity: "tensor", source: "checkpoint" },
     { k: [1, 2, 3], v: [0.25], granularity: "head", source: "checkpoint" },
+  ]);
+});
+
+Deno.test("kvScaleTable() takes K's mean, a vector a head, and says what is wrong with one", () => {
+  const { layers, means, names, problems } = table({ k_mean: [1, 2, 3, 4, 5, -6] });
+  assertEquals([layers, problems], [[null, null], []]);
+  assertEquals(means, [Float32Array.of(1, 2, 3, 4, 5, -6), null]);
+  assertEquals(names, [["model.layers.0.self_attn.k_mean"], []]);
+  const bad = table({ k_mean: [1, 2] }, { k_mean: [0, 0, 0, 0, NaN, 0] });
+  assertEquals(bad.means, [null, null]);
+  assertEquals(bad.problems, [
+    "layer 0: model.layers.0.self_attn.k_mean must have 3 x 2 values, found 2",
+    "layer 1: model.layers.1.self_attn.k_mean must be finite, found NaN",
   ]);
 });
 

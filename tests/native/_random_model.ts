@@ -209,7 +209,10 @@ export function loadModel(library: Library, model: RandomModel, numThreads = 2):
 }
 
 /** Changes to {@linkcode openEngine}'s small limits. */
-export type EngineSettings = Partial<NativeEngineConfig> & { readonly kvScales?: Float32Array };
+export type EngineSettings = Partial<NativeEngineConfig> & {
+  readonly kvScales?: Float32Array;
+  readonly kMean?: Float32Array;
+};
 
 /** An engine with small limits and f32 KV unless said. */
 export function openEngine(model: NativeModel, settings: EngineSettings = {}): NativeEngine {
@@ -228,6 +231,7 @@ export function openEngine(model: NativeModel, settings: EngineSettings = {}): N
       ...settings,
     },
     settings.kvScales ?? null,
+    settings.kMean ?? null,
   );
 }
 

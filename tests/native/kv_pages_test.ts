@@ -17,7 +17,7 @@ import {
   shuffled,
   takesHeadDim,
 } from "./_kv.ts";
-import { packRow } from "./_own_scales.ts";
+import { isRotated, packRow } from "./_own_scales.ts";
 import { openEachIsa } from "./_library.ts";
 
 const LIBRARIES = openEachIsa(
@@ -110,6 +110,8 @@ for (const library of LIBRARIES) {
         const [k, v] = [0, 1].map(() => randomFloats(41 * 3 * headDim, random, 50));
         const ownScales = hasOwnScales(kvDtype);
         if (ownScales) spoil(k!, headDim);
+        // Taken off K in rotated formats, where it is of f32's precision.
+        const mean = isRotated(kvDtype) && headDim % 3 !== 0 ? randomFloats(3 * headDim, random, 20) : null;
         const storeRow = (x: Float32Array<ArrayBuffer>, part: "k" | "v", scale: number) => {
           if (ownScales) return packRow(library, kvDtype, part, x);
           const stored = new Uint8Array(packedBytes(kvDtype, headDim, part));
@@ -121,13 +123,14 @@ for (const library of LIBRARIES) {
           const stored = new Uint8Array(41 * 3 * bytes);
           for (let row = 0; row < 41 * 3; row++) {
             const values = x.slice(row * headDim, (row + 1) * headDim);
+            if (part === "k" && mean !== null) values.forEach((_, i) => values[i]! -= mean[row % 3 * headDim + i]!);
             stored.set(storeRow(values, part, scales[kind * 3 + row % 3]!), row * bytes);
           }
           return stored;
         });
         const pages = new Uint8Array(5 * pageBytes(shape)).fill(POISON);
         const given = ownScales ? null : scales;
-        library.check(symbols.octavo_kv_append(encodeShape(shape), pages, k!, v!, slots, 41, given));
+        library.check(symbols.octavo_kv_append(encodeShape(shape), pages, k!, v!, slots, 41, given, mean));
         assertSameBytes(pages, expectedPages(shape, slots, storedK!, storedV!), `${kvDtype} x ${headDim}`);
       }
     }
@@ -140,12 +143,12 @@ for (const library of LIBRARIES) {
       const x = randomFloats(41 * 3 * 64, randomNumbers(1));
       const slots = randomSlots(shape, 41);
       const pages = new Uint8Array(5 * shape.pageStride).fill(POISON);
-      library.check(symbols.octavo_kv_append(encodeShape(shape), pages, x, x, slots, 41, null));
+      library.check(symbols.octavo_kv_append(encodeShape(shape), pages, x, x, slots, 41, null, null));
       const rows = ["k", "v"].map(() => new Uint8Array(41 * 3 * packedBytes(kvDtype, 64, "k")));
       library.check(symbols.octavo_kv_unpack(encodeShape(shape), pages, rows[0]!, rows[1]!, slots, 41));
       assertSameBytes(pages, expectedPages(shape, slots, rows[0]!, rows[1]!), kvDtype);
       const densePages = new Uint8Array(5 * pageBytes(dense)).fill(POISON);
-      library.check(symbols.octavo_kv_append(encodeShape(dense), densePages, x, x, slots, 41, null));
+      library.check(symbols.octavo_kv_append(encodeShape(dense), densePages, x, x, slots, 41, null, null));
       assertSameBytes(densePages, expectedPages(dense, slots, rows[0]!, rows[1]!), `${kvDtype} without a gap`);
     }
   });
@@ -155,7 +158,7 @@ for (const library of LIBRARIES) {
     const x = randomFloats(2 * 3 * 16, randomNumbers(1));
     const pages = new Uint8Array(5 * pageBytes(shape)).fill(POISON);
     const slots = new Int32Array([70, 3]);
-    library.check(symbols.octavo_kv_append(encodeShape(shape), pages, x, x, slots, 2, null));
+    library.check(symbols.octavo_kv_append(encodeShape(shape), pages, x, x, slots, 2, null, null));
     const bytes = new Uint8Array(x.buffer);
     assertSameBytes(pages, expectedPages(shape, slots, bytes, bytes), "pages");
   });
@@ -231,26 +234,34 @@ for (const library of LIBRARIES) {
     for (const slot of [-2, 80, 2147483647, -2147483648]) {
       const slots = new Int32Array([0, slot]);
       const text = `slot of token 1 must be -1 to 79, found ${slot}`;
-      expectInvalid(symbols.octavo_kv_append(shape, pages, x, x, slots, 2, null), text);
+      expectInvalid(symbols.octavo_kv_append(shape, pages, x, x, slots, 2, null, null), text);
       expectInvalid(symbols.octavo_kv_pack(shape, pages, bytes, bytes, slots, 2), text);
       expectInvalid(symbols.octavo_kv_unpack(shape, pages, bytes, bytes, slots, 2), text);
     }
     const slots = new Int32Array([0, 1]);
     const { octavo_kv_append: append } = symbols;
-    expectInvalid(append(shape, pages, x, x, slots, -1, null), "num_tokens must not be negative, found -1");
-    expectInvalid(append(shape, null, x, x, slots, 2, null), "pages must not be NULL");
-    expectInvalid(append(shape, pages, null, x, slots, 2, null), "k must not be NULL");
-    expectInvalid(append(shape, pages, x, null, slots, 2, null), "v must not be NULL");
-    expectInvalid(append(shape, pages, x, x, null, 2, null), "slot_mapping must not be NULL");
+    expectInvalid(append(shape, pages, x, x, slots, -1, null, null), "num_tokens must not be negative, found -1");
+    expectInvalid(append(shape, null, x, x, slots, 2, null, null), "pages must not be NULL");
+    expectInvalid(append(shape, pages, null, x, slots, 2, null, null), "k must not be NULL");
+    expectInvalid(append(shape, pages, x, null, slots, 2, null, null), "v must not be NULL");
+    expectInvalid(append(shape, pages, x, x, null, 2, null, null), "slot_mapping must not be NULL");
     const own = shapeOf("int8", 64, 16);
     expectInvalid(
-      append(encodeShape(own), pages, x, x, slots, 2, new Float32Array(6).fill(1)),
+      append(encodeShape(own), pages, x, x, slots, 2, new Float32Array(6).fill(1), null),
       "scales must be NULL: kv_dtype 6 has scales of its own",
+    );
+    const plain = encodeShape(shapeOf("int8_per_token_head", 64, 16));
+    expectInvalid(
+      append(plain, pages, x, x, slots, 2, null, new Float32Array(3 * 64)),
+      "k_mean must be NULL for kv_dtype 7, which is not rotated",
     );
     expectInvalid(symbols.octavo_quantize(KV_DTYPE.int8, x, 64, 1, bytes), "kv_dtype of single values must be 0 to 4");
     const badScales = new Float32Array([1, 1, 1, 1, 0, 1]);
-    expectInvalid(append(shape, pages, x, x, slots, 2, badScales), "v scale of kv head 1 must be finite and above 0");
-    assertEquals(append(shape, null, null, null, null, 0, null), STATUS.OK);
+    expectInvalid(
+      append(shape, pages, x, x, slots, 2, badScales, null),
+      "v scale of kv head 1 must be finite and above 0",
+    );
+    assertEquals(append(shape, null, null, null, null, 0, null, null), STATUS.OK);
     assertSameBytes(pages, new Uint8Array(pages.length).fill(POISON), "pages");
   });
 }

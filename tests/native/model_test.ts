@@ -209,7 +209,7 @@ Deno.test("functions of handles refuse NULL, and closing it does nothing", () =>
   assertEquals(symbols.octavo_model_weight_bytes(null), 0);
   assertEquals(symbols.octavo_kv_page_bytes(null, 0, 16), 0);
   assertEquals(symbols.octavo_engine_scratch_bytes(null, bytes), 0);
-  assertEquals(symbols.octavo_engine_create(null, bytes, null), null);
+  assertEquals(symbols.octavo_engine_create(null, bytes, null, null), null);
   assertEquals(library.lastError(), "model and config must not be NULL");
   symbols.octavo_model_close(null);
   symbols.octavo_engine_close(null);

@@ -94,7 +94,11 @@ export class FakeEngine implements Engine {
   readonly info: EngineInfo = {
     kvCacheDtype: "fp8_e4m3",
     kvCacheDtypeReason: "given by --kv-cache-dtype",
-    kvLayers: [{ dtype: "fp8_e4m3", scales: { k: [1], v: [1], granularity: "tensor", source: "default" } }],
+    kvLayers: [{
+      dtype: "fp8_e4m3",
+      scales: { k: [1], v: [1], granularity: "tensor", source: "default" },
+      kMean: null,
+    }],
     pageSize: 16,
     numPages: 100,
     numKvTokens: 1600,
