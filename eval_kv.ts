@@ -38,7 +38,8 @@ A .txt file is one document, cut into samples; a line of a .jsonl file is one sa
   --max-seq-len N          1024; tokens of a sample
   --greedy-tokens N        64; decoded from the middle of each sample, 0 = none
   --retrieval LENGTHS      none; comma-separated context lengths in tokens, or all = powers of two up to the model's
-                           context. Ten keys are planted at even depths of the data and asked for at its end
+                           context and the data's length. Up to ten keys are planted at even depths of the data and asked
+                           for at its end
   --output FILE            kv_accuracy.json; a .svg file is written beside it
   --device auto|cpu|cuda   auto
   --threads N              0 = one for each physical core
@@ -173,7 +174,8 @@ export async function evalKv(
 
 function retrievalLengths({ retrieval }: EvalKvCommand, { config }: ModelFiles, numTokens: number): readonly number[] {
   const { maxModelLen } = config;
-  const powers = Array.from({ length: 31 }, (_, i) => 2 ** i).filter((n) => n >= 4 * MIN_CONTEXT && n <= maxModelLen);
+  const limit = Math.min(maxModelLen, numTokens);
+  const powers = Array.from({ length: 31 }, (_, i) => 2 ** i).filter((n) => n >= MIN_CONTEXT && n <= limit);
   const lengths = retrieval === "all" ? powers : retrieval;
   const longest = Math.max(0, ...lengths);
   if (longest > maxModelLen) {

@@ -11,57 +11,54 @@
 namespace octavo {
 namespace {
 
-// One row of logits as a distribution.
-struct Distribution {
-  const float* logits;
+// The largest of a row of logits; ties: the first. -infinity where there is none above it.
+struct Peak {
   float max = -std::numeric_limits<float>::infinity();
-  int32_t top = 0;
-  double log_sum = 0;  // of exp(logit - max)
-
-  double logprob(int32_t token) const { return static_cast<double>(logits[token]) - max - log_sum; }
-  // False where NaN or infinity is among the logits, or nothing above -infinity.
-  bool is_valid() const { return std::isfinite(max) && std::isfinite(log_sum); }
+  int32_t token = 0;
 };
 
-Distribution distribution(const float* logits, int32_t vocab_size) {
-  Distribution row = {logits};
+Peak find_peak(const float* logits, int32_t vocab_size) {
+  Peak peak;
   for (int32_t i = 0; i < vocab_size; ++i) {
-    if (logits[i] > row.max) {
-      row.max = logits[i];
-      row.top = i;
-    }
+    if (logits[i] > peak.max) peak = {logits[i], i};
   }
-  if (!std::isfinite(row.max)) return row;
+  return peak;
+}
+
+// ln of the sum of exp.
+double log_sum_exp(const float* logits, int32_t vocab_size, float max) {
   double sum = 0;
-  for (int32_t i = 0; i < vocab_size; ++i) sum += std::exp(logits[i] - row.max);
-  row.log_sum = std::log(sum);
-  return row;
+  for (int32_t i = 0; i < vocab_size; ++i) sum += std::exp(logits[i] - max);
+  return max + std::log(sum);
 }
 
-// sum of p ln(p / q) = sum of p (x - y) with x and y the log-probabilities. A token that p excludes adds nothing.
-double divergence(const Distribution& p, const Distribution& q, int32_t vocab_size) {
-  double weighted = 0;
+// Compares a row of each, x and y, with p and q their softmax:
+//
+//   sum of p ln(p / q) = sum of p (x - y) - (ln sum exp x - ln sum exp y)
+//
+// False where NaN or infinity is among them, or nothing above -infinity. target: -1 = the largest of x.
+bool compare_row(const float* x, const float* y, int32_t vocab_size, int32_t target, octavo_comparison& comparison) {
+  const Peak x_peak = find_peak(x, vocab_size);
+  const Peak y_peak = find_peak(y, vocab_size);
+  if (!std::isfinite(x_peak.max) || !std::isfinite(y_peak.max)) return false;
   double total = 0;
-  const double shift = (p.max + p.log_sum) - (q.max + q.log_sum);
+  double weighted = 0;
   for (int32_t i = 0; i < vocab_size; ++i) {
-    const float weight = std::exp(p.logits[i] - p.max);
-    if (weight == 0) continue;
-    weighted += weight * (static_cast<double>(p.logits[i]) - q.logits[i] - shift);
+    const double weight = std::exp(x[i] - x_peak.max);
     total += weight;
+    // A token that p excludes adds nothing, whatever q makes of it.
+    if (weight != 0) weighted += weight * (static_cast<double>(x[i]) - y[i]);
   }
-  return weighted / total;
-}
-
-// target: -1 = p.top
-octavo_comparison compare(const Distribution& p, const Distribution& q, int32_t vocab_size, int32_t target) {
-  const int32_t token = target < 0 ? p.top : target;
-  octavo_comparison comparison = {};
-  comparison.kl = divergence(p, q, vocab_size);
-  comparison.reference_logprob = p.logprob(token);
-  comparison.logprob = q.logprob(token);
-  comparison.reference_top = p.top;
-  comparison.top = q.top;
-  return comparison;
+  const double x_log_sum = x_peak.max + std::log(total);
+  const double y_log_sum = log_sum_exp(y, vocab_size, y_peak.max);
+  if (!std::isfinite(x_log_sum) || !std::isfinite(y_log_sum)) return false;
+  const int32_t token = target < 0 ? x_peak.token : target;
+  comparison.kl = weighted / total - (x_log_sum - y_log_sum);
+  comparison.reference_logprob = x[token] - x_log_sum;
+  comparison.logprob = y[token] - y_log_sum;
+  comparison.reference_top = x_peak.token;
+  comparison.top = y_peak.token;
+  return true;
 }
 
 }  // namespace
@@ -89,11 +86,7 @@ extern "C" int32_t octavo_compare_logits(const float* reference_logits, const fl
     std::atomic<int32_t> invalid_row{-1};
     threads.run(count, [&](int64_t row, int) {
       const int64_t first = row * vocab_size;
-      const Distribution p = distribution(reference_logits + first, vocab_size);
-      const Distribution q = distribution(logits + first, vocab_size);
-      if (p.is_valid() && q.is_valid()) {
-        comparisons[row] = compare(p, q, vocab_size, targets[row]);
-      } else {
+      if (!compare_row(reference_logits + first, logits + first, vocab_size, targets[row], comparisons[row])) {
         invalid_row = static_cast<int32_t>(row);
       }
     });
