@@ -111,8 +111,8 @@ function listen({ model, engine, settings, apiKeys, log, drainMs }: Listening): 
     apiKeys,
     version: VERSION,
     createdAt: Math.floor(Date.now() / 1000),
-    // The engine's queue is the bound: the routes' own must not come before it.
-    maxConcurrentRequests: settings.maxQueuedRequests + engine.info.maxNumSeqs,
+    // The engine's queue is the bound, which tenants may make twice as long: the routes' own must not come before it.
+    maxConcurrentRequests: settings.maxQueuedRequests * (apiKeys.length > 1 ? 2 : 1) + engine.info.maxNumSeqs,
     deadlineMs: settings.deadlineMs,
     enablesKvCompare: settings.enableKvCompare,
     isDraining: () => isDraining,

@@ -65,26 +65,25 @@ function summary(values: readonly number[]): { median: number; p99: number } {
   return { median: round(percentile(values, 0.5), 1), p99: round(percentile(values, 0.99), 1) };
 }
 
-/** Heap bytes after a tenth of the requests and after all of them, one token each. */
+/** Bytes in use after a tenth of the requests and after all of them, one token each. */
 function memoryOf(numRequests: number) {
   const loop = stubLoop({ maxNumSeqs: running, looksAhead: true, stepMs: 0 });
-  let heapAtTenth = 0;
+  let atTenth = bytesInUse();
   for (let key = 0; key < numRequests; key++) {
     submit(loop, key, 20, 1);
     if (key % 64 === 63 || key === numRequests - 1) {
       while (!loop.isIdle) loop.step();
       loop.takeOutcomes();
     }
-    if (key === Math.floor(numRequests / 10)) heapAtTenth = Deno.memoryUsage().heapUsed;
+    if (key === Math.floor(numRequests / 10)) atTenth = bytesInUse();
   }
-  const heapAtEnd = Deno.memoryUsage().heapUsed;
-  return {
-    requests: numRequests,
-    heapAtTenth,
-    heapAtEnd,
-    freePages: loop.numFreePages,
-    pages: running * PAGES_PER_SEQ,
-  };
+  const pages = running * PAGES_PER_SEQ;
+  return { requests: numRequests, atTenth, atEnd: bytesInUse(), freePages: loop.numFreePages, pages };
+}
+
+function bytesInUse(): { heap: number; rss: number } {
+  const { heapUsed: heap, rss } = Deno.memoryUsage();
+  return { heap, rss };
 }
 
 const result: Record<string, unknown> = { running, waiting };

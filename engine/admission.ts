@@ -34,6 +34,16 @@ export function checkRequest(request: GenerationRequest, limits: RequestLimits):
   checkPrompt(request.promptTokenIds, limits.vocabSize);
   checkLength(request, limits);
   checkSampling(request, limits);
+  checkOrder(request);
+}
+
+function checkOrder({ deadlineMs = null, tenant }: GenerationRequest): void {
+  if (deadlineMs !== null && !(deadlineMs >= 0)) {
+    throw new RequestError(`deadline_ms must be at least 0, received ${deadlineMs}`, { param: "deadline_ms" });
+  }
+  if (tenant !== undefined && !(tenant.weight > 0 && tenant.weight < Infinity)) {
+    throw new RequestError(`A tenant's weight must be above 0 and finite, received ${tenant.weight}`);
+  }
 }
 
 function checkPrompt(promptTokenIds: readonly number[], vocabSize: number): void {

@@ -8,11 +8,13 @@
 import { checkRequest, type RequestLimits } from "./admission.ts";
 import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
-import { EngineError, OverloadedError } from "./errors.ts";
+import { EngineError } from "./errors.ts";
 import { kvScaleLines } from "./kv_scales.ts";
 import type { MailboxSender } from "./mailbox.ts";
 import { KvCompareClient } from "./kv_compare_client.ts";
 import type { KvVariant } from "./kv_comparison.ts";
+import { QueueLimit } from "./queue_limit.ts";
+import { unpackOutcomes } from "./token_columns.ts";
 import type { EngineMessage, Outcome, WorkerMessage } from "./messages.ts";
 import { promptLogprobs } from "./prompt_scores.ts";
 import type { LayerKvScales } from "../models/types.ts";
@@ -35,7 +37,7 @@ export interface EngineClientOptions {
   readonly counters: Counters;
   readonly info: EngineInfo;
   readonly limits: RequestLimits;
-  /** Requests that may wait; more are refused with `OverloadedError`. */
+  /** Requests that may wait; more are refused with `OverloadedError`, as `QueueLimit` has it. */
   readonly maxQueuedRequests: number;
   /**
    * The cache of a dtype for comparisons; null = the reference that fits the device.
@@ -50,6 +52,8 @@ interface Live {
   readonly id: string;
   readonly sink: Sink;
   readonly promptTokenIds: readonly number[];
+  /** Of the queue's limit. */
+  readonly leave: () => void;
 }
 
 export class EngineClient implements Engine {
@@ -58,6 +62,7 @@ export class EngineClient implements Engine {
   readonly #options: EngineClientOptions;
   readonly #live = new Map<number, Live>();
   readonly #ids = new Set<string>();
+  readonly #queueLimit: QueueLimit;
   readonly #comparisons: KvCompareClient;
   readonly #ended = Promise.withResolvers<EngineError | null>();
   readonly ended = this.#ended.promise;
@@ -68,6 +73,7 @@ export class EngineClient implements Engine {
 
   constructor(options: EngineClientOptions) {
     this.#info = options.info;
+    this.#queueLimit = new QueueLimit(options.maxQueuedRequests);
     this.#options = options;
     const { worker, mailbox, limits, info, kvVariant } = options;
     this.#comparisons = new KvCompareClient({
@@ -139,11 +145,8 @@ export class EngineClient implements Engine {
     if (this.#failure !== null) throw new EngineError(this.#failure);
     checkRequest(request, this.#options.limits);
     if (this.#ids.has(request.id)) throw new TypeError(`Cannot submit a request: the id "${request.id}" is in use`);
-    const { maxQueuedRequests, mailbox } = this.#options;
-    const { numRequestsWaiting } = this.stats();
-    if (numRequestsWaiting >= maxQueuedRequests) {
-      throw new OverloadedError(`Too many requests wait: ${numRequestsWaiting}, the limit is ${maxQueuedRequests}`);
-    }
+    const { mailbox } = this.#options;
+    const leave = this.#queueLimit.enter(request.tenant, this.stats().numRequestsWaiting);
     const { id, promptTokenIds, sampling, priority = 0, cacheSalt = "", deadlineMs: timeMs = null } = request;
     const deadlineMs = timeMs === null ? null : nowMs() + timeMs;
     const key = this.#nextKey++;
@@ -151,7 +154,7 @@ export class EngineClient implements Engine {
     const tenant = request.tenant === undefined ? {} : { tenant: request.tenant };
     mailbox.post({ type: "submit", key, id, prompt, sampling, priority, cacheSalt, deadlineMs, ...tenant });
     this.#ids.add(id);
-    this.#live.set(key, { id, sink, promptTokenIds });
+    this.#live.set(key, { id, sink, promptTokenIds, leave });
     let isAborted = false;
     return () => {
       if (isAborted || !this.#live.has(key)) return;
@@ -183,6 +186,7 @@ export class EngineClient implements Engine {
   #receive(message: WorkerMessage): void {
     switch (message.type) {
       case "outcomes":
+        if (message.columns !== null) unpackOutcomes(message.columns, (outcome) => this.#deliver(outcome));
         for (const outcome of message.outcomes) this.#deliver(outcome);
         break;
       case "kv_scales":
@@ -210,17 +214,15 @@ export class EngineClient implements Engine {
     const live = this.#live.get(key);
     if (live === undefined) return;
     const { id, sink, promptTokenIds } = live;
-    if (usage !== null || error !== null) {
-      this.#live.delete(key);
-      this.#ids.delete(id);
-    }
+    if (usage !== null || error !== null) this.#forget(key, live);
     const isHeard = this.#tell(id, () => {
       if (promptScores !== null) sink.promptLogprobs?.(promptLogprobs(promptTokenIds, promptScores));
       if (deltas.length > 0) sink.deltas(deltas);
       if (usage !== null) sink.end(usage);
       if (error !== null) sink.error(new EngineError(error));
     });
-    if (!isHeard) this.#drop(key, id);
+    // Nobody listens to it any more.
+    if (!isHeard && this.#forget(key, live)) this.#options.mailbox.post({ type: "abort", key });
   }
 
   /** Calls a sink. False: it threw, which is its owner's fault and costs its own request and a line in the log. */
@@ -234,11 +236,12 @@ export class EngineClient implements Engine {
     }
   }
 
-  /** Ends a request that nobody listens to. */
-  #drop(key: number, id: string): void {
-    if (!this.#live.delete(key)) return;
+  /** False: it was forgotten before. */
+  #forget(key: number, { id, leave }: Live): boolean {
+    if (!this.#live.delete(key)) return false;
     this.#ids.delete(id);
-    this.#options.mailbox.post({ type: "abort", key });
+    leave();
+    return true;
   }
 
   /** The Worker died without a word to its requests. */

@@ -12,6 +12,7 @@ import type { KvVariant } from "./kv_comparison.ts";
 import type { LayerKMean } from "./kv_scales.ts";
 import type { MailboxEnd } from "./mailbox.ts";
 import type { PromptScores } from "./prompt_scores.ts";
+import type { TokenColumns } from "./token_columns.ts";
 import type {
   Delta,
   EngineInfo,
@@ -130,7 +131,8 @@ export interface Outcome {
 export type WorkerMessage =
   | { readonly type: "progress"; readonly doneBytes: number; readonly totalBytes: number }
   | { readonly type: "ready"; readonly info: EngineInfo; readonly limits: RequestLimits }
-  | { readonly type: "outcomes"; readonly outcomes: readonly Outcome[] }
+  /** What one step did: the plain outcomes as columns, then the others. */
+  | { readonly type: "outcomes"; readonly columns: TokenColumns | null; readonly outcomes: readonly Outcome[] }
   | ComparedMessage
   | { readonly type: "warning"; readonly message: string }
   /** The calculated scales are set, from so many tokens. */

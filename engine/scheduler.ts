@@ -4,8 +4,8 @@
  * One token budget a step: first every decode, then prefill chunks, both by priority (lower first), then in order of
  * arrival; then newcomers in the order of {@linkcode WaitingQueue}. One is admitted when its tokens so far and one more
  * fit in free pages, beside those that it finds in the prefix cache and those that {@linkcode growthReserve} keeps. A
- * request's further sequences wait until one has computed the prompt. When a decode finds no free page, the youngest sequence of the lowest priority is preempted: the
- * first in order always advances, so every sequence ends.
+ * request's further sequences wait until one has computed the prompt. When a decode finds no free page, the youngest
+ * sequence of the lowest priority is preempted: the first in order always advances, so every sequence ends.
  *
  * A sequence whose beginning comes back from the host tier waits in its place until it is there, while others go on.
  *

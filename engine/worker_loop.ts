@@ -8,6 +8,7 @@ import type { KvComparer } from "./kv_comparer.ts";
 import type { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, WorkerMessage } from "./messages.ts";
 import type { StepLoop } from "./step_loop.ts";
+import { packOutcomes } from "./token_columns.ts";
 
 export interface WorkerLoopOptions {
   /** Called after every step, once its outcomes are sent. */
@@ -64,5 +65,7 @@ function takeMessages(
 
 function postOutcomes(loop: StepLoop, post: (message: WorkerMessage) => void): void {
   const outcomes = loop.takeOutcomes();
-  if (outcomes.length > 0) post({ type: "outcomes", outcomes });
+  if (outcomes.length === 0) return;
+  const { columns, others } = packOutcomes(outcomes);
+  post({ type: "outcomes", columns: columns.keys.length > 0 ? columns : null, outcomes: others });
 }

@@ -100,6 +100,30 @@ Deno.test("calibrate() saves a checkpoint that asks for an FP8 cache and brings 
     assertEquals(llm.info.kvCacheDtype, "fp8_e4m3");
   }));
 
+Deno.test("calibrate() saves what the loaders of compressed-tensors and vLLM ask for", () =>
+  withTempFolder(async (folder) => {
+    for (
+      const [granularity, strategy, shape] of [["tensor", "tensor", [1]], ["head", "attn_head", [2, 1, 1]]] as const
+    ) {
+      const saved = `${folder}/${granularity}`;
+      await run(folder, "--save-model", saved, "--granularity", granularity);
+      const { quantization_config: config } = JSON.parse(Deno.readTextFileSync(`${saved}/config.json`));
+      assertEquals([config.quant_method, config.format, config.config_groups], ["compressed-tensors", "dense", {}]);
+      assertEquals(config.kv_cache_scheme, { num_bits: 8, type: "float", strategy, dynamic: false, symmetric: true });
+      const bytes = Deno.readFileSync(`${saved}/model-kv-scales.safetensors`);
+      const length = Number(new DataView(bytes.buffer).getBigUint64(0, true));
+      const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
+      const places = [0, 1, 2].flatMap((layer) =>
+        ["k", "v"].map((kind) => `model.layers.${layer}.self_attn.${kind}_scale`)
+      );
+      assertEquals(Object.keys(header), places);
+      for (const place of places) assertEquals([header[place].dtype, header[place].shape], ["BF16", [...shape]]);
+      const { weight_map: files } = JSON.parse(Deno.readTextFileSync(`${saved}/model.safetensors.index.json`));
+      for (const place of places) assertEquals(files[place], "model-kv-scales.safetensors");
+      for (const file of new Set<string>(Object.values(files))) assert(Deno.statSync(`${saved}/${file}`).isFile, file);
+    }
+  }));
+
 /** Statistics of one layer with one head: counts by magnitude. */
 function statsOf(counts: [number, number][], absmax: number): KvHistograms {
   const histogram = new Float64Array(2 * KV_STATS_BINS);

@@ -85,3 +85,16 @@ Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine 
       "change 31 logits of a token, the engine allows 30",
   );
 });
+
+Deno.test("checkRequest() refuses deadlines and weights that are no amounts", () => {
+  const request = { id: "a", promptTokenIds: [1], sampling: samplingParams({}) };
+  for (const deadlineMs of [0, 5, null]) checkRequest({ ...request, deadlineMs }, LIMITS);
+  checkRequest({ ...request, tenant: { name: "a", weight: 0.01 } }, LIMITS);
+  for (const deadlineMs of [-1, NaN]) {
+    assertThrows(() => checkRequest({ ...request, deadlineMs }, LIMITS), RequestError, `received ${deadlineMs}`);
+  }
+  for (const weight of [0, -1, NaN, Infinity]) {
+    const tenant = { name: "a", weight };
+    assertThrows(() => checkRequest({ ...request, tenant }, LIMITS), RequestError, `received ${weight}`);
+  }
+});

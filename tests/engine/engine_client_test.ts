@@ -108,13 +108,14 @@ Deno.test("EngineClient sends one abort for a live request and none for one that
   const [abortEnded, abortLive] = sinks.map((sink, i) => engine.submit(request(`r${i}`), sink));
   const usage = { promptTokens: 3, completionTokens: 0, cachedTokens: 0 };
   const ended = { deltas: [], usage, error: null };
-  post({ type: "outcomes", outcomes: [{ key: 0, promptScores: null, ...ended }] });
+  post({ type: "outcomes", columns: null, outcomes: [{ key: 0, promptScores: null, ...ended }] });
   assertEquals(received(), ["submit", "submit"]);
   for (const abort of [abortEnded!, abortEnded!, abortLive!, abortLive!]) abort();
   assertEquals(received(), ["abort"]);
   // What the Worker says late of a request that has ended is nobody's.
   post({
     type: "outcomes",
+    columns: null,
     outcomes: [{ key: 0, promptScores: null, ...ended }, { key: 1, promptScores: null, ...ended }],
   });
   const closed = engine.close();
