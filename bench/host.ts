@@ -1,12 +1,12 @@
 /**
- * `deno run -A bench/host.ts`: what the host costs beside the model. Printed as JSON:
+ * What the host costs beside the model. Printed as JSON:
  *  - schedule: microseconds of the scheduler alone for a step of 256 running sequences while 10,000 wait; step: of all that
  *    the engine's thread does for a step (schedule, step buffer, text, outcomes)
  *  - sse: tokens that 256 streaming clients receive over HTTP from a device of 2 ms a step, as a share of the ideal
- *  - memory: what requests leave behind
+ *  - memory: what a million requests leave behind (with `--expose-gc`, after a collection at each tenth of them)
  *
- *     deno run -A bench/host.ts [--only step,sse,memory] [--running 256] [--waiting 10000] [--steps 2000]
- *         [--requests 1000000] [--step-ms 2] [--seconds 4] [--processes 1]
+ *     deno run -A --v8-flags=--expose-gc bench/host.ts [--only step,sse,memory] [--running 256] [--waiting 10000]
+ *         [--steps 2000] [--requests 1000000] [--step-ms 2] [--seconds 4] [--processes 1]
  *
  * The model is a stub. Needs three idle cores for what it says of `sse`: the engine's thread, the HTTP thread, clients.
  *
@@ -65,23 +65,25 @@ function summary(values: readonly number[]): { median: number; p99: number } {
   return { median: round(percentile(values, 0.5), 1), p99: round(percentile(values, 0.99), 1) };
 }
 
-/** Bytes in use after a tenth of the requests and after all of them, one token each. */
+/** Bytes in use after each tenth of the requests, one token each. */
 function memoryOf(numRequests: number) {
   const loop = stubLoop({ maxNumSeqs: running, looksAhead: true, stepMs: 0 });
-  let atTenth = bytesInUse();
+  const bytes: { heap: number; rss: number }[] = [];
   for (let key = 0; key < numRequests; key++) {
     submit(loop, key, 20, 1);
     if (key % 64 === 63 || key === numRequests - 1) {
       while (!loop.isIdle) loop.step();
       loop.takeOutcomes();
     }
-    if (key === Math.floor(numRequests / 10)) atTenth = bytesInUse();
+    if ((key + 1) % Math.ceil(numRequests / 10) === 0) bytes.push(bytesInUse());
   }
   const pages = running * PAGES_PER_SEQ;
-  return { requests: numRequests, atTenth, atEnd: bytesInUse(), freePages: loop.numFreePages, pages };
+  return { requests: numRequests, bytes, freePages: loop.numFreePages, pages };
 }
 
+/** After a collection, where V8 lets us ask for one. */
 function bytesInUse(): { heap: number; rss: number } {
+  (globalThis as { gc?: () => void }).gc?.();
   const { heapUsed: heap, rss } = Deno.memoryUsage();
   return { heap, rss };
 }
