@@ -177,6 +177,9 @@ function retrievalLengths({ retrieval }: EvalKvCommand, { config }: ModelFiles, 
   const limit = Math.min(maxModelLen, numTokens);
   const powers = Array.from({ length: 31 }, (_, i) => 2 ** i).filter((n) => n >= MIN_CONTEXT && n <= limit);
   const lengths = retrieval === "all" ? powers : retrieval;
+  if (retrieval === "all" && powers.length === 0) {
+    throw new OptionError(`Cannot retrieve from ${limit} tokens of data or context: expected ${MIN_CONTEXT} or more`);
+  }
   const longest = Math.max(0, ...lengths);
   if (longest > maxModelLen) {
     throw new OptionError(`Cannot retrieve from ${longest} tokens: the model's context is ${maxModelLen}`);

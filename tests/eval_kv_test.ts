@@ -99,8 +99,12 @@ Deno.test("evalKv() takes .jsonl samples as text and as token ids, and the refer
     Deno.writeTextFileSync(data, `{"token_ids": [5, 320]}`);
     await assertRejects(() => evalKv(command(), silent), OptionError, "integers 0 to 319, found 320");
     Deno.writeTextFileSync(data, `{"text": "short"}`);
+    await assertRejects(() => evalKv(command("--retrieval", "all"), silent), OptionError, "expected 128 or more");
+    Deno.writeTextFileSync(data, `{"text": ${JSON.stringify(TEXT.slice(0, 400))}}`);
     await evalKv(command("--retrieval", "all", "--kv-cache-dtypes", "int8"), silent);
-    assertEquals(JSON.parse(Deno.readTextFileSync(`${folder}/a.json`)).retrieval, []);
+    const { retrieval }: KvAccuracyReport = JSON.parse(Deno.readTextFileSync(`${folder}/a.json`));
+    assertEquals(retrieval.map(({ context_length }) => context_length), [128, 256]);
+    Deno.writeTextFileSync(data, `{"text": "short"}`);
     await assertRejects(() => evalKv(command("--retrieval", "256"), silent), OptionError, "256 tokens: the data has");
     await assertRejects(
       () => evalKv(command("--retrieval", "1024"), silent),
