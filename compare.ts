@@ -26,7 +26,7 @@ under both, the KL divergence at its place, and what the other cache would have 
 
   --kv-cache-dtype DTYPE   int8
   --reference DTYPE        float32 on a CPU, else the model's dtype
-  --kv-scales FILE         scales for --kv-cache-dtype fp8; the checkpoint's, else 1
+  --kv-scales FILE         scales for --kv-cache-dtype fp8, means of K for int8, k8v4 and int4; else the checkpoint's
   --max-tokens N           32; decoded after the prompt
   --device auto|cpu|cuda   auto
   --threads N              0 = one for each physical core
