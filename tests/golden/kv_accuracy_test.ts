@@ -1,6 +1,6 @@
 /** KL divergences of KV cache formats on SmolLM2 beside the same formats simulated in transformers, f32 arithmetic. */
 
-import { assert, assertAlmostEquals } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { calibrate, parseCalibrate } from "../../calibrate.ts";
 import { measureKvAccuracy } from "../../engine/kv_accuracy.ts";
 import { KvComparison } from "../../engine/kv_comparison.ts";
@@ -37,6 +37,7 @@ Deno.test("KL of the KV cache formats on SmolLM2 is what transformers gives for 
     const options = { samples: [tokens], greedyTokens: 0, onSample: () => {} };
     const [reference, ...others] = measureKvAccuracy(comparison, options);
     assertAlmostEquals(reference!.perplexity / golden.perplexity, 1, 1e-3);
+    assertEquals(others.length, 7);
     others.forEach(({ name, klMean }, i) => {
       const { dtype, kMean } = variants[i + 1]!;
       const ratio = klMean / golden.kl_mean[kMean === null ? dtype : `${dtype}_mu`]!;
