@@ -4,19 +4,17 @@
  * @module
  */
 
-import { accuracyChart } from "./_accuracy_chart.ts";
+import { type AccuracyReport, reportChart, reportJson, reportTables } from "./_accuracy_report.ts";
 import { parseFlags } from "./_flags.ts";
 import { readSamples } from "./_samples.ts";
-import { alignColumns } from "./_table.ts";
-import { type KvAccuracy, measureKvAccuracy } from "./engine/kv_accuracy.ts";
+import { measureKvAccuracy } from "./engine/kv_accuracy.ts";
 import { KV_CACHE_DTYPE_NAMES, type KvCacheDtypeName } from "./engine/kv_cache_plan.ts";
 import { KvComparison, type KvVariant } from "./engine/kv_comparison.ts";
-import { type KvRetrieval, measureKvRetrieval, MIN_CONTEXT } from "./engine/kv_retrieval.ts";
+import { measureKvRetrieval, MIN_CONTEXT } from "./engine/kv_retrieval.ts";
 import { fileVariants, kvVariant, possibleKvDtypes } from "./engine/kv_variants.ts";
 import { loadModel } from "./engine/load_model.ts";
 import { openDevice } from "./ffi/library.ts";
 import { BACKENDS, type Device } from "./ffi/library_search.ts";
-import type { NativeModel } from "./ffi/native_model.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { openModel } from "./models/open_model.ts";
 import type { ProgressListener } from "./models/progress.ts";
@@ -102,18 +100,6 @@ function contextLength(text: string): number {
   );
 }
 
-/** What {@linkcode evalKv} writes as JSON. */
-export interface KvAccuracyReport {
-  readonly model: string;
-  readonly source: string;
-  readonly device: string;
-  readonly data: { readonly samples: number; readonly tokens: number; readonly max_seq_len: number };
-  readonly reference: string;
-  /** The reference's first. */
-  readonly caches: readonly Record<string, unknown>[];
-  readonly retrieval: readonly Record<string, unknown>[];
-}
-
 /**
  * Compares and writes the files.
  *
@@ -155,21 +141,20 @@ export async function evalKv(
     count("Retrieving", "context lengths", i + 1, lengths.length);
     return { contextLength, found };
   });
-  const caches = variants.map((variant, i) => ({ ...accuracy[i]!, ...storage(native, variant) }));
-  const tokens = samples.reduce((sum, { length }) => sum + length, 0);
-  const report: KvAccuracyReport = {
-    model: model.name,
-    source: model.source,
+  const report: AccuracyReport = {
+    model,
     device,
-    data: { samples: samples.length, tokens, max_seq_len: maxSeqLen },
-    reference: variants[0]!.name,
-    caches: caches.map(cacheJson),
-    retrieval: retrieval.map(retrievalJson),
+    samples,
+    maxSeqLen,
+    caches: variants.map((variant, i) => ({
+      ...accuracy[i]!,
+      bytesPerToken: native.kvPageBytes(variant.dtype, 16) / 16,
+    })),
+    retrieval,
   };
-  Deno.writeTextFileSync(command.output, JSON.stringify(report, null, 2) + "\n");
-  const title = `${model.name}: KV caches beside ${variants[0]!.name}, ${tokens.toLocaleString("en")} tokens`;
-  Deno.writeTextFileSync(`${command.output.replace(/\.json$/, "")}.svg`, accuracyChart(title, caches.slice(1)));
-  log([accuracyTable(caches), ...retrieval.length > 0 ? [retrievalTable(retrieval)] : []].join("\n\n"));
+  Deno.writeTextFileSync(command.output, JSON.stringify(reportJson(report), null, 2) + "\n");
+  Deno.writeTextFileSync(`${command.output.replace(/\.json$/, "")}.svg`, reportChart(report));
+  log(reportTables(report));
 }
 
 function retrievalLengths({ retrieval }: EvalKvCommand, { config }: ModelFiles, numTokens: number): readonly number[] {
@@ -198,70 +183,4 @@ function chooseVariants(command: EvalKvCommand, model: ModelFiles, backend: stri
   ].filter(({ name }, i, all) => name !== reference.name && all.findIndex((one) => one.name === name) === i);
   if (others.length === 0) throw new OptionError(`There is no cache to compare with ${reference.name}`);
   return [reference, ...others];
-}
-
-interface Storage {
-  readonly bytesPerToken: number;
-  /** Scales included. */
-  readonly bitsPerValue: number;
-}
-
-function storage(native: NativeModel, { dtype }: KvVariant): Storage {
-  const { numLayers, numKvHeads, headDim } = native.config;
-  const bytesPerToken = native.kvPageBytes(dtype, 16) / 16;
-  return { bytesPerToken, bitsPerValue: 8 * bytesPerToken / (2 * numLayers * numKvHeads * headDim) };
-}
-
-function cacheJson(cache: KvAccuracy & Storage): Record<string, unknown> {
-  return {
-    name: cache.name,
-    bytes_per_token: cache.bytesPerToken,
-    bits_per_value: cache.bitsPerValue,
-    perplexity: cache.perplexity,
-    delta_nll: cache.deltaNll,
-    delta_nll_stderr: cache.deltaNllStderr,
-    kl_mean: cache.klMean,
-    kl_p99: cache.klP99,
-    kl_max: cache.klMax,
-    top1_agreement: cache.top1Agreement,
-    greedy: cache.greedy,
-  };
-}
-
-interface Retrieval {
-  readonly contextLength: number;
-  readonly found: readonly KvRetrieval[];
-}
-
-function retrievalJson({ contextLength, found }: Retrieval): Record<string, unknown> {
-  return { context_length: contextLength, caches: found };
-}
-
-function accuracyTable(caches: readonly (KvAccuracy & Storage)[]): string {
-  const head = ["cache", "bits", "perplexity", "mean KL", "p99 KL", "same top-1", "greedy the same"];
-  return alignColumns([
-    head,
-    ...caches.map(({ name, bitsPerValue, perplexity, klMean, klP99, top1Agreement, greedy }, i) => [
-      name,
-      `${Number(bitsPerValue.toFixed(2))}`,
-      perplexity.toFixed(3),
-      ...i === 0 ? ["reference", "", "", ""] : [
-        klMean.toPrecision(2),
-        klP99.toPrecision(2),
-        `${(100 * top1Agreement).toFixed(2)} %`,
-        greedy === null ? "" : `${greedy.tokens.toFixed(1)} of ${greedy.of} tokens`,
-      ],
-    ]),
-  ]);
-}
-
-function retrievalTable(retrieval: readonly Retrieval[]): string {
-  const cell = ({ keys }: KvRetrieval) => {
-    const logprob = keys.reduce((sum, key) => sum + key.logprob, 0) / keys.length;
-    return `${keys.filter(({ found }) => found).length} of ${keys.length} (${logprob.toFixed(2)})`;
-  };
-  return alignColumns([
-    ["keys found (mean log-probability)", ...retrieval.map(({ contextLength }) => `${contextLength}`)],
-    ...retrieval[0]!.found.map(({ name }, i) => [name, ...retrieval.map(({ found }) => cell(found[i]!))]),
-  ]);
 }

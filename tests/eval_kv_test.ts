@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { accuracyChart } from "../_accuracy_chart.ts";
 import { calibrate, parseCalibrate } from "../calibrate.ts";
-import { evalKv, type KvAccuracyReport, parseEvalKv } from "../eval_kv.ts";
+import type { ReportJson } from "../_accuracy_report.ts";
+import { evalKv, parseEvalKv } from "../eval_kv.ts";
 import { OptionError } from "../options.ts";
 import { dataPath, withTempFolder } from "./models/_fixtures.ts";
 
@@ -21,7 +22,7 @@ async function run(folder: string, ...args: string[]) {
   });
   const json = Deno.readTextFileSync(output);
   const svg = Deno.readTextFileSync(`${folder}/accuracy.svg`);
-  return { table, json, svg, labels, report: JSON.parse(json) as KvAccuracyReport };
+  return { table, json, svg, labels, report: JSON.parse(json) as ReportJson };
 }
 
 Deno.test("evalKv() compares every cache the model can have, the same in every run", () =>
@@ -93,7 +94,7 @@ Deno.test("evalKv() takes .jsonl samples as text and as token ids, and the refer
       parseEvalKv([TINY, "--data", data, "--output", `${folder}/a.json`, "--device", "cpu", ...args]);
     const silent = { log: () => {}, onProgress: () => {} };
     await evalKv(command("--reference", "bfloat16", "--kv-cache-dtypes", "int8,auto,fp8"), silent);
-    const report: KvAccuracyReport = JSON.parse(Deno.readTextFileSync(`${folder}/a.json`));
+    const report: ReportJson = JSON.parse(Deno.readTextFileSync(`${folder}/a.json`));
     assertEquals(report.data.samples, 2); // one token alone predicts nothing
     assertEquals(report.caches.map(({ name }) => name), ["bfloat16", "int8", "fp8_e4m3"]);
     Deno.writeTextFileSync(data, `{"token_ids": [5, 320]}`);
@@ -102,7 +103,7 @@ Deno.test("evalKv() takes .jsonl samples as text and as token ids, and the refer
     await assertRejects(() => evalKv(command("--retrieval", "all"), silent), OptionError, "expected 128 or more");
     Deno.writeTextFileSync(data, `{"text": ${JSON.stringify(TEXT.slice(0, 400))}}`);
     await evalKv(command("--retrieval", "all", "--kv-cache-dtypes", "int8"), silent);
-    const { retrieval }: KvAccuracyReport = JSON.parse(Deno.readTextFileSync(`${folder}/a.json`));
+    const { retrieval }: ReportJson = JSON.parse(Deno.readTextFileSync(`${folder}/a.json`));
     assertEquals(retrieval.map(({ context_length }) => context_length), [128, 256]);
     Deno.writeTextFileSync(data, `{"text": "short"}`);
     await assertRejects(() => evalKv(command("--retrieval", "256"), silent), OptionError, "256 tokens: the data has");
