@@ -296,6 +296,7 @@ export class FakeRunner implements StepRunner, PageMover {
   /** What is stored is worth nothing any more: whoever reads it gets other tokens. */
   spoil(): void {
     this.#kv.fill(-1);
+    this.#hostKv.fill(-1);
   }
 
   step(): void {

@@ -1,47 +1,30 @@
 /**
- * Scales calculated from the first tokens of real requests: what made others remove the feature must not come back
- * (corrupt caches after the change, scales from warm-up, prefixes stored with other scales).
+ * Scales calculated from the first tokens of real requests: what made vLLM remove the feature must not come back. Caches
+ * that are corrupt after the change, or scales never applied (vllm#37554, #37565, #27232), scales from warm-up (#21640),
+ * prefixes stored with other scales. Graphs (#25513) stand in tests/gpu/test_model.py, the library's part in
+ * tests/native/kv_scales_test.ts, and `step_loop_model_test.ts` runs random requests through a window.
  */
 
 import { assertEquals, assertGreater, assertNotEquals } from "@std/assert";
 import { KvScaleWindow } from "../../engine/kv_scale_window.ts";
-import { BOS, expectedOutput, type FakeRunner, greedy } from "./_fake_model.ts";
+import { BOS, expectedOutput, greedy } from "./_fake_model.ts";
+import { FakeScales } from "./_fake_scales.ts";
 import { Harness } from "./_harness.ts";
 
 const ROOMY = { maxNumSeqs: 8, maxNumBatchedTokens: 16, pageSize: 4, numPages: 64 };
 const PROMPT = [BOS, 5, 9, 3, 12, 8, 2, 2, 7];
 const LONG = greedy({ maxTokens: 12, ignoreEos: true });
 
-/** Calculates scales as the native engine does: what was stored before is void unless they stay the same. */
-class FakeSource {
-  readonly ends: { scales: number[]; numTokens: number }[] = [];
-  numSteps = 0;
-  #scales = new Float32Array([1, 1]);
-
-  constructor(readonly runner: FakeRunner, readonly last: readonly [number, number]) {}
-
-  kvScales() {
-    return this.#scales.slice();
-  }
-
-  freezeKvScales() {
-    assertEquals(this.ends.length, 0, "scales are set once");
-    if (this.last.some((scale, i) => scale !== this.#scales[i])) this.runner.spoil();
-    this.numSteps = this.runner.numSteps;
-    this.#scales.set(this.last);
-  }
-}
-
 function makeHarness(
   numTokens: number,
   last: readonly [number, number],
   options: { looksAhead?: boolean; caches?: boolean } = {},
 ) {
-  let source: FakeSource | undefined;
+  let source: FakeScales | undefined;
   const harness = new Harness(ROOMY, {
     ...options,
     kvScaleWindow: (runner) => {
-      const own = source = new FakeSource(runner, last);
+      const own = source = new FakeScales(runner, last);
       return new KvScaleWindow(own, numTokens, (scales, counted) => {
         own.ends.push({ scales: [...scales], numTokens: counted });
       });
@@ -118,7 +101,7 @@ Deno.test("StepLoop sets no scales before any request has run", () => {
 Deno.test("KvScaleWindow.end() puts the scales in the fingerprint", () => {
   const ended = ([1, 2] as const).map((scale) => {
     const { harness: { runner } } = makeHarness(1, [scale, 2]);
-    const window = new KvScaleWindow(new FakeSource(runner, [scale, 2]), 1, () => {});
+    const window = new KvScaleWindow(new FakeScales(runner, [scale, 2]), 1, () => {});
     return window.end();
   });
   assertNotEquals(ended[0]!.fingerprint, ended[1]!.fingerprint);

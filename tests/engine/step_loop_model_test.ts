@@ -4,8 +4,10 @@ import { assertEquals, assertGreater } from "@std/assert";
 import fc from "fast-check";
 import { checkRequest } from "../../engine/admission.ts";
 import { RequestError } from "../../engine/errors.ts";
+import { KvScaleWindow } from "../../engine/kv_scale_window.ts";
 import { samplingParams } from "../../engine/sampling_params.ts";
-import { expectedOutput, expectedPromptLogprobs, VOCAB_SIZE } from "./_fake_model.ts";
+import { expectedOutput, expectedPromptLogprobs, type FakeRunner, VOCAB_SIZE } from "./_fake_model.ts";
+import { FakeScales } from "./_fake_scales.ts";
 import { Harness, type Transcript } from "./_harness.ts";
 
 const request = fc.record({
@@ -55,6 +57,8 @@ interface Variant {
   readonly caches: boolean;
   readonly looksAhead: boolean;
   readonly numHostPages?: number;
+  /** Tokens after which the scales change, and all that is stored is void. */
+  readonly scaleTokens?: number;
 }
 
 const VARIANTS: readonly Variant[] = [
@@ -63,11 +67,13 @@ const VARIANTS: readonly Variant[] = [
   { caches: true, looksAhead: true },
   { caches: true, looksAhead: false, numHostPages: 5 },
   { caches: true, looksAhead: true, numHostPages: 5 },
+  { caches: true, looksAhead: true, numHostPages: 5, scaleTokens: 60 },
 ];
 
 for (const options of VARIANTS) {
   const name = `${options.caches ? "with" : "without"} prefix caching${options.looksAhead ? " and look-ahead" : ""}` +
-    (options.numHostPages === undefined ? "" : " and a host tier");
+    (options.numHostPages === undefined ? "" : " and a host tier") +
+    (options.scaleTokens === undefined ? "" : " and calculated scales");
   Deno.test(`StepLoop gives every request its own tokens and one end at random ${name}`, () => {
     let numPreemptions = 0;
     let numRequests = 0;
@@ -75,12 +81,15 @@ for (const options of VARIANTS) {
     let numRestored = 0;
     let numOperations = 0;
     const property = fc.property(engine, fc.array(operation, { maxLength: 120, size: "max" }), (config, operations) => {
-      const { numHostPages = 0 } = options;
+      const { numHostPages = 0, scaleTokens } = options;
       const harness = new Harness({
         ...config,
         numHostPages,
         maxNumBatchedTokens: config.maxNumSeqs + config.extraTokens,
-      }, options);
+      }, {
+        ...options,
+        ...scaleTokens === undefined ? {} : { kvScaleWindow: (runner) => changingWindow(runner, scaleTokens) },
+      });
       numOperations += operations.length;
       const aborted = new Set<number>();
       for (const op of operations) {
@@ -108,6 +117,11 @@ for (const options of VARIANTS) {
     assertEquals(numHits > 0, options.caches);
     assertEquals(numRestored > 300, options.numHostPages !== undefined);
   });
+}
+
+function changingWindow(runner: FakeRunner, numTokens: number): KvScaleWindow {
+  const scales = new FakeScales(runner, [0.5, 2]);
+  return new KvScaleWindow(scales, numTokens, () => scales.ends.push({ scales: [0.5, 2], numTokens }));
 }
 
 /** Submits a request if it can ever run; returns how many were. */
