@@ -12,6 +12,13 @@ import type { NativeModel, NativeModelConfig } from "./native_model.ts";
 import { StepBuffer } from "./step_buffer.ts";
 import { ENGINE_CONFIG, TRANSFER_STATS } from "./structs.ts";
 
+/** A KV dtype, and how many tokens a page holds of it. */
+export interface KvKind {
+  readonly kvDtype: keyof typeof KV_DTYPE;
+  /** 16, 32 or 64. */
+  readonly pageSize: number;
+}
+
 /** `octavo_engine_config` */
 export interface NativeEngineConfig {
   readonly kvDtype: keyof typeof KV_DTYPE;
@@ -40,6 +47,8 @@ export interface NativeEngineConfig {
   readonly calculateKvScales?: boolean;
   /** What is counted of K and V; default "off". */
   readonly kvStats?: keyof typeof KV_STATS_MODE;
+  /** What sequences may be stored as beside `kvDtype`, at most 7: `kvIndex` 1, 2, ... of a step. Default none. */
+  readonly moreKvDtypes?: readonly KvKind[];
   /** Pages of host memory that pages can be saved to. Default 0. */
   readonly numHostPages?: number;
 }
@@ -55,7 +64,13 @@ export interface TransferStats {
   readonly restoredSeconds: number;
 }
 
+/** `OCTAVO_MAX_KV_DTYPES` */
+export const MAX_KV_DTYPES = 8;
+
 function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
+  const more = config.moreKvDtypes ?? [];
+  const fill = (value: (kind: KvKind) => number) =>
+    Array.from({ length: MAX_KV_DTYPES - 1 }, (_, i) => more[i] === undefined ? 0 : value(more[i]));
   return ENGINE_CONFIG.encode({
     kv_dtype: KV_DTYPE[config.kvDtype],
     page_size: config.pageSize,
@@ -73,6 +88,9 @@ function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
     calculate_kv_scales: config.calculateKvScales ? 1 : 0,
     kv_stats: KV_STATS_MODE[config.kvStats ?? "off"],
     num_host_pages: config.numHostPages ?? 0,
+    num_more_kv_dtypes: more.length,
+    more_kv_dtypes: fill(({ kvDtype }) => KV_DTYPE[kvDtype]),
+    more_page_sizes: fill(({ pageSize }) => pageSize),
   });
 }
 
@@ -117,7 +135,8 @@ export class NativeEngine extends Handle {
     super(library, "engine", pointer, (p) => library.symbols.octavo_engine_close(p));
     this.buffers = buffers;
     this.#model = model.config;
-    this.#pageBytes = model.kvPageBytes(config.kvDtype, config.pageSize);
+    const kinds = [config, ...config.moreKvDtypes ?? []];
+    this.#pageBytes = Math.max(...kinds.map(({ kvDtype, pageSize }) => model.kvPageBytes(kvDtype, pageSize)));
   }
 
   /**

@@ -72,6 +72,8 @@ export class StepBuffer implements StepBufferCapacity {
   readonly scoreIndex: I32;
   readonly scoreToken: I32;
   readonly scoreNumLogprobs: I32;
+  /** Never falls from a sequence to the next. */
+  readonly kvIndex: I32;
   /** By row, as what follows. */
   readonly sampled: I32;
   readonly sampledLogprob: F32;
@@ -130,6 +132,7 @@ export class StepBuffer implements StepBufferCapacity {
     this.scoreIndex = i32(layout.score_index, x);
     this.scoreToken = i32(layout.score_token, x);
     this.scoreNumLogprobs = i32(layout.score_num_logprobs, x);
+    this.kvIndex = i32(layout.kv_index, s);
     this.sampled = i32(layout.sampled, r);
     this.sampledLogprob = f32(layout.sampled_logprob, r);
     this.topToken = i32(layout.top_token, r * l);

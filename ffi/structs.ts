@@ -77,6 +77,9 @@ export const ENGINE_CONFIG = new Struct("octavo_engine_config", {
   calculate_kv_scales: "i32",
   kv_stats: "i32",
   num_host_pages: "i32",
+  num_more_kv_dtypes: "i32",
+  more_kv_dtypes: ["i32", 7],
+  more_page_sizes: ["i32", 7],
 });
 
 export const TRANSFER_STATS = new Struct("octavo_transfer_stats", {
@@ -116,6 +119,7 @@ export const STEP_LAYOUT = new Struct("octavo_step_layout", {
   score_index: "i32",
   score_token: "i32",
   score_num_logprobs: "i32",
+  kv_index: "i32",
   sampled: "i32",
   sampled_logprob: "i32",
   top_token: "i32",

@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 9
+#define OCTAVO_ABI_VERSION 10
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
@@ -192,6 +192,11 @@ typedef struct octavo_tensor {
   int64_t scale_offset_bytes;
 } octavo_tensor;
 
+/* KV dtypes of one engine at most. */
+#define OCTAVO_MAX_KV_DTYPES 8
+
+/* An engine may store sequences in several KV dtypes. All pages have the same bytes then, those of the largest, and any page
+ * may hold any dtype; page_size, the tokens that it holds, is the dtype's. */
 typedef struct octavo_engine_config {
   int32_t kv_dtype;               /* octavo_kv_dtype, but for layers that name their own */
   int32_t page_size;              /* tokens of a page: 16, 32 or 64 */
@@ -212,6 +217,9 @@ typedef struct octavo_engine_config {
                                      are finite. fp8_e4m3 or fp8_e5m2 without kv_scales only. 0: off */
   int32_t kv_stats;               /* octavo_kv_stats_mode */
   int32_t num_host_pages;         /* pages of host memory that pages can be saved to, >= 0 */
+  int32_t num_more_kv_dtypes;     /* 0 .. OCTAVO_MAX_KV_DTYPES - 1 */
+  int32_t more_kv_dtypes[7];      /* those of kv_index 1, 2, ... of a step */
+  int32_t more_page_sizes[7];    /* theirs */
 } octavo_engine_config;
 
 /* What an engine counts of the K (after RoPE) and V that its steps store. Values that are no number count nowhere. */
@@ -257,7 +265,8 @@ typedef struct octavo_transfer_stats {
  *                                    step submitted before sampled
  *  3. query_len           int32[S]   tokens of this step, >= 1; they add up to num_tokens
  *  4. seq_len             int32[S]   tokens incl. this step's: positions seq_len-query_len .. seq_len-1
- *  5. page_table          int32[S*P] row s: ids of the pages of sequence s in order; ceil(seq_len/page_size) are read
+ *  5. page_table          int32[S*P] row s: ids of the pages of sequence s in order; ceil(seq_len/page_size) are read,
+ *                                    with the page_size of its kv_index
  *  6. sample              int32[S]   tokens to sample, one after each of this many last tokens of the sequence, at most
  *                                    query_len; 0: fill the cache only. They add up to R at most
  *  7. temperature         float[S]   0 = greedy (ties: the lowest id)
@@ -282,17 +291,19 @@ typedef struct octavo_transfer_stats {
  * 24. score_index         int32[X]   which token of the step, 0 .. num_tokens-1, stands before the scored one
  * 25. score_token         int32[X]   the token whose log-probability is asked for, in the place after it
  * 26. score_num_logprobs  int32[X]   how many most likely tokens are asked for there, 0 .. L
+ * 27. kv_index            int32[S]   how the sequence's pages are stored: 0 = kv_dtype, i = more_kv_dtypes[i-1]. It
+ *                                    must not fall from a sequence to the next
  *  out:
- * 27. sampled             int32[R]   the token; -1 where no logit that is not banned is a number above -infinity (broken
+ * 28. sampled             int32[R]   the token; -1 where no logit that is not banned is a number above -infinity (broken
  *                                    weights), which no other sequence feels
- * 28. sampled_logprob     float[R]   natural log-probability, after penalties and edits, before temperature and
+ * 29. sampled_logprob     float[R]   natural log-probability, after penalties and edits, before temperature and
  *                                    filters; 0 where num_logprobs is -1
- * 29. top_token           int32[R*L] most likely tokens, best first; -1 fills up
- * 30. top_logprob         float[R*L]
- * 31. score_logprob       float[X]   natural log-probability by the logits as they are: no penalty, edit or mask
- * 32. score_rank          int32[X]   1 for the most likely token: 1 + the number of those above it
- * 33. score_top_token     int32[X*L] as top_token
- * 34. score_top_logprob   float[X*L]
+ * 30. top_token           int32[R*L] most likely tokens, best first; -1 fills up
+ * 31. top_logprob         float[R*L]
+ * 32. score_logprob       float[X]   natural log-probability by the logits as they are: no penalty, edit or mask
+ * 33. score_rank          int32[X]   1 for the most likely token: 1 + the number of those above it
+ * 34. score_top_token     int32[X*L] as top_token
+ * 35. score_top_logprob   float[X*L]
  *
  * Order of logit processing: repetition penalty (logit > 0 ? logit / r : logit * r), then frequency and presence
  * penalty, bias, bans and mask; log-probabilities; temperature; top-k; top-p; min-p; draw.
@@ -325,6 +336,7 @@ typedef struct octavo_step_layout {
   int32_t score_index;
   int32_t score_token;
   int32_t score_num_logprobs;
+  int32_t kv_index;
   int32_t sampled;
   int32_t sampled_logprob;
   int32_t top_token;
@@ -389,8 +401,8 @@ OCTAVO_API double octavo_kv_page_bytes(const octavo_model *model, int32_t kv_dty
 OCTAVO_API int32_t octavo_step_layout_get(const octavo_engine_config *config, octavo_step_layout *layout);
 
 /* Opens an engine on a finished model and keeps the model's memory until it is closed. kv_scales:
- * float[num_layers][2][num_kv_heads], K then V, all finite and > 0 (real = stored x scale); NULL = 1; not used for
- * layers whose format has scales of its own. k_mean: float[num_layers][num_kv_heads][head_dim], all finite, what rotated
+ * float[num_layers][2][num_kv_heads], K then V, all finite and > 0 (real = stored x scale); NULL = 1; for what is
+ * stored as fp8_e4m3 or fp8_e5m2 only. k_mean: float[num_layers][num_kv_heads][head_dim], all finite, what rotated
  * formats take off K (octavo_kv_append); NULL = 0; not used for layers of other formats, and must be 0 in layers whose
  * softmax sees more than differences of logits: with a soft-cap or sinks. Returns NULL on failure. */
 OCTAVO_API octavo_engine *octavo_engine_create(const octavo_model *model, const octavo_engine_config *config,
@@ -453,7 +465,8 @@ OCTAVO_API int32_t octavo_engine_restore_pages(octavo_engine *engine, const int3
 /* Fills *stats without waiting. */
 OCTAVO_API int32_t octavo_engine_transfer_stats(octavo_engine *engine, octavo_transfer_stats *stats);
 
-/* Copies what a host page holds once the transfers submitted so far have finished. size_bytes: octavo_kv_page_bytes.
+/* Copies what a host page holds once the transfers submitted so far have finished. size_bytes: octavo_kv_page_bytes, the
+ * largest of the engine's dtypes.
  * Errors: OCTAVO_INVALID_ARGUMENT. */
 OCTAVO_API int32_t octavo_engine_host_page(octavo_engine *engine, int32_t host_page, uint8_t *bytes, double size_bytes);
 

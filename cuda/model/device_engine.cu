@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "model/kv_dtypes.h"
 #include "model/pack_step.h"
 #include "model/step_buffer.h"
 
@@ -19,7 +20,10 @@ const octavo_engine_config& check_config(const DeviceModel& model, const octavo_
     fail(OCTAVO_UNSUPPORTED, "GPU builds make no histograms of K and V (kv_stats %d)", config.kv_stats);
   }
   // Refuses what no attention kernel takes before anything large is allocated.
-  decode_shape(config.kv_dtype, model.config().head_dim, model.config().num_q_heads / model.config().num_kv_heads, 1);
+  const int32_t group = model.config().num_q_heads / model.config().num_kv_heads;
+  for (int32_t kv = 0; kv < num_kv_dtypes(config); ++kv) {
+    decode_shape(kv_dtype_of(config, kv), model.config().head_dim, group, 1);
+  }
   return config;
 }
 
@@ -60,7 +64,7 @@ DeviceEngine::DeviceEngine(std::shared_ptr<const DeviceModel> model, const octav
     slot.outputs = PinnedMemory(static_cast<size_t>(layout_.total_bytes) - static_cast<size_t>(layout_.sampled));
   }
   for (int32_t layer = 0; layer < model_->config().num_layers; ++layer) {
-    if (kv_.layer_k_mean(layer) == nullptr) continue;
+    if (!kv_.has_k_mean(layer)) continue;
     check_mean_unseen(model_->config(), layer, model_->layer(layer).attn_sinks != nullptr);
   }
   warm_up();
@@ -103,14 +107,14 @@ void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
   const int64_t packed_bytes = pack_step(step, config_, layout_, slot.packed.as<uint8_t>());
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slot.packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
                                    cudaMemcpyHostToDevice, stream));
-  const bool is_decode = step.num_tokens() == step.num_seqs();
-  if (is_decode && step.num_seqs() <= graphs_.back().num_seqs && !kv_.calculated().is_counting()) {
-    const auto found = std::find_if(graphs_.begin(), graphs_.end(),
-                                    [&](const BucketGraph& one) { return one.num_seqs >= step.num_seqs(); });
-    found->graph.launch(stream);
+  const KvGroups groups = list_kv_groups(step);
+  const BucketGraph* graph = kv_.calculated().is_counting() ? nullptr : find_graph(step, groups);
+  if (graph != nullptr) {
+    graph->graph.launch(stream);
   } else {
     const int32_t longest = *std::max_element(step.query_len, step.query_len + step.num_seqs());
-    enqueue_kernels({step.num_seqs(), step.num_tokens(), slot.num_rows, longest, kv_.calculated().is_counting()});
+    enqueue_kernels(
+        {step.num_seqs(), step.num_tokens(), slot.num_rows, longest, kv_.calculated().is_counting(), groups});
     kv_.end_step();
   }
   if (slot.num_rows > 0) {
@@ -119,6 +123,15 @@ void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
                                      static_cast<size_t>(end - layout_.sampled), cudaMemcpyDeviceToHost, stream));
   }
   slot.done.record(stream);
+}
+
+// The smallest graph for a step of decodes in one KV dtype, or nullptr.
+const DeviceEngine::BucketGraph* DeviceEngine::find_graph(const StepView& step, const KvGroups& groups) const {
+  if (step.num_tokens() != step.num_seqs() || groups.count > 1) return nullptr;
+  const auto found = std::find_if(graphs_.begin(), graphs_.end(), [&](const BucketGraph& one) {
+    return one.kv_index == groups.group[0].kv_index && one.num_seqs >= step.num_seqs();
+  });
+  return found == graphs_.end() ? nullptr : &*found;
 }
 
 void DeviceEngine::enqueue_kernels(const DeviceStep& step) {
@@ -200,18 +213,23 @@ void DeviceEngine::copy_host_page(int32_t host_page, uint8_t* bytes, double size
 // The largest steps, so that every workspace has its size: few long sequences, many, and many of two tokens, which cut the
 // attention's work into the most rows.
 void DeviceEngine::warm_up() {
+  for (int32_t kv_index = 0; kv_index < num_kv_dtypes(config_); ++kv_index) warm_up(kv_index);
+}
+
+void DeviceEngine::warm_up(int32_t kv_index) {
   const int32_t tokens = config_.max_num_batched_tokens;
-  const int64_t page_tokens = int64_t{config_.max_pages_per_seq} * config_.page_size;
+  const int64_t page_tokens = int64_t{config_.max_pages_per_seq} * page_size_of(config_, kv_index);
   const int32_t longest = static_cast<int32_t>(std::min<int64_t>(page_tokens, model_->config().max_model_len));
   const int32_t most = std::min(config_.max_num_seqs, tokens);
   const int32_t fewest = std::min((tokens - 1) / longest + 1, most);
-  warm_up(fewest, std::min<int64_t>(tokens, int64_t{fewest} * longest));
-  warm_up(most, std::min<int64_t>(tokens, int64_t{most} * longest));
-  warm_up(std::max(std::min(most, tokens / 2), 1), std::min(tokens, 2 * std::max(std::min(most, tokens / 2), 1)));
+  warm_up(kv_index, fewest, std::min<int64_t>(tokens, int64_t{fewest} * longest));
+  warm_up(kv_index, most, std::min<int64_t>(tokens, int64_t{most} * longest));
+  const int32_t pairs = std::max(std::min(most, tokens / 2), 1);
+  warm_up(kv_index, pairs, std::min(tokens, 2 * pairs));
 }
 
 // One step of num_seqs sequences that share num_tokens; all of their pages are page 0, which is cleared afterwards.
-void DeviceEngine::warm_up(int32_t num_seqs, int32_t num_tokens) {
+void DeviceEngine::warm_up(int32_t kv_index, int32_t num_seqs, int32_t num_tokens) {
   std::vector<uint64_t> memory(static_cast<size_t>(layout_.total_bytes) / 8 + 1);
   uint8_t* buffer = reinterpret_cast<uint8_t*>(memory.data());
   const auto ints = [&](int32_t offset) { return reinterpret_cast<int32_t*>(buffer + offset); };
@@ -222,6 +240,7 @@ void DeviceEngine::warm_up(int32_t num_seqs, int32_t num_tokens) {
   for (int32_t s = 0; s < num_seqs; ++s) {
     const int32_t length = num_tokens / num_seqs + (s < num_tokens % num_seqs ? 1 : 0);
     ints(layout_.query_len)[s] = ints(layout_.seq_len)[s] = length;
+    ints(layout_.kv_index)[s] = kv_index;
     ints(layout_.sample)[s] = std::min(length, rows_left);
     rows_left -= ints(layout_.sample)[s];
     ints(layout_.num_logprobs)[s] = config_.max_logprobs;
@@ -234,7 +253,7 @@ void DeviceEngine::warm_up(int32_t num_seqs, int32_t num_tokens) {
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slots_[0].packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
                                    cudaMemcpyHostToDevice, stream_.get()));
   const int32_t longest = *std::max_element(step.query_len, step.query_len + num_seqs);
-  enqueue_kernels({num_seqs, num_tokens, step.count_rows(), longest, false});
+  enqueue_kernels({num_seqs, num_tokens, step.count_rows(), longest, false, list_kv_groups(step)});
   stream_.wait();
 }
 
@@ -242,8 +261,12 @@ void DeviceEngine::warm_up(int32_t num_seqs, int32_t num_tokens) {
 void DeviceEngine::capture_graphs() {
   const GpuStream stream = stream_.get();
   const int32_t largest = std::min({config_.max_num_seqs, config_.max_num_batched_tokens, config_.max_samples});
-  for (const int32_t bucket : list_buckets(largest)) {
-    graphs_.push_back({bucket, GpuGraph(stream, [&] { enqueue_kernels({bucket, bucket, bucket, 1, false}); })});
+  for (int32_t kv_index = 0; kv_index < num_kv_dtypes(config_); ++kv_index) {
+    for (const int32_t bucket : list_buckets(largest)) {
+      const KvGroups all = {{{kv_index, 0, bucket, 0, bucket, 1}}, 1};
+      const auto enqueue = [&] { enqueue_kernels({bucket, bucket, bucket, 1, false, all}); };
+      graphs_.push_back({kv_index, bucket, GpuGraph(stream, enqueue)});
+    }
   }
   OCTAVO_GPU_CHECK(cudaMemsetAsync(scratch_.packed, 0, sizeof(PackedStep), stream));
   for (const BucketGraph& one : graphs_) one.graph.launch(stream);

@@ -4,8 +4,8 @@
 //   host     pack n | submit | pack n+1 | submit | wait n | read n | pack n+2 ...
 //   stream          | copy, step n, copy back    | copy, step n+1, copy back | ...
 //
-// A step whose sequences have one token each replays a graph captured for a bucket of at least as many sequences; other
-// steps are enqueued kernel by kernel. Sampled ids stay in the device's step buffer for the step after.
+// A step whose sequences have one token each and one KV dtype replays a graph captured for a bucket of at least as many
+// sequences of that dtype; other steps are enqueued kernel by kernel. Sampled ids stay in the device's step buffer for the step after.
 #pragma once
 
 #include <cstdint>
@@ -55,15 +55,18 @@ class DeviceEngine : public EngineBase {
     bool has_logprobs = false;
   };
   struct BucketGraph {
+    int32_t kv_index;  // of all of its sequences
     int32_t num_seqs;  // at least those of the step, with one token and at most one row each
     GpuGraph graph;
   };
 
   void enqueue(const StepView& step, Slot& slot);
+  const BucketGraph* find_graph(const StepView& step, const KvGroups& groups) const;
   void enqueue_kernels(const DeviceStep& step);
   void read_outputs(const Slot& slot, uint8_t* step_buffer) const;
   void warm_up();
-  void warm_up(int32_t num_seqs, int32_t num_tokens);
+  void warm_up(int32_t kv_index);
+  void warm_up(int32_t kv_index, int32_t num_seqs, int32_t num_tokens);
   void capture_graphs();
   template <class Body>
   void on_device(Body&& body);

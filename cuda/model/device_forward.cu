@@ -4,6 +4,7 @@
 
 #include "kv/append.h"
 #include "model/kv_cache_config.h"
+#include "model/kv_dtypes.h"
 
 namespace octavo {
 namespace {
@@ -51,6 +52,13 @@ struct QkvOffsets {
   int64_t width;
 };
 
+// The group's rows of a table [tokens][num_q_heads][head_dim] of compute_dtype.
+void* q_row(void* table, const KvGroup& group, const octavo_model_config& config) {
+  constexpr int64_t kComputeBytes = 2;
+  return static_cast<uint8_t*>(table) +
+         kComputeBytes * group.first_token * config.num_q_heads * config.head_dim;
+}
+
 }  // namespace
 
 DeviceForward::DeviceForward(const DeviceModel& model, const octavo_engine_config& config,
@@ -62,23 +70,26 @@ DeviceForward::DeviceForward(const DeviceModel& model, const octavo_engine_confi
       matmul_(model.compute_dtype(), list_products(model, config)) {
   // Room for the keys of the longest sequence, or of as many whole prompts as a step takes. It does not depend on the
   // number of pages, which is chosen from what is left.
-  const int64_t tokens = std::max(int64_t{config.max_pages_per_seq} * config.page_size,
+  const int64_t tokens = std::max(int64_t{config.max_pages_per_seq} * largest_page_size(config),
                                   int64_t{config.max_num_batched_tokens} + int64_t{16} * config.max_num_seqs);
   int64_t scratch_bytes = 0;
-  for (int32_t layer = 0; layer < model.config().num_layers; ++layer) {
-    const octavo_kv_shape& shape = kv.layer_shape(layer);
-    scratch_bytes = std::max(scratch_bytes, std::min(prefill_scratch_bytes(shape, tokens), kDefaultScratchBytes));
-    const auto [found, is_new] = attention_.try_emplace(plan_key(layer));
-    if (!is_new) continue;
-    prepare_attention({shape, model.config().num_q_heads, config.max_num_seqs, config.max_num_batched_tokens},
-                      found->second, nullptr);
+  for (int32_t kv_index = 0; kv_index < num_kv_dtypes(config); ++kv_index) {
+    for (int32_t layer = 0; layer < model.config().num_layers; ++layer) {
+      const octavo_kv_shape& shape = kv.layer_shape(kv_index, layer);
+      scratch_bytes = std::max(scratch_bytes, std::min(prefill_scratch_bytes(shape, tokens), kDefaultScratchBytes));
+      const auto [found, is_new] = attention_.try_emplace(plan_key(kv_index, layer));
+      if (!is_new) continue;
+      prepare_attention({shape, model.config().num_q_heads, config.max_num_seqs, config.max_num_batched_tokens},
+                        found->second, nullptr);
+    }
   }
   prefill_scratch_ = GpuMemory(static_cast<size_t>(scratch_bytes));
   for (auto& [key, workspace] : attention_) workspace.use_scratch(prefill_scratch_.as<uint8_t>(), scratch_bytes);
 }
 
-std::pair<int32_t, int32_t> DeviceForward::plan_key(int32_t index) const {
-  return {model_.layers()[static_cast<size_t>(index)].sliding_window, kv_.layer_shape(index).kv_dtype};
+DeviceForward::PlanKey DeviceForward::plan_key(int32_t kv_index, int32_t layer) const {
+  return {kv_index, model_.layers()[static_cast<size_t>(layer)].sliding_window,
+          kv_.layer_shape(kv_index, layer).kv_dtype};
 }
 
 void DeviceForward::run(const DeviceStep& step, GpuStream stream) {
@@ -100,7 +111,6 @@ void DeviceForward::prepare(const DeviceStep& step, GpuStream stream) {
   unpack.num_seqs = step.num_seqs;
   unpack.num_rows = step.num_rows;
   unpack.max_pages = config_.max_pages_per_seq;
-  unpack.page_size = config_.page_size;
   unpack_step(unpack, stream, false);
   EmbedParams embed = {};
   embed.embedding = model_.token_embedding().data;
@@ -177,11 +187,11 @@ void DeviceForward::run_layer(const DeviceStep& step, int32_t index, GpuStream s
   qkv.y_dtype = OCTAVO_F32;
   qkv.bias = layer.qkv_bias;
   multiply(qkv, stream);
-  if (step.calculates_scales && takes_calculated_scales(kv_.layer_shape(index).kv_dtype)) {
-    calculate_scales(step, index, stream);
+  if (step.calculates_scales && kv_.takes_scales_in(index)) calculate_scales(step, index, stream);
+  for (const KvGroup& group : step.groups) {
+    append(group, index, stream);
+    attend(group, index, stream);
   }
-  append(step, index, stream);
-  attend(step, index, stream);
   add_to_hidden(layer.attn_out, scratch_.attn, layer.o_bias, layer.attn_post_norm != nullptr, step.num_tokens, stream);
   norm(step, layer.attn_post_norm, layer.ffn_norm, stream);
   MatmulArgs gate_up = {};
@@ -201,38 +211,41 @@ void DeviceForward::run_layer(const DeviceStep& step, int32_t index, GpuStream s
   }
 }
 
-AppendParams DeviceForward::append_params(const DeviceStep& step, int32_t index) const {
+AppendParams DeviceForward::append_params(const KvGroup& group, int32_t index) const {
   const octavo_model_config& config = model_.config();
   const QkvOffsets offset(config);
   const int32_t table = model_.layers()[static_cast<size_t>(index)].rope_table;
   AppendParams params = {};
-  params.kv = kv_geometry(kv_.layer_shape(index));
-  params.k = scratch_.qkv + offset.k;
-  params.v = scratch_.qkv + offset.v;
+  const int64_t first = group.first_token;
+  const float* row = scratch_.qkv + first * offset.width;
+  params.kv = kv_geometry(kv_.layer_shape(group.kv_index, index));
+  params.k = row + offset.k;
+  params.v = row + offset.v;
   params.q_stride = params.k_stride = params.v_stride = offset.width;
   params.k_norm = model_.layer(index).k_norm;
-  params.cosines = scratch_.cosines[table];
-  params.sines = scratch_.sines[table];
-  params.slot_mapping = scratch_.tables.slot_mapping;
-  params.num_tokens = step.num_tokens;
+  params.cosines = scratch_.cosines[table] + first * (config.head_dim / 2);
+  params.sines = scratch_.sines[table] + first * (config.head_dim / 2);
+  params.slot_mapping = scratch_.tables.slot_mapping + first;
+  params.num_tokens = group.num_tokens;
   params.head_dim = config.head_dim;
-  params.kv_dtype = kv_.layer_shape(index).kv_dtype;
+  params.kv_dtype = kv_.layer_shape(group.kv_index, index).kv_dtype;
   params.in_dtype = OCTAVO_F32;
   params.norm_eps = config.rms_norm_eps;
   return params;
 }
 
-void DeviceForward::append(const DeviceStep& step, int32_t index, GpuStream stream) {
-  AppendParams params = append_params(step, index);
-  params.pages = kv_.layer_pages(index);
-  params.scales = kv_.layer_scales(index);
-  params.k_mean = kv_.layer_k_mean(index);
+void DeviceForward::append(const KvGroup& group, int32_t index, GpuStream stream) {
+  const octavo_model_config& config = model_.config();
+  AppendParams params = append_params(group, index);
+  params.pages = kv_.layer_pages(group.kv_index, index);
+  params.scales = kv_.layer_scales(group.kv_index, index);
+  params.k_mean = kv_.layer_k_mean(group.kv_index, index);
   params.stats = kv_.layer_stats(index);
-  params.num_slots = int64_t{config_.num_pages} * config_.page_size;
-  params.q = scratch_.qkv;
-  params.q_out = scratch_.q;
+  params.num_slots = int64_t{config_.num_pages} * page_size_of(config_, group.kv_index);
+  params.q = scratch_.qkv + group.first_token * QkvOffsets(config).width;
+  params.q_out = q_row(scratch_.q, group, config);
   params.q_norm = model_.layer(index).q_norm;
-  params.num_q_heads = model_.config().num_q_heads;
+  params.num_q_heads = config.num_q_heads;
   params.q_out_dtype = model_.compute_dtype();
   append_gpu(params, stream, true);
 }
@@ -241,7 +254,7 @@ void DeviceForward::append(const DeviceStep& step, int32_t index, GpuStream stre
 void DeviceForward::calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream) {
   const octavo_model_config& config = model_.config();
   const int64_t width = int64_t{config.num_kv_heads} * config.head_dim;
-  AppendParams params = append_params(step, index);
+  AppendParams params = append_params({0, 0, step.num_seqs, 0, step.num_tokens, step.max_query_len}, index);
   params.q = params.k;
   params.q_out = scratch_.keys;
   params.q_norm = params.k_norm;
@@ -259,40 +272,40 @@ void DeviceForward::calculate_scales(const DeviceStep& step, int32_t index, GpuS
   scales.divisor[0] = kScaleDivisor[0];
   scales.divisor[1] = kScaleDivisor[1];
   scales.absmax = kv_.layer_absmax(index);
-  scales.scales = kv_.calculated().is_set() ? nullptr : kv_.layer_scales(index);
+  scales.scales = kv_.calculated().is_set() ? nullptr : kv_.all_layer_scales(index);
   calculate_kv_scales(scales, stream, true);
 }
 
-void DeviceForward::attend(const DeviceStep& step, int32_t index, GpuStream stream) {
+void DeviceForward::attend(const KvGroup& group, int32_t index, GpuStream stream) {
   const octavo_model_config& config = model_.config();
   const int32_t window = model_.layers()[static_cast<size_t>(index)].sliding_window;
   bool has_plan = false;
   for (int32_t before = 0; before < index && !has_plan; ++before) {
-    has_plan = plan_key(before) == plan_key(index);
+    has_plan = plan_key(group.kv_index, before) == plan_key(group.kv_index, index);
   }
   PagedAttentionArgs args = {};
-  args.shape = kv_.layer_shape(index);
-  args.config.num_seqs = step.num_seqs;
-  args.config.num_tokens = step.num_tokens;
+  args.shape = kv_.layer_shape(group.kv_index, index);
+  args.config.num_seqs = group.num_seqs;
+  args.config.num_tokens = group.num_tokens;
   args.config.num_q_heads = config.num_q_heads;
   args.config.max_pages_per_seq = config_.max_pages_per_seq;
   args.config.sliding_window = window;
   args.config.softmax_scale = config.attn_softmax_scale;
   args.config.logit_softcap = config.attn_logit_softcap;
   args.config.q_dtype = model_.compute_dtype();
-  args.config.max_query_len = step.max_query_len;
+  args.config.max_query_len = group.max_query_len;
   args.config.reuse_plan = has_plan ? 1 : 0;
-  args.pages = kv_.layer_pages(index);
-  args.q = scratch_.q;
-  args.query_len = step.max_query_len == 1 ? nullptr : scratch_.tables.query_len;
-  args.seq_len = scratch_.tables.seq_len;
-  args.page_table = scratch_.tables.page_table;
-  args.scales = kv_.layer_scales(index);
+  args.pages = kv_.layer_pages(group.kv_index, index);
+  args.q = q_row(scratch_.q, group, config);
+  args.query_len = group.max_query_len == 1 ? nullptr : scratch_.tables.query_len + group.first_seq;
+  args.seq_len = scratch_.tables.seq_len + group.first_seq;
+  args.page_table = scratch_.tables.page_table + int64_t{group.first_seq} * config_.max_pages_per_seq;
+  args.scales = kv_.layer_scales(group.kv_index, index);
   args.sinks = model_.layer(index).attn_sinks;
-  args.out = scratch_.attn;
-  args.max_query_len = step.max_query_len;
+  args.out = q_row(scratch_.attn, group, config);
+  args.max_query_len = group.max_query_len;
   args.early = true;  // the append is the kernel just before
-  paged_attention(args, attention_.at(plan_key(index)), stream, true);
+  paged_attention(args, attention_.at(plan_key(group.kv_index, index)), stream, true);
 }
 
 // The output norm and head, only for the tokens after which the step samples.

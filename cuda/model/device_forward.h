@@ -10,7 +10,7 @@
 
 #include <cstdint>
 #include <map>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "arch/gpu_memory.h"
@@ -19,6 +19,7 @@
 #include "kv/append.h"
 #include "model/device_kv_cache.h"
 #include "model/device_scratch.h"
+#include "model/step_buffer.h"
 
 namespace octavo {
 
@@ -29,6 +30,7 @@ struct DeviceStep {
   int32_t num_rows;  // 0: there are no logits
   int32_t max_query_len;
   bool calculates_scales;  // set the KV scales from this step's values
+  KvGroups groups;         // all of its sequences
 };
 
 class DeviceForward {
@@ -42,26 +44,28 @@ class DeviceForward {
   void run(const DeviceStep& step, GpuStream stream);
 
  private:
+  // kv_index, sliding window and kv_dtype: a plan serves all layers that have them.
+  using PlanKey = std::tuple<int32_t, int32_t, int32_t>;
+
   void prepare(const DeviceStep& step, GpuStream stream);
   void run_layer(const DeviceStep& step, int32_t index, GpuStream stream);
-  void append(const DeviceStep& step, int32_t index, GpuStream stream);
+  void append(const KvGroup& group, int32_t index, GpuStream stream);
   void calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream);
-  void attend(const DeviceStep& step, int32_t index, GpuStream stream);
+  void attend(const KvGroup& group, int32_t index, GpuStream stream);
   void compute_logits(const DeviceStep& step, GpuStream stream);
   void add_to_hidden(const DeviceMatrix& w, const void* x, const float* bias, bool has_post_norm, int32_t m,
                      GpuStream stream);
   void multiply(MatmulArgs args, GpuStream stream);
   void norm(const DeviceStep& step, const float* post_norm, const float* weight, GpuStream stream);
-  std::pair<int32_t, int32_t> plan_key(int32_t index) const;
-  AppendParams append_params(const DeviceStep& step, int32_t index) const;
+  PlanKey plan_key(int32_t kv_index, int32_t layer) const;
+  AppendParams append_params(const KvGroup& group, int32_t index) const;
 
   const DeviceModel& model_;
   const octavo_engine_config config_;
   const DeviceScratch& scratch_;
   const DeviceKvCache& kv_;
   DeviceMatmul matmul_;
-  // By sliding window and kv_dtype: a plan serves all layers that have both.
-  std::map<std::pair<int32_t, int32_t>, AttentionWorkspace> attention_;
+  std::map<PlanKey, AttentionWorkspace> attention_;
   GpuMemory prefill_scratch_;  // of all of them: the layers run one after another
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/checked_size.h"
+#include "model/kv_dtypes.h"
 
 namespace octavo {
 
@@ -43,7 +44,7 @@ void DeviceHostPages::hold_back(const StepView& step, const octavo_engine_config
   int64_t last = 0;
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
     const int32_t* row = step.page_table + int64_t{s} * config.max_pages_per_seq;
-    const int32_t num_pages = (step.seq_len[s] - 1) / config.page_size + 1;
+    const int32_t num_pages = (step.seq_len[s] - 1) / page_size_of(config, step.kv_index[s]) + 1;
     for (int32_t i = 0; i < num_pages; ++i) last = std::max(last, last_transfer_[static_cast<size_t>(row[i])]);
   }
   const int64_t num_finished = static_cast<int64_t>(stats_.num_finished);

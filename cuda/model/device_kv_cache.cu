@@ -48,15 +48,19 @@ DeviceKvCache::DeviceKvCache(const octavo_model_config& model, const std::vector
                               cudaMemcpyHostToDevice));
 }
 
-float* DeviceKvCache::layer_scales(int32_t layer) const {
-  const octavo_kv_shape& shape = layer_shape(layer);
-  if (scales_.size_bytes() == 0 || has_own_scales(shape.kv_dtype)) return nullptr;
-  return scales_.as<float>() + int64_t{2} * layer * shape.num_kv_heads;
+float* DeviceKvCache::layer_scales(int32_t kv_index, int32_t layer) const {
+  if (!takes_scales(layer_shape(kv_index, layer).kv_dtype)) return nullptr;
+  return all_layer_scales(layer);
 }
 
-const float* DeviceKvCache::layer_k_mean(int32_t layer) const {
-  if (!has_mean_[static_cast<size_t>(layer)]) return nullptr;
-  const octavo_kv_shape& shape = layer_shape(layer);
+float* DeviceKvCache::all_layer_scales(int32_t layer) const {
+  if (scales_.size_bytes() == 0) return nullptr;
+  return scales_.as<float>() + int64_t{2} * layer * layer_shape(0, layer).num_kv_heads;
+}
+
+const float* DeviceKvCache::layer_k_mean(int32_t kv_index, int32_t layer) const {
+  const octavo_kv_shape& shape = layer_shape(kv_index, layer);
+  if (!has_k_mean(layer) || !kv_format(shape.kv_dtype).is_rotated) return nullptr;
   return k_mean_.as<float>() + int64_t{layer} * shape.num_kv_heads * shape.head_dim;
 }
 
@@ -79,7 +83,7 @@ void DeviceKvCache::freeze_scales(GpuStream stream) {
   copy_scales(scales.data(), stream);
   const size_t heads = num_scales_ / absmax.size();
   for (size_t row = 0; row < absmax.size(); ++row) {
-    if (!takes_calculated_scales(layer_shape(static_cast<int32_t>(row / 2)).kv_dtype)) continue;
+    if (!layout_.takes_scales(static_cast<int32_t>(row / 2))) continue;
     std::fill_n(scales.data() + row * heads, heads, calculated_scale(absmax[row], static_cast<int32_t>(row % 2)));
   }
   OCTAVO_GPU_CHECK(
@@ -90,7 +94,7 @@ void DeviceKvCache::freeze_scales(GpuStream stream) {
 
 KvStatsRow* DeviceKvCache::layer_stats(int32_t layer) const {
   if (stats_.size_bytes() == 0) return nullptr;
-  return stats_.as<KvStatsRow>() + int64_t{2} * layer * layer_shape(layer).num_kv_heads;
+  return stats_.as<KvStatsRow>() + int64_t{2} * layer * layer_shape(0, layer).num_kv_heads;
 }
 
 void DeviceKvCache::copy_stats(double* stats, GpuStream stream) const {

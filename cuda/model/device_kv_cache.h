@@ -19,18 +19,27 @@ class DeviceKvCache {
   DeviceKvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
                 const octavo_engine_config& config, const KvValues& values);
 
-  const octavo_kv_shape& layer_shape(int32_t layer) const { return layout_.layer_shape(layer); }
-  uint8_t* layer_pages(int32_t layer) const {
-    return pages_.as<uint8_t>() + layout_.layer_offset(layer);
+  const octavo_kv_shape& layer_shape(int32_t kv_index, int32_t layer) const {
+    return layout_.layer_shape(kv_index, layer);
+  }
+  uint8_t* layer_pages(int32_t kv_index, int32_t layer) const {
+    return pages_.as<uint8_t>() + layout_.layer_offset(kv_index, layer);
   }
   // All layers of a page: page_bytes() bytes.
   uint8_t* page(int32_t page) const { return pages_.as<uint8_t>() + page * page_bytes(); }
   int64_t page_bytes() const { return layout_.page_bytes(); }
-  // Device [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
-  float* layer_scales(int32_t layer) const;
+  // Device [2][num_kv_heads], or nullptr = 1 or a format that takes none.
+  float* layer_scales(int32_t kv_index, int32_t layer) const;
+
+  // The same whatever stores the layer; nullptr where all are 1.
+  float* all_layer_scales(int32_t layer) const;
+  // Whether a kv_index stores the layer with scales from outside.
+  bool takes_scales_in(int32_t layer) const { return layout_.takes_scales(layer); }
 
   // Device [num_kv_heads][head_dim], or nullptr = 0.
-  const float* layer_k_mean(int32_t layer) const;
+  const float* layer_k_mean(int32_t kv_index, int32_t layer) const;
+  // Whether a kv_index stores the layer's K less its mean.
+  bool has_k_mean(int32_t layer) const { return has_mean_[static_cast<size_t>(layer)]; }
 
   // How far octavo_engine_config.calculate_kv_scales has come.
   const CalculatedScales& calculated() const { return calculated_; }

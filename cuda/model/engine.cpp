@@ -45,7 +45,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& c
   tokens_.resize(static_cast<size_t>(config.max_num_batched_tokens));
   const octavo_model_config& shape = model_->config();
   for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
-    if (kv_.layer_k_mean(layer) == nullptr) continue;
+    if (!kv_.has_k_mean(layer)) continue;
     check_mean_unseen(shape, layer, !model_->weights().layers[static_cast<size_t>(layer)].attn_sinks.empty());
   }
   if (config.kv_stats == OCTAVO_KV_STATS_ERRORS) {
@@ -65,6 +65,7 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
   list_rows(step);
   const ForwardContext context = {*model_,
                                   step,
+                                  list_kv_groups(step),
                                   config_.max_pages_per_seq,
                                   kv_,
                                   kv_stats_.get(),

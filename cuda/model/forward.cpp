@@ -15,10 +15,10 @@ namespace {
 //   slot       page_table[s][position / page_size] * page_size + position % page_size
 void place_tokens(const ForwardContext& context) {
   const StepView& step = context.step;
-  const int32_t page_size = context.kv.page_size();
   int32_t* positions = context.scratch.positions.as<int32_t>();
   int32_t* slots = context.scratch.slot_mapping.as<int32_t>();
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    const int32_t page_size = context.kv.page_size(step.kv_index[s]);
     const int32_t* pages = step.page_table + int64_t{s} * context.max_pages_per_seq;
     for (int32_t position = step.seq_len[s] - step.query_len[s]; position < step.seq_len[s]; ++position) {
       *positions++ = position;
@@ -100,27 +100,39 @@ void compute_qkv(const ForwardContext& context, int32_t layer) {
   });
 }
 
-void run_attention(const ForwardContext& context, int32_t layer) {
+// Takes in a layer's K and V for what is made of them beside attention.
+void count_kv(const ForwardContext& context, int32_t layer) {
+  const QkvOffsets offset(context.model.config());
+  Rows& qkv = context.scratch.qkv;
+  const int32_t num_tokens = context.step.num_tokens();
+  const float* k = qkv.data() + offset.k;
+  const float* v = qkv.data() + offset.v;
+  if (context.kv_histograms != nullptr) context.kv_histograms->add(layer, k, v, qkv.width(), num_tokens);
+  if (context.kv.calculates_scales(layer)) context.kv.calculate_layer_scales(layer, k, v, qkv.width(), num_tokens);
+}
+
+// Stores K and V of sequences of one KV dtype, and attends.
+void run_attention(const ForwardContext& context, int32_t layer, const KvGroup& group) {
   const octavo_model_config& config = context.model.config();
   const LayerWeights& weights = context.model.weights().layers[static_cast<size_t>(layer)];
   const QkvOffsets offset(config);
   Rows& qkv = context.scratch.qkv;
-  const int32_t num_tokens = context.step.num_tokens();
-  const octavo_kv_shape& shape = context.kv.layer_shape(layer);
-  const float* k = qkv.data() + offset.k;
-  const float* v = qkv.data() + offset.v;
-  const int32_t* slots = context.scratch.slot_mapping.as<int32_t>();
-  if (context.kv_histograms != nullptr) context.kv_histograms->add(layer, k, v, qkv.width(), num_tokens);
-  if (context.kv.calculates_scales(layer)) context.kv.calculate_layer_scales(layer, k, v, qkv.width(), num_tokens);
-  uint8_t* pages = context.kv.layer_pages(layer);
-  const KvConstants constants = {context.kv.layer_scales(layer), context.kv.layer_k_mean(layer)};
+  const int32_t num_tokens = group.num_tokens;
+  const octavo_kv_shape& shape = context.kv.layer_shape(group.kv_index, layer);
+  const float* q = qkv.row(group.first_token);
+  const float* k = q + offset.k;
+  const float* v = q + offset.v;
+  const int32_t* slots = context.scratch.slot_mapping.as<int32_t>() + group.first_token;
+  uint8_t* pages = context.kv.layer_pages(group.kv_index, layer);
+  const KvConstants constants = {context.kv.layer_scales(group.kv_index, layer),
+                                 context.kv.layer_k_mean(group.kv_index, layer)};
   kv_append(shape, pages, k, qkv.width(), v, qkv.width(), slots, num_tokens, constants, context.threads);
   if (context.kv_stats != nullptr) {
     context.kv_stats->add(layer, {shape, pages, constants, k, v, qkv.width(), slots, num_tokens}, context.threads);
   }
   AttentionArgs args = {};
   args.shape = shape;
-  args.config.num_seqs = context.step.num_seqs();
+  args.config.num_seqs = group.num_seqs;
   args.config.num_tokens = num_tokens;
   args.config.num_q_heads = config.num_q_heads;
   args.config.max_pages_per_seq = context.max_pages_per_seq;
@@ -129,14 +141,14 @@ void run_attention(const ForwardContext& context, int32_t layer) {
   args.config.softmax_scale = config.attn_softmax_scale;
   args.config.logit_softcap = config.attn_logit_softcap;
   args.pages = pages;
-  args.q = qkv.data();
+  args.q = q;
   args.q_stride = qkv.width();
-  args.query_len = context.step.query_len;
-  args.seq_len = context.step.seq_len;
-  args.page_table = context.step.page_table;
+  args.query_len = context.step.query_len + group.first_seq;
+  args.seq_len = context.step.seq_len + group.first_seq;
+  args.page_table = context.step.page_table + int64_t{group.first_seq} * context.max_pages_per_seq;
   args.scales = constants.scales;
   args.sinks = weights.attn_sinks.empty() ? nullptr : weights.attn_sinks.data();
-  args.out = context.scratch.attn.data();
+  args.out = context.scratch.attn.row(group.first_token);
   paged_attention(args, context.attention_scratch, context.threads);
 }
 
@@ -184,7 +196,8 @@ void run_layer(const ForwardContext& context, int32_t layer) {
   const bool is_last = layer + 1 == context.model.config().num_layers;
   const Vector none;
   compute_qkv(context, layer);
-  run_attention(context, layer);
+  count_kv(context, layer);
+  for (const KvGroup& group : context.groups) run_attention(context, layer, group);
   const Rows& attn = context.scratch.attn;
   Rows& projected = context.scratch.projected;
   weights.attn_out.multiply(attn.row(0), attn.width(), context.step.num_tokens(), projected.data(), projected.width(),

@@ -18,6 +18,7 @@ namespace octavo {
 struct ForwardContext {
   const Model& model;
   const StepView& step;  // checked
+  KvGroups groups;  // of the step
   int32_t max_pages_per_seq;
   KvCache& kv;
   KvStats* kv_stats;            // nullptr: not counted

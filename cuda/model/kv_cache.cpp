@@ -10,7 +10,8 @@ namespace octavo {
 
 KvCache::KvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
                  const octavo_engine_config& config, const KvValues& values)
-    : layout_(model, layers, config),
+    : num_kv_heads_(model.num_kv_heads),
+      layout_(model, layers, config),
       pages_(layout_.size_bytes()),
       num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
       state_(config),
@@ -29,7 +30,7 @@ KvCache::KvCache(const octavo_model_config& model, const std::vector<octavo_laye
 
 void KvCache::calculate_layer_scales(int32_t layer, const float* k, const float* v, int64_t stride,
                                      int32_t num_tokens) {
-  const octavo_kv_shape& shape = layer_shape(layer);
+  const octavo_kv_shape& shape = layer_shape(0, layer);
   const int64_t width = int64_t{shape.num_kv_heads} * shape.head_dim;
   float* largest = absmax_.data() + int64_t{2} * layer;
   for (const float* rows : {k, v}) {
@@ -45,7 +46,7 @@ void KvCache::calculate_layer_scales(int32_t layer, const float* k, const float*
 }
 
 void KvCache::set_layer_scales(int32_t layer) {
-  const int32_t heads = layer_shape(layer).num_kv_heads;
+  const int32_t heads = num_kv_heads_;
   for (const int32_t part : {0, 1}) {
     const int64_t row = int64_t{2} * layer + part;
     std::fill_n(scales_.data() + row * heads, heads, calculated_scale(absmax_[static_cast<size_t>(row)], part));
@@ -69,18 +70,17 @@ void KvCache::copy_scales(float* scales) const {
 }
 
 bool KvCache::calculates_scales(int32_t layer) const {
-  return state_.is_counting() && takes_calculated_scales(layer_shape(layer).kv_dtype);
+  return state_.is_counting() && layout_.takes_scales(layer);
 }
 
-const float* KvCache::layer_scales(int32_t layer) const {
-  const octavo_kv_shape& shape = layer_shape(layer);
-  if (scales_.empty() || has_own_scales(shape.kv_dtype)) return nullptr;
-  return scales_.data() + int64_t{2} * layer * shape.num_kv_heads;
+const float* KvCache::layer_scales(int32_t kv_index, int32_t layer) const {
+  if (scales_.empty() || !takes_scales(layer_shape(kv_index, layer).kv_dtype)) return nullptr;
+  return scales_.data() + int64_t{2} * layer * num_kv_heads_;
 }
 
-const float* KvCache::layer_k_mean(int32_t layer) const {
-  if (!has_mean_[static_cast<size_t>(layer)]) return nullptr;
-  const octavo_kv_shape& shape = layer_shape(layer);
+const float* KvCache::layer_k_mean(int32_t kv_index, int32_t layer) const {
+  const octavo_kv_shape& shape = layer_shape(kv_index, layer);
+  if (!has_k_mean(layer) || !kv_format(shape.kv_dtype).is_rotated) return nullptr;
   return k_mean_.data() + int64_t{layer} * shape.num_kv_heads * shape.head_dim;
 }
 

@@ -17,17 +17,23 @@ class KvCache {
   KvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
           const octavo_engine_config& config, const KvValues& values);
 
-  int32_t page_size() const { return layout_.layer_shape(0).page_size; }
-  const octavo_kv_shape& layer_shape(int32_t layer) const { return layout_.layer_shape(layer); }
-  uint8_t* layer_pages(int32_t layer) { return pages_.data() + layout_.layer_offset(layer); }
+  int32_t page_size(int32_t kv_index) const { return layout_.layer_shape(kv_index, 0).page_size; }
+  const octavo_kv_shape& layer_shape(int32_t kv_index, int32_t layer) const {
+    return layout_.layer_shape(kv_index, layer);
+  }
+  uint8_t* layer_pages(int32_t kv_index, int32_t layer) {
+    return pages_.data() + layout_.layer_offset(kv_index, layer);
+  }
   // All layers of a page: page_bytes() bytes.
   uint8_t* page(int32_t page) { return pages_.data() + page * page_bytes(); }
   int64_t page_bytes() const { return layout_.page_bytes(); }
-  // [2][num_kv_heads], or nullptr = 1 or scales of the format's own.
-  const float* layer_scales(int32_t layer) const;
+  // [2][num_kv_heads], or nullptr = 1 or a format that takes none.
+  const float* layer_scales(int32_t kv_index, int32_t layer) const;
 
   // [num_kv_heads][head_dim], or nullptr = 0.
-  const float* layer_k_mean(int32_t layer) const;
+  const float* layer_k_mean(int32_t kv_index, int32_t layer) const;
+  // Whether a kv_index stores the layer's K less its mean.
+  bool has_k_mean(int32_t layer) const { return has_mean_[static_cast<size_t>(layer)]; }
 
   // Whether the layer's scales still come from what is stored (octavo_engine_config.calculate_kv_scales).
   bool calculates_scales(int32_t layer) const;
@@ -44,6 +50,7 @@ class KvCache {
  private:
   void set_layer_scales(int32_t layer);
 
+  int32_t num_kv_heads_;
   PageLayout layout_;
   AlignedBuffer pages_;
   std::vector<float> scales_;  // empty = 1

@@ -4,12 +4,15 @@
 
 #include "arch/error.h"
 #include "kv/format.h"
+#include "model/kv_dtypes.h"
 
 namespace octavo {
 namespace {
 
 void check_calculated(const octavo_engine_config& config, const float* scales) {
-  if (!takes_calculated_scales(config.kv_dtype)) {
+  bool is_taken = false;
+  for (int32_t kv = 0; kv < num_kv_dtypes(config); ++kv) is_taken = is_taken || takes_scales(kv_dtype_of(config, kv));
+  if (!is_taken) {
     fail(OCTAVO_INVALID_ARGUMENT, "calculate_kv_scales needs kv_dtype fp8_e4m3 or fp8_e5m2, found %d", config.kv_dtype);
   }
   if (scales != nullptr) fail(OCTAVO_INVALID_ARGUMENT, "calculate_kv_scales and kv_scales exclude each other");
@@ -27,7 +30,7 @@ void CalculatedScales::check_freeze() const {
   if (!is_set_) fail(OCTAVO_INVALID_ARGUMENT, "KV scales cannot be set before a step has stored anything");
 }
 
-bool takes_calculated_scales(int32_t kv_dtype) {
+bool takes_scales(int32_t kv_dtype) {
   return kv_dtype == OCTAVO_KV_FP8_E4M3 || kv_dtype == OCTAVO_KV_FP8_E5M2;
 }
 
@@ -44,9 +47,7 @@ std::vector<bool> layers_with_mean(const octavo_model_config& model, const PageL
       fail(OCTAVO_INVALID_ARGUMENT, "K's mean of layer %d must be finite, found %g", layer,
            static_cast<double>(k_mean[i]));
     }
-    if (k_mean[i] != 0 && kv_format(layout.layer_shape(layer).kv_dtype).is_rotated) {
-      result[static_cast<size_t>(layer)] = true;
-    }
+    if (k_mean[i] != 0 && layout.is_rotated(layer)) result[static_cast<size_t>(layer)] = true;
   }
   return result;
 }

@@ -41,13 +41,13 @@ class CalculatedScales {
   bool is_set_ = false;
 };
 
-// Whether calculate_kv_scales sets the scales of a layer of this kv_dtype.
-bool takes_calculated_scales(int32_t kv_dtype);
+// Whether a kv_dtype has scales from outside: the caller's, or those of calculate_kv_scales.
+bool takes_scales(int32_t kv_dtype);
 
 // Throws Error (OCTAVO_INVALID_ARGUMENT): nothing of the mode kv_stats ought to name is counted.
 [[noreturn]] void fail_uncounted(const char* mode, const octavo_engine_config& config);
 
-// Which layers store K less its mean: those of a rotated format whose mean ([num_layers][num_kv_heads][head_dim] or
+// Which layers store K less its mean, in formats that are rotated: those whose mean ([num_layers][num_kv_heads][head_dim] or
 // nullptr = 0) is not all 0. Throws Error (OCTAVO_INVALID_ARGUMENT) for a mean that is not finite.
 std::vector<bool> layers_with_mean(const octavo_model_config& model, const PageLayout& layout, const float* k_mean);
 

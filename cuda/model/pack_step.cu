@@ -4,12 +4,14 @@
 #include <cstring>
 #include <numeric>
 
+#include "model/kv_dtypes.h"
+
 namespace octavo {
 namespace {
 
 constexpr int32_t kHeaderWords = sizeof(PackedStep) / sizeof(int32_t);
 
-//   | PackedStep | tokens | query_begin | row_begin | seq_len | page table | header | temperature | ... | edit_bias |
+//   | PackedStep | tokens | query_begin | row_begin | seq_len | page_shift | page table | header | ... | edit_bias |
 class Packer {
  public:
   explicit Packer(void* target) : step_(static_cast<PackedStep*>(target)), words_(static_cast<int32_t*>(target)) {
@@ -46,10 +48,15 @@ class Packer {
   int32_t end_ = kHeaderWords;
 };
 
-// The pages of the longest sequence.
-int32_t count_page_columns(const StepView& step, int32_t page_size) {
-  const int32_t longest = *std::max_element(step.seq_len, step.seq_len + step.num_seqs());
-  return (longest - 1) / page_size + 1;
+int32_t count_pages(const StepView& step, const octavo_engine_config& config, int32_t s) {
+  return (step.seq_len[s] - 1) / page_size_of(config, step.kv_index[s]) + 1;
+}
+
+// The most pages of a sequence.
+int32_t count_page_columns(const StepView& step, const octavo_engine_config& config) {
+  int32_t most = 0;
+  for (int32_t s = 0; s < step.num_seqs(); ++s) most = std::max(most, count_pages(step, config, s));
+  return most;
 }
 
 // Where each of count parts begins, and the last one ends.
@@ -61,22 +68,28 @@ int32_t pack_begins(const int32_t* lengths, int32_t count, Packer& packer) {
   return place;
 }
 
-void pack_lengths(const StepView& step, Packer& packer) {
+void pack_lengths(const StepView& step, const octavo_engine_config& config, Packer& packer) {
   packer.step().query_begin = pack_begins(step.query_len, step.num_seqs(), packer);
   packer.step().row_begin = pack_begins(step.sample, step.num_seqs(), packer);
   packer.step().num_rows = packer.at(packer.step().row_begin)[step.num_seqs()];
   packer.step().seq_len = packer.copy(step.seq_len, step.num_seqs());
+  packer.step().page_shift = packer.take(step.num_seqs());
+  int32_t* page_shift = packer.at(packer.step().page_shift);
+  for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    const int32_t page_size = page_size_of(config, step.kv_index[s]);
+    page_shift[s] = page_size == 16 ? 4 : page_size == 32 ? 5 : 6;
+  }
 }
 
 void pack_page_table(const StepView& step, const octavo_engine_config& config, Packer& packer) {
-  const int32_t columns = count_page_columns(step, config.page_size);
+  const int32_t columns = count_page_columns(step, config);
   packer.step().page_columns = columns;
   packer.step().page_table = packer.take(step.num_seqs() * columns);
   int32_t* target = packer.at(packer.step().page_table);
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
     const int32_t* row = step.page_table + int64_t{s} * config.max_pages_per_seq;
     // What lies behind a sequence's own pages may be anything.
-    const int32_t own = (step.seq_len[s] - 1) / config.page_size + 1;
+    const int32_t own = count_pages(step, config, s);
     std::copy_n(row, own, target);
     std::fill(target + own, target + columns, 0);
     target += columns;
@@ -115,7 +128,7 @@ int64_t pack_step(const StepView& step, const octavo_engine_config& config, cons
   packer.step().num_seqs = step.num_seqs();
   packer.step().num_tokens = step.num_tokens();
   packer.step().tokens = packer.copy(step.tokens, step.num_tokens());
-  pack_lengths(step, packer);
+  pack_lengths(step, config, packer);
   pack_page_table(step, config, packer);
   pack_sampling(step, layout, packer);
   return packer.size_bytes();

@@ -46,6 +46,7 @@ struct StepView {
   const int32_t* score_index;         // [X]
   const int32_t* score_token;         // [X]
   const int32_t* score_num_logprobs;  // [X]
+  const int32_t* kv_index;            // [S]
   int32_t* sampled;                   // [R]
   float* sampled_logprob;             // [R]
   int32_t* top_token;                 // [R][L]
@@ -68,10 +69,31 @@ struct StepView {
   const uint32_t* token_mask(int32_t row, int32_t words) const;
 };
 
+// Sequences of a step that are stored in one KV dtype; they stand together.
+struct KvGroup {
+  int32_t kv_index;
+  int32_t first_seq;
+  int32_t num_seqs;
+  int32_t first_token;
+  int32_t num_tokens;
+  int32_t max_query_len;
+};
+
+struct KvGroups {
+  KvGroup group[OCTAVO_MAX_KV_DTYPES];
+  int32_t count = 0;
+
+  const KvGroup* begin() const { return group; }
+  const KvGroup* end() const { return group + count; }
+};
+
 // Throws Error (OCTAVO_INVALID_ARGUMENT) unless the buffer has the layout's size and is aligned to 8 bytes.
 void check_step_buffer(const octavo_step_layout& layout, const uint8_t* step_buffer, double size_bytes);
 
 StepView view_step_buffer(const octavo_step_layout& layout, uint8_t* step_buffer);
+
+// The groups of a checked step, in order.
+KvGroups list_kv_groups(const StepView& step);
 
 // What a step's input is checked against.
 struct StepLimits {

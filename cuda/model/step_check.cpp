@@ -3,6 +3,7 @@
 #include <climits>
 
 #include "arch/error.h"
+#include "model/kv_dtypes.h"
 #include "model/step_buffer.h"
 
 namespace octavo {
@@ -21,11 +22,23 @@ void check_header(const StepView& step, const octavo_engine_config& config) {
   for (int32_t i = 5; i < 16; ++i) check(step.header[i], "a reserved header word", 0, 0);
 }
 
+void check_kv_indices(const StepView& step, const octavo_engine_config& config) {
+  int32_t lowest = 0;
+  for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    if (step.kv_index[s] < lowest || step.kv_index[s] >= num_kv_dtypes(config)) {
+      fail(OCTAVO_INVALID_ARGUMENT, "kv_index of sequence %d must be %d to %d, found %d", s, lowest,
+           num_kv_dtypes(config) - 1, step.kv_index[s]);
+    }
+    lowest = step.kv_index[s];
+  }
+}
+
 void check_lengths(const StepView& step, const StepLimits& limits) {
-  const int64_t page_capacity = int64_t{limits.config.max_pages_per_seq} * limits.config.page_size;
-  const int32_t longest = static_cast<int32_t>(std::min<int64_t>(page_capacity, limits.max_model_len));
   int64_t num_tokens = 0;
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    const int64_t page_capacity =
+        int64_t{limits.config.max_pages_per_seq} * page_size_of(limits.config, step.kv_index[s]);
+    const int32_t longest = static_cast<int32_t>(std::min<int64_t>(page_capacity, limits.max_model_len));
     if (step.query_len[s] < 1) {
       fail(OCTAVO_INVALID_ARGUMENT, "query_len of sequence %d must be at least 1, found %d", s, step.query_len[s]);
     }
@@ -59,8 +72,9 @@ void check_tokens(const StepView& step, const StepLimits& limits) {
 void check_pages(const StepView& step, const octavo_engine_config& config, std::vector<int32_t>& page_writer) {
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
     const int32_t* row = step.page_table + int64_t{s} * config.max_pages_per_seq;
-    const int32_t last = (step.seq_len[s] - 1) / config.page_size;
-    const int32_t first_written = (step.seq_len[s] - step.query_len[s]) / config.page_size;
+    const int32_t page_size = page_size_of(config, step.kv_index[s]);
+    const int32_t last = (step.seq_len[s] - 1) / page_size;
+    const int32_t first_written = (step.seq_len[s] - step.query_len[s]) / page_size;
     for (int32_t i = 0; i <= last; ++i) {
       if (row[i] < 0 || row[i] >= config.num_pages) {
         fail(OCTAVO_INVALID_ARGUMENT, "page %d of sequence %d must be 0 to %d, found %d", i, s, config.num_pages - 1,
@@ -81,8 +95,9 @@ void check_pages(const StepView& step, const octavo_engine_config& config, std::
 void clear_writers(const StepView& step, const octavo_engine_config& config, std::vector<int32_t>& page_writer) {
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
     const int32_t* row = step.page_table + int64_t{s} * config.max_pages_per_seq;
-    const int32_t last = (step.seq_len[s] - 1) / config.page_size;
-    for (int32_t i = (step.seq_len[s] - step.query_len[s]) / config.page_size; i <= last; ++i) {
+    const int32_t page_size = page_size_of(config, step.kv_index[s]);
+    const int32_t last = (step.seq_len[s] - 1) / page_size;
+    for (int32_t i = (step.seq_len[s] - step.query_len[s]) / page_size; i <= last; ++i) {
       if (row[i] >= 0 && row[i] < config.num_pages) page_writer[static_cast<size_t>(row[i])] = -1;
     }
   }
@@ -155,6 +170,7 @@ void check_scores(const StepView& step, const StepLimits& limits) {
 
 void check_step(const StepView& step, const StepLimits& limits, std::vector<int32_t>& page_writer) {
   check_header(step, limits.config);
+  check_kv_indices(step, limits.config);
   check_lengths(step, limits);
   check_tokens(step, limits);
   check_edit_ranges(step);

@@ -1,10 +1,12 @@
 // Where the tables of the step buffer lie, and its views; shared by all builds.
+#include <algorithm>
 #include <climits>
 #include <numeric>
 
 #include "arch/error.h"
 #include "kv/checks.h"
 #include "model/checked_size.h"
+#include "model/kv_dtypes.h"
 #include "model/step_buffer.h"
 
 namespace octavo {
@@ -35,12 +37,16 @@ class LayoutBuilder {
 }  // namespace
 
 void check_engine_config(const octavo_engine_config& config) {
-  check_field(config.kv_dtype, "kv_dtype", OCTAVO_KV_FLOAT32, OCTAVO_KV_INT4);
-  if (config.page_size != 16 && config.page_size != 32 && config.page_size != 64) {
-    fail(OCTAVO_INVALID_ARGUMENT, "page_size must be 16, 32 or 64, found %d", config.page_size);
+  check_field(config.num_more_kv_dtypes, "num_more_kv_dtypes", 0, OCTAVO_MAX_KV_DTYPES - 1);
+  for (int32_t kv = 0; kv < num_kv_dtypes(config); ++kv) {
+    check_field(kv_dtype_of(config, kv), "kv_dtype", OCTAVO_KV_FLOAT32, OCTAVO_KV_INT4);
+    const int32_t page_size = page_size_of(config, kv);
+    if (page_size != 16 && page_size != 32 && page_size != 64) {
+      fail(OCTAVO_INVALID_ARGUMENT, "page_size must be 16, 32 or 64, found %d", page_size);
+    }
+    // Slots, page * page_size + offset, are int32.
+    check_field(config.num_pages, "num_pages", 1, INT32_MAX / page_size);
   }
-  // Slots, page * page_size + offset, are int32.
-  check_field(config.num_pages, "num_pages", 1, INT32_MAX / config.page_size);
   check_field(config.max_num_seqs, "max_num_seqs", 1, 1 << 20);
   check_field(config.max_num_batched_tokens, "max_num_batched_tokens", 1, 1 << 24);
   check_field(config.max_samples, "max_samples", 1, 1 << 24);
@@ -99,6 +105,7 @@ octavo_step_layout make_step_layout(const octavo_engine_config& config) {
   builder.place(&layout.score_index, scores);
   builder.place(&layout.score_token, scores);
   builder.place(&layout.score_num_logprobs, scores);
+  builder.place(&layout.kv_index, seqs);
   builder.place(&layout.sampled, rows);
   builder.place(&layout.sampled_logprob, rows);
   builder.place(&layout.top_token, rows, logprobs);
@@ -151,6 +158,7 @@ StepView view_step_buffer(const octavo_step_layout& layout, uint8_t* step_buffer
   view.score_index = ints(layout.score_index);
   view.score_token = ints(layout.score_token);
   view.score_num_logprobs = ints(layout.score_num_logprobs);
+  view.kv_index = ints(layout.kv_index);
   view.sampled = ints(layout.sampled);
   view.sampled_logprob = floats(layout.sampled_logprob);
   view.top_token = ints(layout.top_token);
@@ -160,6 +168,22 @@ StepView view_step_buffer(const octavo_step_layout& layout, uint8_t* step_buffer
   view.score_top_token = ints(layout.score_top_token);
   view.score_top_logprob = floats(layout.score_top_logprob);
   return view;
+}
+
+KvGroups list_kv_groups(const StepView& step) {
+  KvGroups groups;
+  int32_t first_token = 0;
+  for (int32_t s = 0; s < step.num_seqs(); ++s) {
+    if (s == 0 || step.kv_index[s] != step.kv_index[s - 1]) {
+      groups.group[groups.count++] = {step.kv_index[s], s, 0, first_token, 0, 0};
+    }
+    KvGroup& group = groups.group[groups.count - 1];
+    group.num_seqs += 1;
+    group.num_tokens += step.query_len[s];
+    group.max_query_len = std::max(group.max_query_len, step.query_len[s]);
+    first_token += step.query_len[s];
+  }
+  return groups;
 }
 
 int32_t StepView::count_rows() const { return std::accumulate(sample, sample + num_seqs(), 0); }

@@ -48,7 +48,8 @@ __device__ void place_token(const UnpackParams& p, const int32_t* words, int t) 
     if (token < 0) token = max(p.sampled[-(token + 1)], 0);
     position = words[packed.seq_len + s] - (query_begin[s + 1] - t);
     const int32_t* pages = words + packed.page_table + static_cast<int64_t>(s) * packed.page_columns;
-    slot = pages[position / p.page_size] * p.page_size + position % p.page_size;
+    const int shift = words[packed.page_shift + s];
+    slot = (pages[position >> shift] << shift) + (position & ((1 << shift) - 1));
   }
   p.tables.tokens[t] = token;
   p.tables.positions[t] = position;

@@ -39,7 +39,6 @@ struct UnpackParams {
   int32_t num_seqs;
   int32_t num_rows;
   int32_t max_pages;
-  int32_t page_size;
 };
 void unpack_step(const UnpackParams& params, GpuStream stream, bool overlap);
 

@@ -25,6 +25,7 @@ struct PackedStep {
   int32_t query_begin;   // [num_seqs + 1] first token of each sequence
   int32_t row_begin;     // [num_seqs + 1] first row of each sequence
   int32_t seq_len;       // [num_seqs]
+  int32_t page_shift;    // [num_seqs] log2 of the tokens of its pages
   int32_t page_table;    // [num_seqs][page_columns]
   int32_t num_runs;
   PackedRun runs[kMaxRuns];

@@ -37,17 +37,19 @@ class Tensor(ctypes.Structure):
 
 
 class EngineConfig(ctypes.Structure):
-    _fields_ = [(name, _i32) for name in
-                ("kv_dtype", "page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_samples",
-                 "max_pages_per_seq", "max_logprobs", "max_logit_edits", "max_token_masks", "token_mask_words",
-                 "max_scores", "num_threads", "calculate_kv_scales", "kv_stats", "num_host_pages")]
+    _fields_ = ([(name, _i32) for name in
+                 ("kv_dtype", "page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_samples",
+                  "max_pages_per_seq", "max_logprobs", "max_logit_edits", "max_token_masks", "token_mask_words",
+                  "max_scores", "num_threads", "calculate_kv_scales", "kv_stats", "num_host_pages",
+                  "num_more_kv_dtypes")]
+                + [(name, _i32 * 7) for name in ("more_kv_dtypes", "more_page_sizes")])
 
 
 _TABLES = ("header", "tokens", "query_len", "seq_len", "page_table", "sample", "temperature", "top_k", "top_p", "min_p",
            "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "sample_index", "num_logprobs",
            "edit_begin", "edit_token", "edit_count", "edit_flags", "edit_bias", "mask_index",
-           "token_masks", "score_index", "score_token", "score_num_logprobs", "sampled", "sampled_logprob", "top_token",
-           "top_logprob", "score_logprob", "score_rank", "score_top_token", "score_top_logprob")
+           "token_masks", "score_index", "score_token", "score_num_logprobs", "kv_index", "sampled", "sampled_logprob",
+           "top_token", "top_logprob", "score_logprob", "score_rank", "score_top_token", "score_top_logprob")
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "edit_bias",
            "sampled_logprob", "top_logprob")
 
@@ -228,7 +230,7 @@ class StepBuffer:
 
     def fill(self, rows):
         """rows: dicts with tokens, pages; optional cached, sample, temperature, seed, sample_index, top_k, top_p,
-        num_logprobs."""
+        num_logprobs, kv_index."""
         self.header[:] = 0
         self.edit_begin[:] = 0
         total = 0
@@ -249,18 +251,22 @@ class StepBuffer:
             self.seed[2 * s:2 * s + 2] = (row.get("seed", 0), 0)
             self.sample_index[s] = row.get("sample_index", 0)
             self.num_logprobs[s] = row.get("num_logprobs", -1)
+            self.kv_index[s] = row.get("kv_index", 0)
         self.header[:2] = (len(rows), total)
 
 
 class Engine:
-    """An engine with two step buffers."""
+    """An engine with two step buffers. more_kv: pairs of a KV dtype and its page size, for kv_index 1, 2, ..."""
 
-    def __init__(self, model, kv_dtype="bfloat16", kv_scales=None, k_mean=None, **changes):
+    def __init__(self, model, kv_dtype="bfloat16", kv_scales=None, k_mean=None, more_kv=(), **changes):
         settings = {"kv_dtype": KV[kv_dtype], "page_size": 16, "num_pages": 128, "max_num_seqs": 8,
                     "max_num_batched_tokens": 256, "max_samples": 24, "max_pages_per_seq": 64, "max_logprobs": 4,
                     "max_logit_edits": 16, "num_threads": 2, "calculate_kv_scales": 0, "num_host_pages": 0, **changes}
         self.model, self.library = model, model.library
         config = self.config = EngineConfig(**settings)
+        config.num_more_kv_dtypes = len(more_kv)
+        for i, (dtype, page_size) in enumerate(more_kv):
+            config.more_kv_dtypes[i], config.more_page_sizes[i] = KV[dtype], page_size
         self.buffers = [StepBuffer(self.library, config) for _ in range(2)]
         values = [None if one is None else numpy.ascontiguousarray(one, numpy.float32) for one in (kv_scales, k_mean)]
         self.handle = self.library.octavo_engine_create(

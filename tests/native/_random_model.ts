@@ -247,6 +247,7 @@ export interface StepRow {
   readonly temperature?: number;
   readonly seed?: number;
   readonly numLogprobs?: number;
+  readonly kvIndex?: number;
 }
 
 /** Writes a step's input. */
@@ -273,6 +274,7 @@ export function fillStep(buffer: StepBuffer, rows: readonly StepRow[]): void {
     buffer.seed[2 * s + 1] = 0;
     buffer.sampleIndex[s] = 0;
     buffer.numLogprobs[s] = row.numLogprobs ?? -1;
+    buffer.kvIndex[s] = row.kvIndex ?? 0;
   });
   buffer.header[1] = numTokens;
 }

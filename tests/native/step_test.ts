@@ -48,6 +48,9 @@ Deno.test("octavo_step_layout_get() places the tables in order without overlap",
     calculate_kv_scales: 0,
     kv_stats: 0,
     num_host_pages: 0,
+    num_more_kv_dtypes: 0,
+    more_kv_dtypes: new Array(7).fill(0),
+    more_page_sizes: new Array(7).fill(0),
   };
   const bytes = new Uint8Array(STEP_LAYOUT.sizeBytes);
   library.check(library.symbols.octavo_step_layout_get(ENGINE_CONFIG.encode(config), bytes));
@@ -79,6 +82,7 @@ Deno.test("octavo_step_layout_get() places the tables in order without overlap",
     17,
     17,
     17,
+    5,
     6,
     6,
     18,
