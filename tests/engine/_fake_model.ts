@@ -502,6 +502,7 @@ export function newStepBuffer(config: FakeRunnerConfig): StepBufferViews {
     scoreIndex: i32(x),
     scoreToken: i32(x),
     scoreNumLogprobs: i32(x),
+    kvIndex: i32(s),
     sampled: i32(r),
     sampledLogprob: f32(r),
     topToken: i32(r * l),
