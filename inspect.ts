@@ -102,6 +102,10 @@ function text(report: ModelReport): string {
     ],
     ["KV cache", `${kvCache.dtype}: ${kvCache.reason}${skipped(report)}`],
     ["KV scales", kvCache.scales.length === 0 ? "none in the files" : `of ${kvCache.scales.length} layers, below`],
+    [
+      "K's mean",
+      kvCache.numKMeans === 0 ? "none in the files" : `of ${kvCache.numKMeans} layers, for int8, k8v4, int4`,
+    ],
     ...kvCache.warning === null ? [] : [["warning", kvCache.warning]],
   ];
   const parts = [alignColumns(lines)];

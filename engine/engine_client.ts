@@ -121,7 +121,7 @@ export class EngineClient implements Engine {
   /** Takes over and logs the scales that the first tokens gave. */
   #setKvScales(layers: readonly (LayerKvScales | null)[], numTokens: number): void {
     const kvLayers = this.#info.kvLayers.map((one, layer) => ({ ...one, scales: layers[layer] ?? null }));
-    this.#info = { ...this.#info, kvLayers };
+    this.#info = { ...this.#info, kvLayers, kvScaleTokens: null };
     console.error(`KV scales set from the first ${numTokens} tokens:\n${kvScaleLines(layers)}`);
   }
 

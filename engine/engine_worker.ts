@@ -177,6 +177,7 @@ function readyMessage(parts: {
         scales: settings.kvScaleTokens === null ? scales : null,
         kMean: settings.kMeans[layer]?.source ?? null,
       })),
+      kvScaleTokens: settings.kvScaleTokens,
       pageSize,
       numPages,
       numKvTokens: numPages * pageSize,

@@ -69,6 +69,8 @@ export interface ModelReport {
     readonly skippedLayers: readonly number[];
     /** What the files bring. */
     readonly scales: readonly InspectedScales[];
+    /** Layers whose mean of K the files bring, for rotated caches. */
+    readonly numKMeans: number;
     /** What a server would warn of; null = nothing. */
     readonly warning: string | null;
   };
@@ -142,7 +144,8 @@ function chosenCache(
     const table = tables.find(({ layers }) => layers[layer] !== null);
     return table === undefined ? [] : [{ layer, scales: table.layers[layer]!, names: table.names[layer]! }];
   });
-  return { dtype, reason, skippedLayers: skipped, scales, warning };
+  const numKMeans = config.layers.filter((_, layer) => tables.some(({ means }) => means[layer] !== null)).length;
+  return { dtype, reason, skippedLayers: skipped, scales, numKMeans, warning };
 }
 
 /** What a server on this machine would give the cache, or what was asked for. */

@@ -194,6 +194,8 @@ export interface EngineInfo {
     readonly scales: LayerKvScales | null;
     readonly kMean: "file" | "checkpoint" | null;
   }[];
+  /** Tokens from which `calculateKvScales` is about to set the scales; null = it is not. */
+  readonly kvScaleTokens: number | null;
   /** Tokens of a page. */
   readonly pageSize: number;
   /** Pages of the KV cache. */

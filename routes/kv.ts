@@ -21,6 +21,7 @@ export function kvRoutes({ engine }: Server): Hono {
       num_tokens: info.numKvTokens,
       bytes_per_token: info.kvBytesPerToken,
       num_host_tokens: info.numHostPages * info.pageSize,
+      scales_pending_tokens: info.kvScaleTokens,
       layers: info.kvLayers.map(({ dtype, scales, kMean }, layer) => ({
         layer,
         dtype,

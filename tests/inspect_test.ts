@@ -49,12 +49,15 @@ Deno.test("inspect() names the scales of a checkpoint and why auto chooses FP8",
 Deno.test("inspect() has the scales of --kv-scales before the checkpoint's, and warns as a server would", async () => {
   await withCheckpoint("kv_tensor", async (folder) => {
     const path = `${folder}/own.json`;
-    await Deno.writeTextFile(path, JSON.stringify({ scales: { "layers.1.self_attn.kv_scale": 0.5 } }));
+    const mean = new Array(2 * 32).fill(0.5);
+    const own = { "layers.1.self_attn.kv_scale": 0.5, "layers.0.self_attn.k_mean": mean };
+    await Deno.writeTextFile(path, JSON.stringify({ scales: own }));
     const { kvCache }: ModelReport = JSON.parse(
       await printed(folder, "--json", "--kv-scales", path, "--kv-cache-memory", "1MiB"),
     );
     assertEquals(kvCache.scales.map(({ scales }) => scales.source), ["checkpoint", "file", "checkpoint"]);
     assertEquals(kvCache.scales[1]!.names, ["layers.1.self_attn.kv_scale"]);
+    assertEquals(kvCache.numKMeans, 1);
     assertStringIncludes(kvCache.warning!, "layer 0: has no usable scale");
   });
 });

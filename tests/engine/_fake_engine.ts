@@ -30,6 +30,7 @@ export function clientOptions() {
     kvCacheDtype: "float32",
     kvCacheDtypeReason: "a test",
     kvLayers: [{ dtype: "float32", scales: null, kMean: null }],
+    kvScaleTokens: null,
     pageSize,
     numPages,
     numKvTokens: numPages * pageSize,

@@ -326,8 +326,10 @@ Deno.test("Engine sets an FP8 cache's scales from its first tokens, the same in 
   for (let run = 0; run < 2; run++) {
     await using engine = await start(options);
     assertEquals(engine.info.kvLayers.map(({ scales }) => scales), [null, null, null]);
+    assertEquals(engine.info.kvScaleTokens, 40);
     for (let i = 0; i < 40; i += PROMPT.length) await complete(engine, PROMPT.map((id) => (id + i) % 64));
     const after = await logprobs(engine);
+    assertEquals(engine.info.kvScaleTokens, null);
     runs.push({ after, layers: engine.info.kvLayers });
   }
   assertEquals(runs[0], runs[1]);

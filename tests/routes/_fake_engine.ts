@@ -99,6 +99,7 @@ export class FakeEngine implements Engine {
       scales: { k: [1], v: [1], granularity: "tensor", source: "default" },
       kMean: null,
     }],
+    kvScaleTokens: null,
     pageSize: 16,
     numPages: 100,
     numKvTokens: 1600,
