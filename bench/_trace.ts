@@ -64,7 +64,7 @@ function complete(given: Partial<TraceRequest>, line: number): TraceRequest {
 }
 
 /** Kinds of made-up traces. */
-export const TRACE_KINDS = ["poisson", "bursts", "long-tail", "tenants"] as const;
+export const TRACE_KINDS = ["poisson", "bursts", "long-tail", "long-prompts", "tenants"] as const;
 export type TraceKind = typeof TRACE_KINDS[number];
 
 /** How a trace is made up. */
@@ -83,6 +83,8 @@ const MAX_TOKENS = 2048;
  *  - poisson: independent arrivals; chat lengths (log-normal: median 300 in, 200 out)
  *  - bursts: the same requests, in bursts of 100 at once
  *  - long-tail: independent arrivals; Pareto lengths, a few prompts of many thousand tokens and outputs up to the limit
+ *  - long-prompts: independent arrivals; chat lengths, but every fiftieth prompt has 30,000 tokens (tenant "long", the others
+ *    "short")
  *  - tenants: chat lengths; "flood" asks for 6 of 11 parts, "light" for 2, "double", which has weight 2, for 3
  */
 export function makeTrace(kind: TraceKind, { numRequests, rate, seed }: TraceOptions): TraceRequest[] {
@@ -94,12 +96,14 @@ export function makeTrace(kind: TraceKind, { numRequests, rate, seed }: TraceOpt
     const isLong = kind === "long-tail";
     const prompt = isLong ? draw.pareto(100, 1.1, 8000) : draw.logNormal(300, 0.8, 4000);
     const output = isLong ? draw.pareto(60, 1.05, MAX_TOKENS) : draw.logNormal(200, 0.8, MAX_TOKENS);
-    const tenant = kind === "tenants" ? draw.tenant() : {};
-    return complete(
-      { at_ms: atMs, prompt_tokens: prompt, output_tokens: output, max_tokens: MAX_TOKENS, ...tenant },
-      i,
-    );
+    const special = kind === "tenants" ? draw.tenant() : kind === "long-prompts" ? longPrompt(i) : {};
+    const lengths = { prompt_tokens: prompt, output_tokens: output, max_tokens: MAX_TOKENS };
+    return complete({ at_ms: atMs, ...lengths, ...special }, i);
   });
+}
+
+function longPrompt(index: number): Partial<TraceRequest> {
+  return index % 50 === 25 ? { tenant: "long", prompt_tokens: 30_000 } : { tenant: "short" };
 }
 
 /** Random numbers of the distributions that traces need. */

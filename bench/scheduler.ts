@@ -2,7 +2,7 @@
  * `deno run -A bench/scheduler.ts`: what scheduling does to a trace of requests: the real scheduler, page pool and step
  * loop in virtual time, no model. Policies are compared on the same trace.
  *
- *     deno run -A bench/scheduler.ts [poisson|bursts|long-tail|tenants|FILE ...] [--requests 3000] [--rate R] [--seed 1]
+ *     deno run -A bench/scheduler.ts [poisson|bursts|long-tail|long-prompts|tenants|FILE ...] [--requests 3000] [--rate R] [--seed 1]
  *         [--pages 5000] [--page-size 16] [--seqs 256] [--budget 2048] [--policies engine,one-page,...] [--json]
  *     deno run -A bench/scheduler.ts --write FILE poisson [--requests ...]
  *
@@ -24,7 +24,13 @@ import { makeTrace, parseTrace, TRACE_KINDS, type TraceKind, type TraceRequest }
 const COST = { stepMs: 5.7, promptTokenMs: 0.026, contextTokenMs: 3.2e-5 };
 
 /** Requests a second that keep the default pool busy. */
-const RATES: Readonly<Record<TraceKind, number>> = { poisson: 32, bursts: 34, "long-tail": 40, tenants: 80 };
+const RATES: Readonly<Record<TraceKind, number>> = {
+  poisson: 32,
+  bursts: 34,
+  "long-tail": 40,
+  "long-prompts": 12,
+  tenants: 80,
+};
 
 interface Policy {
   readonly reserve?: (growth: Growth) => number;
@@ -50,8 +56,7 @@ interface Figures {
   readonly waste: number;
   readonly fullness: number;
   readonly fairness: number;
-  /** Median time to the first token. */
-  readonly tenantTtftMs: Readonly<Record<string, number>>;
+  readonly tenantTtftMs: Readonly<Record<string, readonly [p50: number, p99: number]>>;
 }
 
 const flags = parseArgs(Deno.args, {
@@ -97,7 +102,7 @@ function figures(policy: string, simulation: Simulation): Figures {
     fairness: jain(lives),
     tenantTtftMs: Object.fromEntries(
       [...Map.groupBy(lives, ({ request }) => request.tenant)].map(([tenant, own]) => {
-        return [tenant, percentile(own.map(({ tokenMs, request }) => tokenMs[0]! - request.at_ms), 0.5)];
+        return [tenant, both(own.map(({ tokenMs, request }) => tokenMs[0]! - request.at_ms))];
       }),
     ),
   };
@@ -118,8 +123,11 @@ function jain(lives: readonly Life[]): number {
   return sum ** 2 / (values.length * values.reduce((total, value) => total + value ** 2, 0));
 }
 
+function pair([p50, p99]: readonly [number, number], digits = 0): string {
+  return `${round(p50, digits)} / ${round(p99, digits)}`;
+}
+
 function tableRow(row: Figures): string {
-  const pair = ([p50, p99]: readonly [number, number], digits = 0) => `${round(p50, digits)} / ${round(p99, digits)}`;
   const cells = [
     row.policy,
     Math.round(row.outputTokensPerS),
@@ -143,9 +151,9 @@ function tenantTable(rows: readonly Figures[]): string {
   if (tenants.length < 2) return "";
   const line = (cells: readonly (string | number)[]) => `| ${cells.join(" | ")} |\n`;
   const body = rows.map(({ policy, tenantTtftMs }) =>
-    line([policy, ...tenants.map((one) => round(tenantTtftMs[one]!, 0))])
+    line([policy, ...tenants.map((one) => pair(tenantTtftMs[one]!))])
   );
-  return `\n${line(["first token p50, ms", ...tenants])}|---${"|---".repeat(tenants.length)}|\n${body.join("")}`;
+  return `\n${line(["first token p50 / p99, ms", ...tenants])}|---${"|---".repeat(tenants.length)}|\n${body.join("")}`;
 }
 
 const sources = flags._.length > 0 ? flags._.map(String) : TRACE_KINDS;

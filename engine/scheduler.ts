@@ -2,10 +2,11 @@
  * The scheduler: which sequences take how many tokens in the next step.
  *
  * One token budget a step: first every decode, then prefill chunks, both by priority (lower first), then in order of
- * arrival; then newcomers in the order of {@linkcode WaitingQueue}. One is admitted when its tokens so far and one more
- * fit in free pages, beside those that it finds in the prefix cache and those that {@linkcode growthReserve} keeps. A
- * request's further sequences wait until one has computed the prompt. When a decode finds no free page, the youngest
- * sequence of the lowest priority is preempted: the first in order always advances, so every sequence ends.
+ * arrival; then newcomers in the order of {@linkcode WaitingQueue}. A long prompt takes more than half of the budget only
+ * where no short one needs it. A newcomer is admitted when its tokens so far and one more fit in free pages, beside those
+ * that it finds in the prefix cache and those that {@linkcode growthReserve} keeps. A request's further sequences wait
+ * until one has computed the prompt. When a decode finds no free page, the youngest sequence of the lowest priority is
+ * preempted: the first in order always advances, so every sequence ends.
  *
  * A sequence whose beginning comes back from the host tier waits in its place until it is there, while others go on.
  *
@@ -103,14 +104,47 @@ export class Scheduler {
       if (sequence.numPending > 1 || sequence.isFull || this.#isArriving(sequence)) continue;
       if (this.#makeRoom(sequence)) this.#take(sequence);
     }
-    for (const sequence of this.running) {
-      if (sequence.numPending > 1 && this.#budget > 0 && !this.#isArriving(sequence)) this.#take(sequence);
-    }
-    // Nobody preempted above comes back here: what it gave is less than what it needs by the page that was taken.
-    this.#admit();
+    this.#prefill();
     if (this.#batch.length === 0) this.#takeArriving();
     this.#hostTier?.flush();
     return this.#batch;
+  }
+
+  /**
+   * Prompts under way, and newcomers. The first holds half of the budget, others as much as they need if that is less
+   * than half of what is left; newcomers come next; what they leave goes to the prompts in their order.
+   * ```
+   *  held by order     |----- a -----|- c -|      |      b needs more than half
+   *  newcomers                             |- d -|
+   *  taken             |------- a ---------|- c -|- d -|
+   * ```
+   */
+  #prefill(): void {
+    const holds: { readonly sequence: Sequence; readonly numTokens: number }[] = [];
+    let isFirst = true;
+    for (const sequence of this.running) {
+      if (sequence.numPending === 1 || this.#budget === 0 || this.#isArriving(sequence)) continue;
+      const half = Math.ceil(this.#budget / 2);
+      const numTokens = sequence.numPending <= half ? sequence.numPending : isFirst ? half : 0;
+      isFirst = false;
+      // Scores have a budget of their own, which goes by order.
+      if (sequence.request.numScored < Infinity) {
+        this.#take(sequence, numTokens);
+      } else {
+        holds.push({ sequence, numTokens });
+        this.#budget -= numTokens;
+      }
+    }
+    const numBefore = this.#batch.length;
+    // Nobody preempted by a decode comes back here: what it gave is less than what it needs by the page that was taken.
+    this.#admit();
+    if (holds.length === 0) return;
+    const newcomers = this.#batch.splice(numBefore);
+    for (const { sequence, numTokens } of holds) {
+      this.#budget += numTokens;
+      this.#take(sequence);
+    }
+    this.#batch.push(...newcomers);
   }
 
   /** Whether pages of it are still on their way from the host: the other sequences go on without it. */
@@ -147,9 +181,10 @@ export class Scheduler {
     }
   }
 
-  #take(sequence: Sequence): void {
+  /** @param limit Most tokens of it. */
+  #take(sequence: Sequence, limit = this.#budget): void {
     const { request, numComputed } = sequence;
-    let end = numComputed + Math.min(sequence.numPending, this.#budget);
+    let end = numComputed + Math.min(sequence.numPending, limit);
     const begin = request.numScored;
     const numScores = Math.max(0, Math.min(Math.min(end, request.prompt.length - 1) - begin, this.#scoreBudget));
     // No token is computed before those that come before it have been scored.

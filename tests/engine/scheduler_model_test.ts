@@ -67,22 +67,36 @@ class SimpleScheduler {
   schedule(): [Entry, number][] {
     const batch: [Entry, number][] = [];
     let budget = this.limits.maxNumBatchedTokens;
-    const take = (entry: Entry) => {
+    const take = (entry: Entry, to = batch) => {
       const count = Math.min(numPending(entry), budget);
       budget -= count;
-      batch.push([entry, count]);
+      to.push([entry, count]);
       this.#charge(entry, count);
     };
     for (const entry of this.running.toSorted(inOrder)) {
       if (numPending(entry) === 1 && this.#makeRoom(entry)) take(entry);
     }
-    for (const entry of this.running.toSorted(inOrder)) if (numPending(entry) > 1 && budget > 0) take(entry);
+    // The first prompt under way holds half, others what they need if that is half of the rest; then come newcomers; what
+    // is left goes to the prompts in order.
+    const holds: [Entry, number][] = [];
+    for (const entry of this.running.toSorted(inOrder)) {
+      if (numPending(entry) === 1 || budget === 0) continue;
+      const half = Math.ceil(budget / 2);
+      const count = numPending(entry) <= half ? numPending(entry) : holds.length === 0 ? half : 0;
+      holds.push([entry, count]);
+      budget -= count;
+    }
+    const newcomers: [Entry, number][] = [];
     while (budget > 0 && this.running.length < this.limits.maxNumSeqs) {
       const entry = this.#admitNext();
       if (entry === null) break;
-      take(entry);
+      take(entry, newcomers);
     }
-    return batch;
+    for (const [entry, count] of holds) {
+      budget += count;
+      if (budget > 0) take(entry);
+    }
+    return [...batch, ...newcomers];
   }
 
   #charge(entry: Entry, count: number): void {

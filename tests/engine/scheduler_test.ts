@@ -74,6 +74,29 @@ Deno.test("Scheduler.schedule() lets every decode advance in every step while lo
   for (let i = 0; i < 20; i++) assertMatch(bench.step(), /^a1 b1 /);
 });
 
+// A prompt of many chunks is no reason for a short one to wait.
+Deno.test("Scheduler.schedule() leaves half of the budget to short prompts while a long one is under way", () => {
+  const bench = new Bench(1000, { maxNumSeqs: 10 });
+  bench.add("a", 100);
+  assertEquals([bench.step(), bench.step()], ["a10", "a10"]);
+  bench.add("b", 3);
+  bench.add("c", 7);
+  assertEquals(bench.step(), "a5 b3 c2");
+  bench.add("d", 4);
+  // Of 9 tokens 5 are held by a; c needs more than half of the other 4, which are d's then.
+  assertEquals(bench.step(), "b1 a5 d4");
+  assertEquals(bench.step(), "b1 d1 a8");
+});
+
+Deno.test("Scheduler.schedule() computes several long prompts one after another, the first at half the budget at least", () => {
+  const bench = new Bench(1000, { maxNumSeqs: 10 });
+  bench.add("a", 26);
+  bench.step();
+  bench.add("b", 40);
+  // b's first chunk is a newcomer's.
+  assertEquals([bench.step(), bench.step(), bench.step()], ["a5 b5", "a10", "a1 b9"]);
+});
+
 Deno.test("Scheduler.schedule() admits no more than maxNumSeqs, and the next when one finishes", () => {
   const bench = new Bench(100, { maxNumSeqs: 2 });
   const a = bench.add("a", 1);

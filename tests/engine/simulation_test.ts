@@ -84,3 +84,15 @@ Deno.test("prompts of one beginning are computed once", () => {
   );
   assertEquals(simulate(trace, OPTIONS).numComputed, 3 * 109 - 2 * 64);
 });
+
+Deno.test("a short prompt has its first token after two chunks at most while a long one is computed", () => {
+  const { stepMs, promptTokenMs } = OPTIONS.cost;
+  const chunkMs = stepMs + OPTIONS.maxNumBatchedTokens * promptTokenMs + 1;
+  const long = line({ prompt_tokens: 9000 });
+  const shorts = Array.from({ length: 20 }, (_, i) => line({ at_ms: 20 + 12 * i, prompt_tokens: 60 })).join("");
+  const { lives: [first, ...others] } = simulate(parseTrace(long + shorts), { ...OPTIONS, numPages: 4000 });
+  const firstMs = ({ tokenMs, request }: NonNullable<typeof first>) => tokenMs[0]! - request.at_ms;
+  // It took more than all of them.
+  assertLess(others.at(-1)!.request.at_ms, firstMs(first!));
+  for (const life of others) assertLess(firstMs(life), 2 * chunkMs);
+});
