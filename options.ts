@@ -5,7 +5,12 @@
  */
 
 import { parseArgs } from "@std/cli";
-import { KV_CACHE_DTYPE_NAMES, type KvCacheMemory, type SkippedLayer } from "./engine/kv_cache_plan.ts";
+import {
+  KV_CACHE_DTYPE_NAMES,
+  type KvCacheDtypeName,
+  type KvCacheMemory,
+  type SkippedLayer,
+} from "./engine/kv_cache_plan.ts";
 import { KV_SCALE_TOKENS } from "./engine/kv_scale_window.ts";
 import { BACKENDS } from "./ffi/library_search.ts";
 import { LOAD_FORMATS } from "./models/open_model.ts";
@@ -76,6 +81,14 @@ export const OPTIONS = {
     KV_CACHE_DTYPE_NAMES,
     "auto",
     "How the KV cache is stored; auto = the model's dtype",
+  ),
+  kvCacheDtypes: spec<readonly KvCacheDtypeName[] | null>(
+    "kv-cache-dtypes",
+    "NAMES",
+    null,
+    "--kv-cache-dtype alone",
+    "Comma-separated dtypes that requests may choose by kv_cache_dtype; the first is the default",
+    parseKvCacheDtypes,
   ),
   kvCacheDtypeSkipLayers: spec<readonly SkippedLayer[]>(
     "kv-cache-dtype-skip-layers",
@@ -267,6 +280,14 @@ export function parseBytes(value: string): number {
   const memory = parseMemory(value);
   if ("fraction" in memory) throw new RangeError("expected bytes such as 8GiB");
   return memory.bytes;
+}
+
+function parseKvCacheDtypes(value: string): KvCacheDtypeName[] {
+  return value.split(",").map((name) => {
+    const found = KV_CACHE_DTYPE_NAMES.find((one) => one === name.trim());
+    if (found === undefined) throw new RangeError(`expected names among ${KV_CACHE_DTYPE_NAMES.join(", ")}`);
+    return found;
+  });
 }
 
 function parseLayers(value: string): SkippedLayer[] {

@@ -191,6 +191,9 @@ function report(model: ModelFiles, engine: Engine, name: string, url: string): s
     `${formatBytes(cacheBytes)}${bfloat16}, ${number(info.numKvTokens / info.maxModelLen)} sequences of ` +
     number(info.maxModelLen),
   ];
+  for (const { dtype, numKvTokens, bytesPerToken } of info.kvCacheDtypes.slice(1)) {
+    lines.push(`KV or     ${dtype} in the same pages: ${number(numKvTokens)} tokens of ${number(bytesPerToken)} bytes`);
+  }
   if (info.numHostPages > 0) {
     const numTokens = info.numHostPages * info.pageSize;
     lines.push(

@@ -46,7 +46,7 @@ function startStubEngine({ streams, stepMs }: SseLoad): EngineClient {
       ...common.limits,
       vocabSize: VOCAB_SIZE,
       numEosTokenIds: 0,
-      pageSize: PAGE_SIZE,
+      kvKinds: [{ kvDtype: "float32", pageSize: PAGE_SIZE }],
       numPages,
       maxModelLen,
       maxNumSeqs: streams,

@@ -6,6 +6,7 @@
  */
 
 import { RequestError } from "./errors.ts";
+import type { KvKind } from "./kv_page_sizes.ts";
 import { maxLogitEdits } from "./logit_edits.ts";
 import { MAX_PROMPT_LOGPROBS } from "./prompt_scores.ts";
 import type { GenerationRequest } from "./types.ts";
@@ -15,7 +16,8 @@ export interface RequestLimits {
   readonly maxModelLen: number;
   readonly vocabSize: number;
   readonly numEosTokenIds: number;
-  readonly pageSize: number;
+  /** KV dtypes that requests may choose, the default first, and how many tokens a page holds of each. */
+  readonly kvKinds: readonly KvKind[];
   readonly numPages: number;
   readonly maxNumSeqs: number;
   readonly maxLogprobs: number;
@@ -32,9 +34,26 @@ const MAX_TURNS = 8;
 /** @throws {RequestError} The request can never run; the message has the numbers. */
 export function checkRequest(request: GenerationRequest, limits: RequestLimits): void {
   checkPrompt(request.promptTokenIds, limits.vocabSize);
-  checkLength(request, limits);
+  checkLength(request, limits, limits.kvKinds[kvIndexOf(request, limits)]!.pageSize);
   checkSampling(request, limits);
   checkOrder(request);
+}
+
+/**
+ * Which of the engine's KV dtypes a request has.
+ *
+ * @throws {RequestError} It asks for one that is not enabled.
+ */
+export function kvIndexOf({ kvCacheDtype }: GenerationRequest, { kvKinds }: RequestLimits): number {
+  if (kvCacheDtype === undefined || kvCacheDtype === "auto") return 0;
+  const wanted = kvCacheDtype === "fp8" ? "fp8_e4m3" : kvCacheDtype;
+  const kvIndex = kvKinds.findIndex(({ kvDtype }) => kvDtype === wanted);
+  if (kvIndex >= 0) return kvIndex;
+  throw new RequestError(
+    `kv_cache_dtype must be one that this server enables, ${kvKinds.map(({ kvDtype }) => kvDtype).join(", ")}; ` +
+      `received "${kvCacheDtype}"`,
+    { param: "kv_cache_dtype" },
+  );
 }
 
 function checkOrder({ deadlineMs = null, tenant }: GenerationRequest): void {
@@ -56,8 +75,8 @@ function checkPrompt(promptTokenIds: readonly number[], vocabSize: number): void
   }
 }
 
-function checkLength({ promptTokenIds, sampling }: GenerationRequest, limits: RequestLimits): void {
-  const { maxModelLen, pageSize, numPages } = limits;
+function checkLength({ promptTokenIds, sampling }: GenerationRequest, limits: RequestLimits, pageSize: number): void {
+  const { maxModelLen, numPages } = limits;
   const promptTokens = promptTokenIds.length;
   const numTokens = promptTokens + sampling.maxTokens;
   const param = promptTokens >= maxModelLen ? "prompt" : "max_tokens";

@@ -123,7 +123,7 @@ export class BatchWriter {
     buffer.seed[2 * s + 1] = sequence.seedHigh;
     buffer.sampleIndex[s] = sequence.output.length + sequence.numUnread;
     buffer.numLogprobs[s] = sampling.logprobs ?? -1;
-    buffer.kvIndex[s] = 0;
+    buffer.kvIndex[s] = sequence.request.kvIndex;
   }
 }
 

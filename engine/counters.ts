@@ -6,6 +6,9 @@
 
 import type { EndReason } from "./types.ts";
 
+/** KV dtypes of an engine at most, as in octavo.h. */
+export const MAX_KV_DTYPES = 8;
+
 const NAMES = [
   "numRequestsRunning",
   "numPagesOwned",
@@ -14,6 +17,14 @@ const NAMES = [
   "preemptionsTotal",
   "prefixCacheQueriesTotal",
   "prefixCacheHitsTotal",
+  "numPagesOwnedOf0",
+  "numPagesOwnedOf1",
+  "numPagesOwnedOf2",
+  "numPagesOwnedOf3",
+  "numPagesOwnedOf4",
+  "numPagesOwnedOf5",
+  "numPagesOwnedOf6",
+  "numPagesOwnedOf7",
   "numHostPagesKept",
   "kvRestoredTokensTotal",
   "kvSavedBytesTotal",
@@ -60,6 +71,15 @@ export class Counters {
 
   add(name: CounterName, value: number): void {
     if (value !== 0) Atomics.add(this.#cells, INDEX[name], BigInt(value));
+  }
+
+  /** Pages owned, by the KV dtype's place among the engine's. */
+  setPagesOwnedOf(kvIndex: number, numPages: number): void {
+    Atomics.store(this.#cells, INDEX.numPagesOwnedOf0 + kvIndex, BigInt(numPages));
+  }
+
+  pagesOwnedOf(kvIndex: number): number {
+    return Number(Atomics.load(this.#cells, INDEX.numPagesOwnedOf0 + kvIndex));
   }
 
   countFinished(reason: EndReason): void {

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { checkRequest, type RequestLimits } from "./admission.ts";
+import { checkRequest, kvIndexOf, type RequestLimits } from "./admission.ts";
 import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
 import { EngineError } from "./errors.ts";
@@ -104,6 +104,7 @@ export class EngineClient implements Engine {
       // Also those that the Worker has not taken yet.
       numRequestsWaiting: Math.max(0, this.#live.size - numRequestsRunning),
       kvCacheUsage: counters.get("numPagesOwned") / limits.numPages,
+      kvCacheUsageByDtype: limits.kvKinds.map((_, kvIndex) => counters.pagesOwnedOf(kvIndex) / limits.numPages),
       promptTokensTotal: counters.get("promptTokensTotal"),
       generationTokensTotal: counters.get("generationTokensTotal"),
       preemptionsTotal: counters.get("preemptionsTotal"),
@@ -152,7 +153,8 @@ export class EngineClient implements Engine {
     const key = this.#nextKey++;
     const prompt = Int32Array.from(promptTokenIds);
     const tenant = request.tenant === undefined ? {} : { tenant: request.tenant };
-    mailbox.post({ type: "submit", key, id, prompt, sampling, priority, cacheSalt, deadlineMs, ...tenant });
+    const kvIndex = kvIndexOf(request, this.#options.limits);
+    mailbox.post({ type: "submit", key, id, prompt, sampling, priority, cacheSalt, deadlineMs, kvIndex, ...tenant });
     this.#ids.add(id);
     this.#live.set(key, { id, sink, promptTokenIds, leave });
     let isAborted = false;

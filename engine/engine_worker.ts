@@ -10,6 +10,7 @@ import { NativeEngine } from "../ffi/native_engine.ts";
 import type { NativeModel } from "../ffi/native_model.ts";
 import { Counters } from "./counters.ts";
 import { HostTier } from "./host_tier.ts";
+import type { KvKind } from "./kv_page_sizes.ts";
 import { planHostPages, planKvPages } from "./kv_cache_plan.ts";
 import { KvScaleWindow } from "./kv_scale_window.ts";
 import { KvStatsReporter } from "./kv_stats_reporter.ts";
@@ -60,9 +61,11 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
   const sizes = stepSizes(settings, backend, model.config.vocabSize);
   const { engine, numPages, numHostPages } = openEngine(nativeModel, settings, sizes);
   using _engine = engine;
-  const pageBytes = nativeModel.kvPageBytes(settings.kvCacheDtype, settings.pageSize);
+  const pageBytes = kvPageBytes(nativeModel, settings);
+  const [{ pageSize }, ...moreKinds] = settings.kvKinds as [KvKind, ...KvKind[]];
   const loop = new StepLoop(engine, {
-    pageSize: settings.pageSize,
+    pageSize,
+    morePageSizes: moreKinds.map((kind) => kind.pageSize),
     numPages,
     vocabSize: model.config.vocabSize,
     tokenTable: model.tokenTable,
@@ -95,10 +98,16 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
   runWorkerLoop(loop, mailbox, post, { comparer, afterStep: (isIdle) => reporter?.afterStep(isIdle) });
 }
 
+/** Bytes of a page, all layers: of the dtype that fills it best. */
+function kvPageBytes(nativeModel: NativeModel, { kvKinds }: EngineSettings): number {
+  return Math.max(...kvKinds.map(({ kvDtype, pageSize }) => nativeModel.kvPageBytes(kvDtype, pageSize)));
+}
+
 /** Null where no scales are calculated. */
 function kvScaleWindow(engine: NativeEngine, settings: EngineSettings): KvScaleWindow | null {
   if (settings.kvScaleTokens === null) return null;
-  const layerDtypes = settings.layerKvDtypes.map((dtype) => dtype ?? settings.kvCacheDtype);
+  const scaled = settings.kvKinds.map(({ kvDtype }) => kvDtype).find(takesKvScales) ?? settings.kvCacheDtype;
+  const layerDtypes = settings.layerKvDtypes.map((dtype) => dtype ?? scaled);
   return new KvScaleWindow(
     engine,
     settings.kvScaleTokens,
@@ -108,23 +117,23 @@ function kvScaleWindow(engine: NativeEngine, settings: EngineSettings): KvScaleW
 
 /** What beside the tokens decides a page's contents. */
 function kvFingerprint({ paths }: WorkerModel, settings: EngineSettings): string {
-  const { kvCacheDtype, layerKvDtypes, pageSize, kvScales, kMeans, kvScaleTokens, quantization } = settings;
+  const { kvKinds, layerKvDtypes, kvScales, kMeans, kvScaleTokens, quantization } = settings;
   // Calculated scales are added once they are set.
   const scales = kvScaleTokens === null ? kvScales : "calculated";
   const means = kMeans.map((mean) => mean?.values.join() ?? null);
-  return JSON.stringify([paths, kvCacheDtype, layerKvDtypes, pageSize, scales, means, quantization]);
+  return JSON.stringify([paths, kvKinds, layerKvDtypes, scales, means, quantization]);
 }
 
 /** Opens the engine with as many pages as the memory holds. */
 function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: StepSizes) {
-  const { pageSize, kvCacheDtype: kvDtype } = settings;
+  const [first, ...moreKvDtypes] = settings.kvKinds as [KvKind, ...KvKind[]];
   const config = {
-    kvDtype,
-    pageSize,
+    ...first,
+    moreKvDtypes,
     numPages: 1,
     maxNumSeqs: sizes.maxNumSeqs,
     maxNumBatchedTokens: sizes.maxNumBatchedTokens,
-    maxPagesPerSeq: Math.ceil(settings.maxModelLen / pageSize),
+    maxPagesPerSeq: Math.ceil(settings.maxModelLen / Math.min(...settings.kvKinds.map(({ pageSize }) => pageSize))),
     maxLogprobs: settings.maxLogprobs,
     maxLogitEdits: sizes.maxLogitEdits,
     maxTokenMasks: sizes.maxTokenMasks,
@@ -136,7 +145,7 @@ function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: S
   };
   const scratchBytes = NativeEngine.scratchBytes(nativeModel, config);
   const memory = { ...nativeModel.library.deviceInfo(), scratchBytes };
-  const pageBytes = nativeModel.kvPageBytes(kvDtype, pageSize);
+  const pageBytes = kvPageBytes(nativeModel, settings);
   const numPages = planKvPages({ ...settings, ...sizes, pageBytes, memory });
   const numHostPages = planHostPages(settings.kvOffloadBytes, pageBytes);
   const kvScales = nativeKvScales(settings.kvScales, nativeModel.config.numKvHeads);
@@ -164,13 +173,21 @@ function readyMessage(parts: {
   numHostPages: number;
 }): WorkerMessage {
   const { device, nativeModel, model, settings, sizes, numPages, numHostPages } = parts;
-  const { pageSize, maxModelLen, maxLogprobs } = settings;
+  const { kvKinds, maxModelLen, maxLogprobs } = settings;
+  const [{ pageSize }] = kvKinds as [KvKind];
+  const pageBytes = kvPageBytes(nativeModel, settings);
   const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits, maxTokenMasks, maxScores } = sizes;
   const { backend, name, isa, numCores } = device.library.deviceInfo();
   return {
     type: "ready",
     info: {
       kvCacheDtype: settings.kvCacheDtype,
+      kvCacheDtypes: kvKinds.map((kind) => ({
+        dtype: kind.kvDtype,
+        pageSize: kind.pageSize,
+        numKvTokens: numPages * kind.pageSize,
+        bytesPerToken: pageBytes / kind.pageSize,
+      })),
       kvCacheDtypeReason: settings.kvCacheDtypeReason,
       kvLayers: settings.kvScales.map((scales, layer) => ({
         dtype: settings.layerKvDtypes[layer] ?? settings.kvCacheDtype,
@@ -182,7 +199,7 @@ function readyMessage(parts: {
       numPages,
       numKvTokens: numPages * pageSize,
       numHostPages,
-      kvBytesPerToken: nativeModel.kvPageBytes(settings.kvCacheDtype, pageSize) / pageSize,
+      kvBytesPerToken: pageBytes / pageSize,
       kvBytesPerTokenBfloat16: nativeModel.kvPageBytes("bfloat16", pageSize) / pageSize,
       weightBytes: nativeModel.weightBytes,
       maxModelLen,
@@ -196,7 +213,7 @@ function readyMessage(parts: {
       maxModelLen,
       vocabSize: model.config.vocabSize,
       numEosTokenIds: model.eosTokenIds.length,
-      pageSize,
+      kvKinds,
       numPages,
       maxNumSeqs,
       maxLogprobs,

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { KvKind } from "./kv_page_sizes.ts";
 import type { LayerConfig, ModelConfig } from "../models/types.ts";
 import type { KvCacheDtype } from "./types.ts";
 
@@ -106,8 +107,8 @@ export interface KvCachePlanOptions {
   readonly memory: DeviceMemory;
   /** Bytes of a page over all layers. */
   readonly pageBytes: number;
-  /** Tokens of a page. */
-  readonly pageSize: number;
+  /** KV dtypes, and tokens of a page of each. */
+  readonly kvKinds: readonly KvKind[];
   readonly maxModelLen: number;
   readonly maxNumSeqs: number;
 }
@@ -119,10 +120,13 @@ export interface KvCachePlanOptions {
  * @throws {RangeError} Not even one such sequence fits; the message has the numbers and the flags to change.
  */
 export function planKvPages(options: KvCachePlanOptions): number {
-  const { kvCacheMemory, gpuMemoryUtilization, memory, pageBytes, pageSize, maxModelLen, maxNumSeqs } = options;
+  const { kvCacheMemory, gpuMemoryUtilization, memory, pageBytes, kvKinds, maxModelLen, maxNumSeqs } = options;
+  // A sequence must fit whatever its dtype.
+  const pageSize = Math.min(...kvKinds.map((kind) => kind.pageSize));
+  const largest = Math.max(...kvKinds.map((kind) => kind.pageSize));
   const { bytes, reckoning } = kvCacheBytes(kvCacheMemory, gpuMemoryUtilization, memory);
   const pagesPerSeq = Math.ceil(maxModelLen / pageSize);
-  const numPages = Math.min(Math.floor(bytes / pageBytes), pagesPerSeq * maxNumSeqs, Math.floor(MAX_SLOTS / pageSize));
+  const numPages = Math.min(Math.floor(bytes / pageBytes), pagesPerSeq * maxNumSeqs, Math.floor(MAX_SLOTS / largest));
   if (numPages < pagesPerSeq) {
     const flag = memory.backend !== "cpu" && kvCacheMemory === null ? "--gpu-memory-utilization" : "--kv-cache-memory";
     throw new RangeError(

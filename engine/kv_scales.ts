@@ -14,6 +14,8 @@ export interface KvScaleOptions {
   readonly file: KvScaleTable | null;
   /** Of each layer. */
   readonly layerDtypes: readonly KvCacheDtype[];
+  /** Of each layer too, for means of K, where sequences of several dtypes are stored; left out: the same. */
+  readonly meanDtypes?: readonly KvCacheDtype[];
   readonly calculate: boolean;
   /** Any problem is an error, as is a layer left at 1. */
   readonly strict: boolean;
@@ -58,7 +60,9 @@ export function takesKMean(dtype: KvCacheDtype): boolean {
 export function chooseKvScales(options: KvScaleOptions): KvScaleChoice {
   const { checkpoint, file, layerDtypes, strict } = options;
   const taking = layerDtypes.flatMap((dtype, layer) => takesKvScales(dtype) ? [layer] : []);
-  const means = layerDtypes.map((dtype, layer) => takesKMean(dtype) ? kMean(options, layer) : null);
+  const means = (options.meanDtypes ?? layerDtypes).map((dtype, layer) =>
+    takesKMean(dtype) ? kMean(options, layer) : null
+  );
   if (taking.length === 0) {
     if (file !== null && !means.some((mean) => mean?.source === "file")) {
       const found = [...new Set(layerDtypes)].join(", ");

@@ -6,6 +6,7 @@
 
 import type { Device } from "../ffi/library_search.ts";
 import type { LayerKvScales, ModelConfig, TensorSource, TokenTable } from "../models/types.ts";
+import type { KvKind } from "./kv_page_sizes.ts";
 import type { RequestLimits } from "./admission.ts";
 import type { KvCacheMemory } from "./kv_cache_plan.ts";
 import type { KvVariant } from "./kv_comparison.ts";
@@ -39,9 +40,12 @@ export interface EngineSettings {
   readonly device: Device;
   /** Path of the native library; null = looked up. */
   readonly library: string | null;
+  /** Of kv index 0. */
   readonly kvCacheDtype: KvCacheDtype;
+  /** By kv index. */
+  readonly kvKinds: readonly KvKind[];
   readonly kvCacheDtypeReason: string;
-  /** Of each layer; null = {@linkcode kvCacheDtype}. */
+  /** Of each layer; null = the sequence's. */
   readonly layerKvDtypes: readonly (KvCacheDtype | null)[];
   readonly kvCacheMemory: KvCacheMemory | null;
   /** Bytes of host memory for pages that the cache has no room for; 0: none. */
@@ -61,7 +65,6 @@ export interface EngineSettings {
   readonly maxModelLen: number;
   readonly maxNumSeqs: number | null;
   readonly maxNumBatchedTokens: number | null;
-  readonly pageSize: number;
   /** Share the pages of equal beginnings. */
   readonly enablePrefixCaching: boolean;
   readonly maxLogprobs: number;
@@ -88,6 +91,8 @@ export type EngineMessage =
     readonly sampling: SamplingParams;
     readonly priority: number;
     readonly cacheSalt: string;
+    /** Which of the engine's KV dtypes; 0 if left out. */
+    readonly kvIndex?: number;
     /** Left out: that of all requests that name none. */
     readonly tenant?: Tenant;
     /** By `nowMs()`; null or left out: none. */

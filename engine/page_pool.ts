@@ -21,6 +21,7 @@
  * @module
  */
 
+import { MAX_KV_DTYPES } from "./counters.ts";
 import type { PageName } from "./prefix_hash.ts";
 
 const NONE = -1;
@@ -40,8 +41,12 @@ export class PagePool {
   readonly #refs: Int32Array;
   readonly #names: (PageName | null)[];
   readonly #byName = new Map<PageName, number>();
-  /** Tokens of named pages, pageSize each. */
+  /** Room for the tokens of named pages, pageSize each, and how many they are. */
   readonly #tokens: Int32Array;
+  readonly #numTokens: Uint8Array;
+  /** What each page was allocated for, and how many of each that are owned. */
+  readonly #kvIndex: Uint8Array;
+  readonly #numOwnedOf = new Int32Array(MAX_KV_DTYPES);
   /** The idle pages, oldest first: a list through entry numPages, which is no page. */
   readonly #older: Int32Array;
   readonly #newer: Int32Array;
@@ -52,7 +57,7 @@ export class PagePool {
   #heldBack: { readonly page: number; readonly step: number }[] = [];
 
   /**
-   * @param pageSize Tokens of a page.
+   * @param pageSize Tokens of a page at most.
    * @param onEvict Told of an idle page whose name is about to be void, before the page is used again.
    */
   constructor(numPages: number, pageSize: number, onEvict: EvictionListener = () => {}) {
@@ -63,6 +68,8 @@ export class PagePool {
     this.#refs = new Int32Array(numPages);
     this.#names = new Array<PageName | null>(numPages).fill(null);
     this.#tokens = new Int32Array(numPages * pageSize);
+    this.#numTokens = new Uint8Array(numPages);
+    this.#kvIndex = new Uint8Array(numPages);
     this.#older = new Int32Array(numPages + 1);
     this.#newer = new Int32Array(numPages + 1);
     this.#clear();
@@ -73,13 +80,18 @@ export class PagePool {
     return this.#numFree + this.#numIdle;
   }
 
+  /** Of {@linkcode numOwned}, those allocated for a KV dtype. */
+  numOwnedOf(kvIndex: number): number {
+    return this.#numOwnedOf[kvIndex]!;
+  }
+
   /** Pages that it cannot: owned or held back. */
   get numOwned(): number {
     return this.numPages - this.numFree;
   }
 
   /** Takes a free page, or the oldest idle one, whose name is then void. @throws {RangeError} There is none. */
-  allocate(): number {
+  allocate(kvIndex = 0): number {
     let page: number;
     if (this.#numFree > 0) {
       page = this.#free[--this.#numFree]!;
@@ -87,12 +99,14 @@ export class PagePool {
       page = this.#newer[this.numPages]!;
       this.#unlink(page);
       const begin = page * this.#pageSize;
-      this.#onEvict(page, this.#names[page]!, this.#tokens.subarray(begin, begin + this.#pageSize));
+      this.#onEvict(page, this.#names[page]!, this.#tokens.subarray(begin, begin + this.#numTokens[page]!));
       this.#forget(page);
     } else {
       throw new RangeError(`Cannot allocate a page: all ${this.numPages} are owned`);
     }
     this.#refs[page] = 1;
+    this.#kvIndex[page] = kvIndex;
+    this.#numOwnedOf[kvIndex]!++;
     return page;
   }
 
@@ -122,8 +136,10 @@ export class PagePool {
 
   /** Adds an owner to a page found by name. */
   acquire(page: number): void {
-    if (this.isIdle(page)) this.#unlink(page);
-    else if (this.#refs[page] === 0) this.#heldBack = this.#heldBack.filter((held) => held.page !== page);
+    if (this.isIdle(page)) {
+      this.#unlink(page);
+      this.#numOwnedOf[this.#kvIndex[page]!]!++;
+    } else if (this.#refs[page] === 0) this.#heldBack = this.#heldBack.filter((held) => held.page !== page);
     this.#refs[page]!++;
   }
 
@@ -133,6 +149,7 @@ export class PagePool {
     this.#byName.set(name, page);
     this.#names[page] = name;
     this.#tokens.set(tokens, page * this.#pageSize);
+    this.#numTokens[page] = tokens.length;
   }
 
   /** Voids an owned page's name: nobody finds it any more. */
@@ -195,6 +212,7 @@ export class PagePool {
   }
 
   #putBack(page: number): void {
+    this.#numOwnedOf[this.#kvIndex[page]!]!--;
     if (this.#names[page] === null) {
       this.#free[this.#numFree++] = page;
       return;
@@ -223,6 +241,7 @@ export class PagePool {
 
   #clear(): void {
     this.#refs.fill(0);
+    this.#numOwnedOf.fill(0);
     this.#names.fill(null);
     this.#byName.clear();
     this.#heldBack = [];

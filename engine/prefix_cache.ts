@@ -27,8 +27,9 @@ import { type PageName, PrefixHasher } from "./prefix_hash.ts";
 import type { LiveRequest, Sequence } from "./sequence.ts";
 
 export interface PrefixCacheOptions {
-  readonly pageSize: number;
-  /** What beside the tokens decides a page's contents; null: pages serve the sequences of one request only. */
+  /** Tokens of a page, by kv index. */
+  readonly pageSizes: readonly number[];
+  /** What beside the tokens and the kv index decides a page's contents; null: pages serve the sequences of one request only. */
   readonly fingerprint: string | null;
   /** Where pages go that the pool gives up; null: nowhere. */
   readonly hostTier?: HostTier | null;
@@ -42,19 +43,20 @@ export class PrefixCache {
   numQueried = 0;
   numHit = 0;
   readonly #pool: PagePool;
-  readonly #pageSize: number;
+  /** By kv index, as what follows. */
+  readonly #pageSizes: readonly number[];
   readonly #servesOthers: boolean;
   readonly #hostTier: HostTier | null;
-  #hasher: PrefixHasher;
-  readonly #tokens: Int32Array;
+  #hashers: readonly PrefixHasher[];
+  readonly #tokens: readonly Int32Array[];
 
-  constructor(pool: PagePool, { pageSize, fingerprint, hostTier = null }: PrefixCacheOptions) {
+  constructor(pool: PagePool, { pageSizes, fingerprint, hostTier = null }: PrefixCacheOptions) {
     this.#pool = pool;
-    this.#pageSize = pageSize;
+    this.#pageSizes = pageSizes;
     this.#servesOthers = fingerprint !== null;
     this.#hostTier = hostTier;
-    this.#hasher = new PrefixHasher(fingerprint ?? "");
-    this.#tokens = new Int32Array(pageSize);
+    this.#hashers = this.#makeHashers(fingerprint ?? "");
+    this.#tokens = pageSizes.map((pageSize) => new Int32Array(pageSize));
   }
 
   /** Pages that hold the sequence's beginning; not acquired. */
@@ -63,48 +65,48 @@ export class PrefixCache {
     const { request } = sequence;
     // Tokens that the prompt's scores still need are computed.
     const numUsable = Math.min(sequence.numTokens - 1, request.numScored);
-    const numFull = Math.min(Math.floor(numUsable / this.#pageSize), this.#numNamed(request));
+    const pageSize = this.#pageSizes[request.kvIndex]!;
+    const tokens = this.#tokens[request.kvIndex]!;
+    const numFull = Math.min(Math.floor(numUsable / pageSize), this.#numNamed(request));
     for (let i = 0; i < numFull; i++) {
       const name = this.#name(sequence, i);
-      const page = this.#pool.find(name, this.#tokens);
-      const hit = page === null ? this.#hostTier?.find(name, this.#tokens) ?? null : { page };
+      const page = this.#pool.find(name, tokens);
+      const hit = page === null ? this.#hostTier?.find(name, tokens) ?? null : { page };
       if (hit === null) break;
       hits.push(hit);
     }
-    return this.#cutDear(hits);
+    return this.#cutDear(hits, pageSize);
   }
 
   /** Leaves out what is cheaper to compute: all from the first page on that is in the host tier. */
-  #cutDear(hits: Hit[]): Hit[] {
+  #cutDear(hits: Hit[], pageSize: number): Hit[] {
     const first = hits.findIndex((hit) => !("page" in hit));
     if (first < 0) return hits;
     const numSaved = hits.reduce((n, hit) => n + ("page" in hit ? 0 : 1), 0);
-    return this.#hostTier!.isWorthRestoring(numSaved, (hits.length - first) * this.#pageSize)
-      ? hits
-      : hits.slice(0, first);
+    return this.#hostTier!.isWorthRestoring(numSaved, (hits.length - first) * pageSize) ? hits : hits.slice(0, first);
   }
 
   /**
    * Takes the pages that a sequence begins with: acquires those of the pool, then brings back the others into pages that it
    * allocates, which could void names otherwise.
    *
-   * @param pages Where the page ids go.
+   * @param sequence Its page ids are set.
    * @returns The transfer that the last of them arrives with; 0: they are there.
    */
-  take(hits: readonly Hit[], pages: Int32Array): number {
+  take(hits: readonly Hit[], { pages, request: { kvIndex } }: Sequence): number {
     const saved = hits.filter((hit) => !("page" in hit)) as HostPage[];
     for (const hit of hits) if ("page" in hit) this.#pool.acquire(hit.page);
     this.#hostTier?.hold(saved);
     let arrival = 0;
     hits.forEach((hit, i) => {
-      pages[i] = "page" in hit ? hit.page : this.#restore(hit);
+      pages[i] = "page" in hit ? hit.page : this.#restore(hit, kvIndex);
       arrival = Math.max(arrival, this.#hostTier?.arrivalOf(pages[i]) ?? 0);
     });
     return arrival;
   }
 
-  #restore(saved: HostPage): number {
-    const page = this.#pool.allocate();
+  #restore(saved: HostPage, kvIndex: number): number {
+    const page = this.#pool.allocate(kvIndex);
     this.#hostTier!.restore(saved, page);
     this.#pool.name(page, saved.name, saved.tokens);
     return page;
@@ -121,7 +123,7 @@ export class PrefixCache {
     const { request } = sequence;
     if (numHits < this.#numForked(request)) request.leader = sequence;
     if (request.numCachedTokens !== null) return;
-    request.numCachedTokens = numHits * this.#pageSize;
+    request.numCachedTokens = numHits * this.#pageSizes[request.kvIndex]!;
     if (!this.#servesOthers) return;
     this.numQueried += request.prompt.length;
     this.numHit += request.numCachedTokens;
@@ -135,24 +137,25 @@ export class PrefixCache {
   restart(fingerprint: string): void {
     this.#pool.forgetAll();
     this.#hostTier?.forgetAll();
-    this.#hasher = new PrefixHasher(this.#servesOthers ? fingerprint : "");
+    this.#hashers = this.#makeHashers(this.#servesOthers ? fingerprint : "");
   }
 
   /** Names the pages that the sequence has filled since it had computed `before` tokens. Unread tokens name nothing. */
   share(sequence: Sequence, before: number): void {
     const { request } = sequence;
     const numKnown = Math.min(sequence.numComputed, sequence.numTokens - sequence.numUnread);
-    const end = Math.min(Math.floor(numKnown / this.#pageSize), this.#numNamed(request));
-    for (let i = Math.floor(before / this.#pageSize); i < end; i++) {
+    const pageSize = this.#pageSizes[request.kvIndex]!;
+    const end = Math.min(Math.floor(numKnown / pageSize), this.#numNamed(request));
+    for (let i = Math.floor(before / pageSize); i < end; i++) {
       const name = this.#name(sequence, i);
-      this.#pool.name(sequence.pages[i]!, name, this.#tokens);
+      this.#pool.name(sequence.pages[i]!, name, this.#tokens[request.kvIndex]!);
     }
     if (request.leader === sequence && end >= this.#numForked(request)) request.leader = null;
   }
 
   /** Pages of the prompt that all of the request's sequences share. */
-  #numForked({ sequences, prompt }: LiveRequest): number {
-    return sequences.length > 1 ? Math.floor((prompt.length - 1) / this.#pageSize) : 0;
+  #numForked({ sequences, prompt, kvIndex }: LiveRequest): number {
+    return sequences.length > 1 ? Math.floor((prompt.length - 1) / this.#pageSizes[kvIndex]!) : 0;
   }
 
   /** Most pages of a sequence that have names. */
@@ -160,16 +163,23 @@ export class PrefixCache {
     return this.#servesOthers ? Infinity : this.#numForked(request);
   }
 
-  /** Name of a full page; leaves its tokens in `#tokens`. */
+  /** Pages of different KV dtypes never have the same name. */
+  #makeHashers(fingerprint: string): PrefixHasher[] {
+    return this.#pageSizes.map((_, kvIndex) => new PrefixHasher(`${fingerprint} ${kvIndex}`));
+  }
+
+  /** Name of a full page; leaves its tokens in those of its kv index. */
   #name(sequence: Sequence, index: number): PageName {
     const { pageNames, request } = sequence;
     for (let i = pageNames.length; i < index; i++) this.#name(sequence, i);
-    sequence.copyTokens(this.#tokens, 0, index * this.#pageSize, this.#pageSize);
+    const pageSize = this.#pageSizes[request.kvIndex]!;
+    const tokens = this.#tokens[request.kvIndex]!;
+    sequence.copyTokens(tokens, 0, index * pageSize, pageSize);
     const before = index === 0 ? this.#root(request) : pageNames[index - 1]!;
-    return pageNames[index] ??= this.#hasher.next(before, this.#tokens);
+    return pageNames[index] ??= this.#hashers[request.kvIndex]!.next(before, tokens);
   }
 
-  #root({ key, cacheSalt }: LiveRequest): PageName {
-    return this.#hasher.root(this.#servesOthers ? cacheSalt : String(key));
+  #root({ key, cacheSalt, kvIndex }: LiveRequest): PageName {
+    return this.#hashers[kvIndex]!.root(this.#servesOthers ? cacheSalt : String(key));
   }
 }

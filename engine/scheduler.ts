@@ -24,7 +24,8 @@ import { insertInOrder, removeInOrder } from "./sequence_order.ts";
 import { WaitingQueue } from "./waiting_queue.ts";
 
 export interface SchedulerLimits {
-  readonly pageSize: number;
+  /** Tokens of a page, by kv index. */
+  readonly pageSizes: readonly number[];
   /** Sequences of one step, and of those that hold pages. */
   readonly maxNumSeqs: number;
   /** Tokens of one step; >= maxNumSeqs, so that every decode fits. */
@@ -107,6 +108,8 @@ export class Scheduler {
     this.#prefill();
     if (this.#batch.length === 0) this.#takeArriving();
     this.#hostTier?.flush();
+    // The step buffer wants sequences of one KV dtype side by side.
+    if (this.#limits.pageSizes.length > 1) this.#batch.sort((a, b) => a.request.kvIndex - b.request.kvIndex);
     return this.#batch;
   }
 
@@ -230,9 +233,11 @@ export class Scheduler {
       insertInOrder(running, sequence);
       sequence.state = "running";
       sequence.numAdmissions++;
-      if (sequence.pages.length === 0) sequence.pages = new Int32Array(this.#numPages(sequence.maxKvTokens));
+      if (sequence.pages.length === 0) sequence.pages = new Int32Array(this.#numPages(sequence.maxKvTokens, sequence));
       this.#takeHits(sequence, hits);
-      while (sequence.numPages < numPages) sequence.pages[sequence.numPages++] = this.#pool.allocate();
+      while (sequence.numPages < numPages) {
+        sequence.pages[sequence.numPages++] = this.#pool.allocate(sequence.request.kvIndex);
+      }
       this.#countGrowth(sequence, 1);
       this.#numEditsReserved += numEdits;
       if (sequence.request.numRunning++ === 0) this.numRequestsRunning++;
@@ -242,15 +247,15 @@ export class Scheduler {
 
   /** Begins a sequence with pages that others have computed. Before any is allocated: that could void their names. */
   #takeHits(sequence: Sequence, hits: readonly Hit[]): void {
-    sequence.arrival = this.#cache.take(hits, sequence.pages);
+    sequence.arrival = this.#cache.take(hits, sequence);
     sequence.numPages = hits.length;
-    sequence.numComputed = hits.length * this.#limits.pageSize;
+    sequence.numComputed = hits.length * this.#limits.pageSizes[sequence.request.kvIndex]!;
     this.#cache.begin(sequence, hits.length);
   }
 
   /** Pages for all its tokens and the next, so that prefill never waits for a page halfway. */
   #pagesToAdmit(sequence: Sequence): number {
-    return this.#numPages(Math.min(sequence.numTokens + 1, sequence.maxKvTokens));
+    return this.#numPages(Math.min(sequence.numTokens + 1, sequence.maxKvTokens), sequence);
   }
 
   /** Pages that a newcomer leaves to those that run, or it would soon be preempted. */
@@ -259,7 +264,7 @@ export class Scheduler {
       numGrowing: this.#numGrowing,
       numPagesLeft: this.#numPagesLeft,
       numPages: this.#pool.numPages,
-      pageSize: this.#limits.pageSize,
+      pageSize: Math.min(...this.#limits.pageSizes),
     });
   }
 
@@ -279,7 +284,7 @@ export class Scheduler {
       if (youngest === sequence) return false;
     }
     this.#countGrowth(sequence, -1);
-    sequence.pages[sequence.numPages++] = this.#pool.allocate();
+    sequence.pages[sequence.numPages++] = this.#pool.allocate(sequence.request.kvIndex);
     this.#countGrowth(sequence, 1);
     return true;
   }
@@ -303,10 +308,10 @@ export class Scheduler {
   }
 
   #needsPage(sequence: Sequence): boolean {
-    return this.#numPages(sequence.numTokens) > sequence.numPages;
+    return this.#numPages(sequence.numTokens, sequence) > sequence.numPages;
   }
 
-  #numPages(numTokens: number): number {
-    return Math.ceil(numTokens / this.#limits.pageSize);
+  #numPages(numTokens: number, { request: { kvIndex } }: Sequence): number {
+    return Math.ceil(numTokens / this.#limits.pageSizes[kvIndex]!);
   }
 }

@@ -54,6 +54,7 @@ export class LiveRequest {
    * @param priority Lower goes first.
    * @param cacheSalt Requests of different salts share no page.
    * @param tenant Among waiting requests of equal priority, tenants share the engine by weight.
+   * @param kvIndex Which of the engine's KV dtypes its pages have.
    */
   constructor(
     readonly key: number,
@@ -63,6 +64,7 @@ export class LiveRequest {
     readonly priority = 0,
     readonly cacheSalt = "",
     readonly tenant: Tenant = DEFAULT_TENANT,
+    readonly kvIndex = 0,
   ) {
     this.sequences = Array.from({ length: sampling.n }, (_, index) => new Sequence(this, index));
     this.numUnfinished = sampling.n;

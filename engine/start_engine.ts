@@ -6,24 +6,31 @@
 
 import type { ProgressListener } from "../models/progress.ts";
 import { kvScaleTable, readKvScaleFile } from "../models/kv_scales.ts";
-import type { ModelFiles } from "../models/types.ts";
-import { Counters } from "./counters.ts";
+import type { ModelConfig, ModelFiles } from "../models/types.ts";
+import { Counters, MAX_KV_DTYPES } from "./counters.ts";
 import { EngineClient } from "./engine_client.ts";
 import { EngineError } from "./errors.ts";
 import { chooseKvCacheDtype, type KvCacheDtypeName, type KvCacheMemory } from "./kv_cache_plan.ts";
 import { type SkippedLayer, skippedLayers } from "./kv_cache_plan.ts";
+import { kvBytesPerToken } from "./kv_bytes.ts";
+import { choosePageSizes, type KvKind } from "./kv_page_sizes.ts";
 import { KV_SCALE_TOKENS } from "./kv_scale_window.ts";
-import { chooseKvScales, nativeKMean, nativeKvScales, takesKvScales } from "./kv_scales.ts";
+import { chooseKvScales, nativeKMean, nativeKvScales, takesKMean, takesKvScales } from "./kv_scales.ts";
 import type { KvVariant } from "./kv_comparison.ts";
 import { kvVariant, possibleKvDtypes } from "./kv_variants.ts";
 import { MailboxSender } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage } from "./messages.ts";
-import type { Engine, Quantization } from "./types.ts";
+import type { Engine, KvCacheDtype, Quantization } from "./types.ts";
 
 export interface StartEngineOptions {
   readonly model: ModelFiles;
   /** "auto" is the model's dtype. */
   readonly kvCacheDtype: KvCacheDtypeName;
+  /**
+   * Dtypes that requests may choose by `kvCacheDtype`, at most 8; the first is the default, and `kvCacheDtype` is "auto" or
+   * the same. Null (the default): only `kvCacheDtype`.
+   */
+  readonly kvCacheDtypes?: readonly KvCacheDtypeName[] | null;
   /** Null (the default): what `gpuMemoryUtilization` leaves, or a quarter of what is free on a CPU. */
   readonly kvCacheMemory?: KvCacheMemory | null;
   /** Bytes of host memory for pages that the cache has no room for. Null (the default): none. */
@@ -150,19 +157,25 @@ function comparedVariant(
 /** Settings with everything decided that needs no device. @throws {RangeError} One is out of its range. */
 function engineSettings(options: StartEngineOptions): { settings: EngineSettings; warning: string | null } {
   const { config, kvCache } = options.model;
-  const { dtype, reason } = chooseKvCacheDtype(options.kvCacheDtype, config.dtype, kvCache.fp8AskedBy);
+  const { dtypes, reason } = chooseKvCacheDtypes(options);
+  const dtype = dtypes[0]!;
   const maxModelLen = options.maxModelLen ?? config.maxModelLen;
   const { maxNumSeqs = null, maxNumBatchedTokens = null, pageSize, numThreads, calculateKvScales = false } = options;
   const { calculateKvScalesTokens: kvScaleTokens = KV_SCALE_TOKENS } = options;
   const { gpuMemoryUtilization = 0.9, quantization = "none" } = options;
   const skipped = skippedLayers(options.kvCacheDtypeSkipLayers ?? [], config.layers);
-  if (calculateKvScales && dtype !== "fp8_e4m3" && dtype !== "fp8_e5m2") {
-    throw new RangeError(`calculate_kv_scales needs kv_cache_dtype fp8_e4m3 or fp8_e5m2, found ${dtype}`);
+  const isSkipped = (layer: number) => skipped.includes(layer);
+  if (calculateKvScales && !dtypes.some(takesKvScales)) {
+    throw new RangeError(`calculate_kv_scales needs kv_cache_dtype fp8_e4m3 or fp8_e5m2, found ${dtypes.join(", ")}`);
   }
+  const layerDtypes = (dtype: KvCacheDtype) => config.layers.map((_, layer) => isSkipped(layer) ? config.dtype : dtype);
+  const scaled = dtypes.find((dtype) => dtype === "fp8_e5m2") ?? dtypes.find(takesKvScales);
+  const rotated = dtypes.find(takesKMean);
   const scales = chooseKvScales({
     checkpoint: kvCache,
     file: options.kvScales ? kvScaleTable(readKvScaleFile(options.kvScales), config, "file") : null,
-    layerDtypes: config.layers.map((_, layer) => skipped.includes(layer) ? config.dtype : dtype),
+    layerDtypes: layerDtypes(scaled ?? rotated ?? dtype),
+    meanDtypes: layerDtypes(rotated ?? dtype),
     calculate: calculateKvScales,
     strict: options.strictKvScales ?? false,
   });
@@ -178,12 +191,14 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
   if (!(gpuMemoryUtilization > 0 && gpuMemoryUtilization <= 1)) {
     throw new RangeError(`gpu_memory_utilization must be above 0 and at most 1, received ${gpuMemoryUtilization}`);
   }
+  const kvKinds = chooseKvKinds(dtypes, layerDtypes, { config, pageSize });
   const settings: EngineSettings = {
     device: options.device ?? "auto",
     library: options.library ?? null,
     kvCacheDtype: dtype,
+    kvKinds,
     kvCacheDtypeReason: skipped.length === 0 ? reason : `${reason}; ${config.dtype} in layers ${skipped.join(", ")}`,
-    layerKvDtypes: config.layers.map((_, layer) => skipped.includes(layer) ? config.dtype : null),
+    layerKvDtypes: config.layers.map((_, layer) => isSkipped(layer) ? config.dtype : null),
     kvCacheMemory: options.kvCacheMemory ?? null,
     kvOffloadBytes: options.kvOffloadMemory ?? 0,
     gpuMemoryUtilization,
@@ -195,12 +210,45 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
     maxModelLen,
     maxNumSeqs,
     maxNumBatchedTokens,
-    pageSize,
     enablePrefixCaching: options.enablePrefixCaching ?? true,
     maxLogprobs: Math.min(MAX_LOGPROBS, config.vocabSize),
     numThreads,
   };
   return { settings, warning: scales.warning };
+}
+
+/** What requests may choose, the default first. @throws {RangeError} A name is not known, or said twice. */
+function chooseKvCacheDtypes(options: StartEngineOptions): { dtypes: KvCacheDtype[]; reason: string } {
+  const { kvCacheDtype, kvCacheDtypes, model: { config, kvCache } } = options;
+  const names = kvCacheDtypes ?? [kvCacheDtype];
+  const chosen = names.map((name) => chooseKvCacheDtype(name, config.dtype, kvCache.fp8AskedBy));
+  const dtypes = chosen.map(({ dtype }) => dtype);
+  const twice = dtypes.find((dtype, i) => dtypes.indexOf(dtype) !== i);
+  if (twice !== undefined) throw new RangeError(`kv_cache_dtypes must name each dtype once, found ${twice} twice`);
+  if (dtypes.length === 0 || dtypes.length > MAX_KV_DTYPES) {
+    throw new RangeError(`kv_cache_dtypes must name 1 to ${MAX_KV_DTYPES} dtypes, received ${dtypes.length}`);
+  }
+  if (kvCacheDtype !== "auto" && chooseKvCacheDtype(kvCacheDtype, config.dtype).dtype !== dtypes[0]) {
+    throw new RangeError(`kv_cache_dtype must be the first of kv_cache_dtypes, ${dtypes[0]}, found ${kvCacheDtype}`);
+  }
+  const isListed = kvCacheDtypes !== undefined && kvCacheDtypes !== null && names[0] !== "auto";
+  return { dtypes, reason: isListed ? "the first of --kv-cache-dtypes" : chosen[0]!.reason };
+}
+
+/** Page sizes for dtypes that share pages. @throws {RangeError} One does not take the model's head dimension. */
+function chooseKvKinds(
+  dtypes: readonly KvCacheDtype[],
+  layerDtypes: (dtype: KvCacheDtype) => readonly KvCacheDtype[],
+  { config, pageSize }: { config: ModelConfig; pageSize: number },
+): KvKind[] {
+  if (dtypes.length === 1) return [{ kvDtype: dtypes[0]!, pageSize }];
+  const bytes = dtypes.map((dtype) => {
+    const bytesPerToken = kvBytesPerToken(config, layerDtypes(dtype));
+    if (bytesPerToken !== null) return bytesPerToken;
+    throw new RangeError(`kv_cache_dtype ${dtype} does not take this model's head_dim ${config.headDim}`);
+  });
+  const { pageSizes } = choosePageSizes(bytes, pageSize);
+  return dtypes.map((kvDtype, i) => ({ kvDtype, pageSize: pageSizes[i]! }));
 }
 
 function checkRange(name: string, value: number, low: number, high: number): void {

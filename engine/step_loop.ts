@@ -39,6 +39,8 @@ import { DEADLINE_STOP_REASON, type Delta, type EndReason, type TokenLogprob } f
 
 export interface StepLoopOptions {
   readonly pageSize: number;
+  /** Of the KV dtypes of kv index 1, 2, ...; left out: there are none. */
+  readonly morePageSizes?: readonly number[];
   readonly numPages: number;
   readonly vocabSize: number;
   readonly tokenTable: TokenTable;
@@ -101,6 +103,7 @@ export class StepLoop {
   readonly #touched = new Set<LiveRequest>();
   #outcomes: Outcome[] = [];
   #lastEndMs = 0;
+  readonly #numKvDtypes: number;
   /** Prompt tokens of first tokens, and tokens, since the counters were told. */
   #numPromptTokens = 0;
   #numGenerated = 0;
@@ -116,12 +119,14 @@ export class StepLoop {
     this.#runner = runner;
     this.#options = options;
     this.#now = options.now ?? nowMs;
-    const { pageSize, kvFingerprint: fingerprint } = options;
+    this.#numKvDtypes = 1 + (options.morePageSizes?.length ?? 0);
+    const { kvFingerprint: fingerprint } = options;
+    const pageSizes = [options.pageSize, ...options.morePageSizes ?? []];
     const hostTier = this.#hostTier = options.hostTier ?? null;
-    this.#pool = new PagePool(options.numPages, pageSize, hostTier?.save.bind(hostTier));
-    this.#cache = new PrefixCache(this.#pool, { pageSize, fingerprint, hostTier });
+    this.#pool = new PagePool(options.numPages, Math.max(...pageSizes), hostTier?.save.bind(hostTier));
+    this.#cache = new PrefixCache(this.#pool, { pageSizes, fingerprint, hostTier });
     const limits = {
-      pageSize,
+      pageSizes,
       maxNumSeqs,
       maxNumBatchedTokens,
       maxLogitEdits: maxEdits,
@@ -148,8 +153,8 @@ export class StepLoop {
   }
 
   /** Takes a request that `checkRequest()` has let pass. */
-  submit({ key, id, prompt, sampling, priority, cacheSalt, deadlineMs, tenant }: Submitted): void {
-    const request = new LiveRequest(key, id, prompt, sampling, priority, cacheSalt, tenant);
+  submit({ key, id, prompt, sampling, priority, cacheSalt, deadlineMs, tenant, kvIndex }: Submitted): void {
+    const request = new LiveRequest(key, id, prompt, sampling, priority, cacheSalt, tenant, kvIndex);
     this.#live.set(request.key, request);
     this.#deadlines.set(request, deadlineMs ?? null);
     for (const sequence of request.sequences) this.#scheduler.add(sequence);
@@ -386,6 +391,9 @@ export class StepLoop {
     const { counters } = this.#options;
     counters.set("numRequestsRunning", this.#scheduler.numRequestsRunning);
     counters.set("numPagesOwned", this.#pool.numOwned);
+    for (let kvIndex = 0; kvIndex < this.#numKvDtypes; kvIndex++) {
+      counters.setPagesOwnedOf(kvIndex, this.#pool.numOwnedOf(kvIndex));
+    }
     counters.set("preemptionsTotal", this.#scheduler.numPreemptions);
     counters.set("prefixCacheQueriesTotal", this.#cache.numQueried);
     counters.set("prefixCacheHitsTotal", this.#cache.numHit);

@@ -170,6 +170,8 @@ export interface GenerationRequest {
   readonly priority?: number;
   /** All that name none are one tenant of weight 1. */
   readonly tenant?: Tenant;
+  /** How its K and V are stored: one of {@linkcode EngineInfo.kvCacheDtypes}, or "fp8"; the first if left out. */
+  readonly kvCacheDtype?: string;
   /** Requests of different salts share no cached prefix; "" if left out. */
   readonly cacheSalt?: string;
   /**
@@ -179,10 +181,23 @@ export interface GenerationRequest {
   readonly deadlineMs?: number | null;
 }
 
+/** A way to store K and V that requests may choose. */
+export interface KvDtypeInfo {
+  readonly dtype: KvCacheDtype;
+  /** Tokens of a page. */
+  readonly pageSize: number;
+  /** Tokens that the whole cache holds of it. */
+  readonly numKvTokens: number;
+  /** Bytes of a token over all layers, what a page leaves unused included. */
+  readonly bytesPerToken: number;
+}
+
 /** Fixed facts, known once the engine is ready. */
 export interface EngineInfo {
   /** How K and V are stored. */
   readonly kvCacheDtype: KvCacheDtype;
+  /** What requests may choose from, the default first; all share the pages. */
+  readonly kvCacheDtypes: readonly KvDtypeInfo[];
   /** Why that dtype, for the log: for example "given by --kv-cache-dtype"; names the layers kept in another. */
   readonly kvCacheDtypeReason: string;
   /**
@@ -270,6 +285,8 @@ export interface EngineStats {
   readonly numRequestsWaiting: number;
   /** 0..1 of the pages. */
   readonly kvCacheUsage: number;
+  /** Of that, what each of {@linkcode EngineInfo.kvCacheDtypes} has. */
+  readonly kvCacheUsageByDtype: readonly number[];
   /** Prompt tokens of all requests so far that gave a token. */
   readonly promptTokensTotal: number;
   /** Tokens sampled so far. */

@@ -72,7 +72,9 @@ export function maxTokens(
   numPromptTokens: number,
   options: { wanted: number | null; fallback: number; param: string },
 ): number {
-  const { maxModelLen, numKvTokens } = server.engine.info;
+  const { maxModelLen, kvCacheDtypes } = server.engine.info;
+  // Of the dtype that holds least, whatever the request's is.
+  const numKvTokens = Math.min(...kvCacheDtypes.map((one) => one.numKvTokens));
   const left = maxModelLen - numPromptTokens;
   const { wanted, fallback, param } = options;
   if (left < 1) throw contextLengthExceeded(maxModelLen, `a prompt of ${numPromptTokens}`, param);

@@ -11,12 +11,13 @@ import type { Server } from "./_server.ts";
 import type { ChatCompletionBody } from "./schemas/chat_completion.ts";
 import type { CompletionBody } from "./schemas/completion.ts";
 
-/** How a request is queued, how long it may take and which cached prefixes it may use. */
+/** How a request is queued, how long it may take, which cached prefixes it may use and how its own are stored. */
 export function requestOrder(
   server: Server,
   body: ChatCompletionBody | CompletionBody,
-): Pick<GenerationRequest, "priority" | "cacheSalt" | "deadlineMs"> {
+): Pick<GenerationRequest, "priority" | "cacheSalt" | "deadlineMs" | "kvCacheDtype"> {
   return {
+    ...(body.kv_cache_dtype === undefined || body.kv_cache_dtype === null ? {} : { kvCacheDtype: body.kv_cache_dtype }),
     priority: body.priority ?? 0,
     cacheSalt: body.cache_salt ?? "",
     deadlineMs: body.deadline_ms ?? server.deadlineMs,

@@ -12,7 +12,8 @@ import type { Server } from "./_server.ts";
 export function kvRoutes({ engine }: Server): Hono {
   return new Hono().get("/v1/kv", (c) => {
     const { info } = engine;
-    const { kvCache } = engine.stats();
+    const stats = engine.stats();
+    const { kvCache } = stats;
     return c.json({
       dtype: info.kvCacheDtype,
       reason: info.kvCacheDtypeReason,
@@ -20,6 +21,13 @@ export function kvRoutes({ engine }: Server): Hono {
       num_pages: info.numPages,
       num_tokens: info.numKvTokens,
       bytes_per_token: info.kvBytesPerToken,
+      dtypes: info.kvCacheDtypes.map(({ dtype, pageSize, numKvTokens, bytesPerToken }, i) => ({
+        dtype,
+        page_size: pageSize,
+        num_tokens: numKvTokens,
+        bytes_per_token: bytesPerToken,
+        usage: stats.kvCacheUsageByDtype[i],
+      })),
       num_host_tokens: info.numHostPages * info.pageSize,
       scales_pending_tokens: info.kvScaleTokens,
       layers: info.kvLayers.map(({ dtype, scales, kMean }, layer) => ({

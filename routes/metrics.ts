@@ -126,10 +126,25 @@ export class Metrics {
       (stats) => stats.prefixCacheHitsTotal,
     );
     this.#total("steps_total", "Steps of the engine.", (stats) => stats.stepsTotal);
+    this.#addKvDtypes();
     if (info.numHostPages > 0) this.#addKvOffload();
     this.#addKvCache();
     this.#addFinished();
     this.#addCacheConfig();
+  }
+
+  #addKvDtypes(): void {
+    const usage = new client.Gauge({
+      name: "octavo_kv_cache_dtype_usage_ratio",
+      help: "Part of the KV cache's pages that sequences of a KV dtype use, 0 to 1.",
+      labelNames: ["model_name", "kv_cache_dtype"],
+      registers: [this.#registry],
+    });
+    this.#updates.push(({ kvCacheUsageByDtype }) => {
+      this.#engine.info.kvCacheDtypes.forEach(({ dtype }, i) =>
+        usage.set({ ...this.#labels, kv_cache_dtype: dtype }, kvCacheUsageByDtype[i] ?? 0)
+      );
+    });
   }
 
   #addKvOffload(): void {

@@ -23,6 +23,7 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     quantization: ["fp8", "fp8"],
     gpuMemoryUtilization: ["0.85", 0.85],
     kvCacheDtype: ["fp8_e5m2", "fp8_e5m2"],
+    kvCacheDtypes: ["bfloat16, fp8", ["bfloat16", "fp8"]],
     kvCacheDtypeSkipLayers: ["0, 7,sliding_window", [0, 7, "sliding_window"]],
     kvScales: ["scales.safetensors", "scales.safetensors"],
     strictKvScales: ["true", true],
@@ -64,6 +65,7 @@ Deno.test("parseCommandLine() names the option and the value it cannot read", ()
     [["--page-size", "8"], 'expected 16, 32 or 64, received "8"'],
     [["--kv-cache-dtype", "int3"], "auto, bfloat16, float16, float32, fp8, fp8_e4m3, fp8_e5m2"],
     [["--kv-cache-dtype-skip-layers", "1,last"], "expected an integer 0 to 65535"],
+    [["--kv-cache-dtypes", "bfloat16,fp7"], "expected names among auto, bfloat16"],
     [["--kv-offload-memory", "0.5"], "expected bytes such as 8GiB"],
     [["--kv-cache-memory", "1.5"], "fraction above 0 and at most 1"],
     [["--max-num-seqs", "0"], "1 to 4096"],
@@ -75,7 +77,7 @@ Deno.test("parseCommandLine() names the option and the value it cannot read", ()
     [["--api-key", ""], "expected a value"],
     [["--threads", "two"], '"two"'],
     [["--no-such-flag"], "Unknown option --no-such-flag"],
-    [["--kv-cache-dtypes", "fp8"], "Unknown option --kv-cache-dtypes"],
+    [["--kv-cache-dtypess", "fp8"], "Unknown option --kv-cache-dtypess"],
     [["-x"], "Unknown option -x"],
   ];
   for (const [args, part] of bad) {

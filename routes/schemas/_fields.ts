@@ -98,6 +98,11 @@ export const GENERATION_FIELDS = {
       'finish_reason "length" and stop_reason "deadline"; without a single token, with the error 408 ' +
       "`deadline_exceeded`. Default: the server's `--deadline-ms`, else never.",
   ),
+  kv_cache_dtype: field(
+    z.string().min(1).max(32),
+    "How this request's keys and values are stored: one of those that the server enables by `--kv-cache-dtypes` " +
+      "(`GET /v1/kv` lists them). Default: the first.",
+  ),
   cache_salt: field(
     z.string().min(1).max(1024),
     "Share cached prefixes only with requests of the same salt. Default: with all requests that give none.",

@@ -23,7 +23,6 @@ const SHARED: Readonly<Record<string, RefusedField>> = {
   guided_json: never,
   guided_regex: never,
   guided_whitespace_pattern: never,
-  kv_cache_dtype: never,
   kv_transfer_params: never,
   length_penalty: unless(1),
   logits_processors: unless([]),

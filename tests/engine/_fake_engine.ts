@@ -18,7 +18,7 @@ export function clientOptions() {
     maxModelLen: 200,
     vocabSize: VOCAB_SIZE,
     numEosTokenIds: 1,
-    pageSize,
+    kvKinds: [{ kvDtype: "float32" as const, pageSize }],
     numPages,
     maxNumSeqs,
     maxLogprobs: 4,
@@ -28,6 +28,7 @@ export function clientOptions() {
   };
   const info = {
     kvCacheDtype: "float32",
+    kvCacheDtypes: [{ dtype: "float32", pageSize, numKvTokens: numPages * pageSize, bytesPerToken: 4 }],
     kvCacheDtypeReason: "a test",
     kvLayers: [{ dtype: "float32", scales: null, kMean: null }],
     kvScaleTokens: null,

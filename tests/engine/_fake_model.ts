@@ -171,6 +171,8 @@ export interface FakeRunnerConfig {
   readonly maxSamples?: number;
   /** Default: 0. */
   readonly numHostPages?: number;
+  /** Of kv index 1, 2, ... Default: none. */
+  readonly morePageSizes?: readonly number[];
 }
 
 /** Runs {@linkcode expectedOutput}'s model on a step buffer, and checks the buffer as octavo.h asks. */
@@ -184,6 +186,10 @@ export class FakeRunner implements StepRunner, PageMover {
   /** Tokens of each step's sequences. */
   queryLens: number[] = [];
   readonly #config: FakeRunnerConfig;
+  readonly #pageSizes: readonly number[];
+  /** Tokens that a page has room for. */
+  readonly #stride: number;
+  /** Token + 1000 x kv index: who reads it as another dtype gets something else. */
   readonly #kv: Int32Array;
   readonly #hostKv: Int32Array;
   /** What a page's copy takes. */
@@ -210,8 +216,10 @@ export class FakeRunner implements StepRunner, PageMover {
 
   constructor(config: FakeRunnerConfig) {
     this.#config = config;
-    this.#kv = new Int32Array(config.numPages * config.pageSize).fill(-1);
-    this.#hostKv = new Int32Array((config.numHostPages ?? 0) * config.pageSize).fill(-1);
+    this.#pageSizes = [config.pageSize, ...config.morePageSizes ?? []];
+    this.#stride = Math.max(...this.#pageSizes);
+    this.#kv = new Int32Array(config.numPages * this.#stride).fill(-1);
+    this.#hostKv = new Int32Array((config.numHostPages ?? 0) * this.#stride).fill(-1);
     this.buffers = [newStepBuffer(config), newStepBuffer(config)];
     this.buffer = this.buffers[0];
   }
@@ -264,11 +272,11 @@ export class FakeRunner implements StepRunner, PageMover {
   }
 
   #runTransfers(count: number): void {
-    const { pageSize } = this.#config;
+    const stride = this.#stride;
     for (const { saves, pages, hostPages } of this.#transfers.splice(0, count)) {
       pages.forEach((page, i) => {
-        const inPool = this.#kv.subarray(page * pageSize, (page + 1) * pageSize);
-        const inHost = this.#hostKv.subarray(hostPages[i]! * pageSize, (hostPages[i]! + 1) * pageSize);
+        const inPool = this.#kv.subarray(page * stride, (page + 1) * stride);
+        const inHost = this.#hostKv.subarray(hostPages[i]! * stride, (hostPages[i]! + 1) * stride);
         if (saves) inHost.set(inPool);
         else inPool.set(inHost);
       });
@@ -286,9 +294,9 @@ export class FakeRunner implements StepRunner, PageMover {
 
   /** Pages that the step in the buffer uses. */
   #stepPages(): number[] {
-    const { header, seqLen, pageTable, maxPagesPerSeq } = this.buffer;
+    const { header, seqLen, pageTable, maxPagesPerSeq, kvIndex } = this.buffer;
     return Array.from({ length: header[0]! }, (_, s) => s).flatMap((s) => {
-      const numPages = Math.ceil(seqLen[s]! / this.#config.pageSize);
+      const numPages = Math.ceil(seqLen[s]! / this.#pageSizes[kvIndex[s]!]!);
       return [...pageTable.subarray(s * maxPagesPerSeq, s * maxPagesPerSeq + numPages)];
     });
   }
@@ -319,7 +327,7 @@ export class FakeRunner implements StepRunner, PageMover {
     let row = 0;
     for (let s = 0; s < numSeqs; s++) {
       this.#write(s, begin, slots[s]!);
-      numScores += this.#score(begin, begin + queryLen[s]!, slots[s]!);
+      numScores += this.#score(s, begin, slots[s]!);
       begin += queryLen[s]!;
       const numRows = this.buffer.sample[s]!;
       assert(numRows >= 0 && numRows <= queryLen[s]!, "sample is 0 to query_len");
@@ -331,9 +339,10 @@ export class FakeRunner implements StepRunner, PageMover {
     assertEquals(numScores, header[4], "every score is of a token of the step");
   }
 
-  /** Tells the scores that stand after a sequence's tokens, `begin .. end - 1` of the step; returns how many. */
-  #score(begin: number, end: number, slots: readonly number[]): number {
+  /** Tells the scores that stand after a sequence's tokens, the first of which is `begin`; returns how many. */
+  #score(s: number, begin: number, slots: readonly number[]): number {
     const { buffer } = this;
+    const end = begin + buffer.queryLen[s]!;
     const numScores = buffer.header[4]!;
     assert(numScores <= buffer.maxScores, "scores fit the tables");
     let count = 0;
@@ -341,7 +350,7 @@ export class FakeRunner implements StepRunner, PageMover {
       const index = buffer.scoreIndex[x]!;
       if (index < begin || index >= end) continue;
       count++;
-      const context = slots.slice(0, slots.length - (end - 1 - index)).map((slot) => this.#kv[slot]!).reduce(mix, 7);
+      const context = this.#read(s, slots.slice(0, slots.length - (end - 1 - index))).reduce(mix, 7);
       const { logprob, rank } = score(context, buffer.scoreToken[x]!);
       buffer.scoreLogprob[x] = logprob;
       buffer.scoreRank[x] = rank;
@@ -356,17 +365,17 @@ export class FakeRunner implements StepRunner, PageMover {
 
   /** Pages may be shared, but one that a sequence of the step writes to may not. */
   #checkOwners(slots: readonly (readonly number[])[]): void {
-    const { pageSize } = this.#config;
+    const stride = this.#stride;
     const owners = new Map<number, Set<number>>();
     slots.forEach((of, s) => {
       for (const slot of of) {
-        const page = Math.floor(slot / pageSize);
+        const page = Math.floor(slot / stride);
         owners.set(page, (owners.get(page) ?? new Set()).add(s));
       }
     });
     slots.forEach((of, s) => {
       for (const slot of of.slice(of.length - this.buffer.queryLen[s]!)) {
-        const page = Math.floor(slot / pageSize);
+        const page = Math.floor(slot / stride);
         assertEquals(owners.get(page)!.size, 1, `page ${page} is written and has one owner`);
       }
     });
@@ -374,14 +383,16 @@ export class FakeRunner implements StepRunner, PageMover {
 
   /** Slots of a sequence's positions. */
   #slots(s: number): number[] {
-    const { seqLen, pageTable, maxPagesPerSeq } = this.buffer;
-    const { pageSize, numPages } = this.#config;
+    const { seqLen, pageTable, maxPagesPerSeq, kvIndex } = this.buffer;
+    const { numPages } = this.#config;
+    const pageSize = this.#pageSizes[kvIndex[s]!]!;
+    assert(s === 0 || kvIndex[s]! >= kvIndex[s - 1]!, "sequences of a KV dtype stand together");
     const begin = s * maxPagesPerSeq;
     const pages = pageTable.subarray(begin, begin + Math.ceil(seqLen[s]! / pageSize));
     for (const page of pages) {
       assert(page >= 0 && page < numPages, `page ${page} exists`);
     }
-    return Array.from({ length: seqLen[s]! }, (_, i) => pages[Math.floor(i / pageSize)]! * pageSize + i % pageSize);
+    return Array.from({ length: seqLen[s]! }, (_, i) => pages[Math.floor(i / pageSize)]! * this.#stride + i % pageSize);
   }
 
   /** Stores the step's tokens; the positions before them hold what earlier steps stored. */
@@ -392,8 +403,13 @@ export class FakeRunner implements StepRunner, PageMover {
     for (let i = 0; i < count; i++) {
       const token = tokens[begin + i]!;
       assert(token >= 0 && token < VOCAB_SIZE, `token ${token} exists`);
-      this.#kv[slots[slots.length - count + i]!] = token;
+      this.#kv[slots[slots.length - count + i]!] = token + 1000 * this.buffer.kvIndex[s]!;
     }
+  }
+
+  /** What the slots hold, for a sequence. */
+  #read(s: number, slots: readonly number[]): number[] {
+    return slots.map((slot) => this.#kv[slot]! - 1000 * this.buffer.kvIndex[s]!);
   }
 
   /** Fills a row: number `index` of its sequence. */
@@ -402,7 +418,7 @@ export class FakeRunner implements StepRunner, PageMover {
     assert(buffer.topP[s]! > 0 && buffer.topP[s]! <= 1 && buffer.repetitionPenalty[s]! > 0, "params are in range");
     const { edits, banned } = this.#readEdits(s);
     for (const token of this.#masked(row)) banned.add(token);
-    const token = draw(slots.map((slot) => this.#kv[slot]!).reduce(mix, 7), {
+    const token = draw(this.#read(s, slots).reduce(mix, 7), {
       temperature: buffer.temperature[s]!,
       seedLow: buffer.seed[2 * s]!,
       seedHigh: buffer.seed[2 * s + 1]!,

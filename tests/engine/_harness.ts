@@ -68,6 +68,7 @@ export class Harness {
     this.hostTier = numHostPages > 0 ? new HostTier(this.runner, { numHostPages, numPages, pageBytes: 10 }) : null;
     this.loop = new StepLoop(this.runner, {
       pageSize: config.pageSize,
+      morePageSizes: config.morePageSizes ?? [],
       numPages: config.numPages,
       vocabSize: VOCAB_SIZE,
       tokenTable: TABLE,
@@ -85,9 +86,10 @@ export class Harness {
   submit(
     prompt: readonly number[],
     sampling: SamplingParams = greedy(),
-    { priority = 0, cacheSalt = "", deadlineMs = null }: {
+    { priority = 0, cacheSalt = "", kvIndex = 0, deadlineMs = null }: {
       priority?: number;
       cacheSalt?: string;
+      kvIndex?: number;
       deadlineMs?: number | null;
     } = {},
   ): number {
@@ -100,6 +102,7 @@ export class Harness {
       sampling,
       priority,
       cacheSalt,
+      kvIndex,
       deadlineMs,
     });
     return key;

@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { checkRequest, type RequestLimits } from "../../engine/admission.ts";
+import { checkRequest, kvIndexOf, type RequestLimits } from "../../engine/admission.ts";
 import { RequestError } from "../../engine/errors.ts";
 import { type SamplingOptions, samplingParams } from "../../engine/sampling_params.ts";
 
@@ -7,7 +7,7 @@ const LIMITS: RequestLimits = {
   maxModelLen: 100,
   vocabSize: 50,
   numEosTokenIds: 2,
-  pageSize: 16,
+  kvKinds: [{ kvDtype: "bfloat16", pageSize: 16 }, { kvDtype: "fp8_e4m3", pageSize: 32 }],
   numPages: 7,
   maxNumSeqs: 2,
   maxLogprobs: 5,
@@ -19,6 +19,25 @@ const LIMITS: RequestLimits = {
 function check(promptTokenIds: number[], options: SamplingOptions = {}, limits: Partial<RequestLimits> = {}) {
   checkRequest({ id: "a", promptTokenIds, sampling: samplingParams(options) }, { ...LIMITS, ...limits });
 }
+
+Deno.test("checkRequest() counts pages of the request's KV dtype and refuses one that is not enabled", () => {
+  const request = (kvCacheDtype?: string) => ({
+    id: "a",
+    promptTokenIds: Array.from({ length: 60 }, () => 1),
+    sampling: samplingParams({ maxTokens: 30 }),
+    ...kvCacheDtype === undefined ? {} : { kvCacheDtype },
+  });
+  const limits = { ...LIMITS, numPages: 3 };
+  for (const dtype of ["fp8", "fp8_e4m3"]) checkRequest(request(dtype), limits);
+  assertEquals([undefined, "auto", "bfloat16", "fp8"].map((dtype) => kvIndexOf(request(dtype), limits)), [0, 0, 0, 1]);
+  for (const dtype of [undefined, "auto", "bfloat16"]) {
+    const error = assertThrows(() => checkRequest(request(dtype), limits), RequestError);
+    assertEquals(error.message.includes("needs 6 pages of 16 tokens"), true, error.message);
+  }
+  const error = assertThrows(() => checkRequest(request("int4"), limits), RequestError);
+  const message = 'kv_cache_dtype must be one that this server enables, bfloat16, fp8_e4m3; received "int4"';
+  assertEquals([error.message, error.param], [message, "kv_cache_dtype"]);
+});
 
 function refusal(...args: Parameters<typeof check>): [string, string | null, string | null] {
   const error = assertThrows(() => check(...args), RequestError);

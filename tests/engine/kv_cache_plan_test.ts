@@ -6,7 +6,7 @@ const BASE = {
   gpuMemoryUtilization: 0.9,
   memory: MEMORY,
   pageBytes: 2 ** 20,
-  pageSize: 16,
+  kvKinds: [{ kvDtype: "bfloat16" as const, pageSize: 16 }],
   maxModelLen: 100,
   maxNumSeqs: 4,
 };
@@ -39,7 +39,11 @@ Deno.test("planKvPages() allocates no more than the native library can number", 
   const memory = { ...MEMORY, memoryFreeBytes: 2 ** 60 };
   const huge = { gpuMemoryUtilization: 1, memory, pageBytes: 1024, maxModelLen: 2 ** 20, maxNumSeqs: 4096 };
   for (const pageSize of [16, 32, 64]) {
-    const numPages = planKvPages({ ...huge, pageSize, kvCacheMemory: { fraction: 1 } });
+    const numPages = planKvPages({
+      ...huge,
+      kvKinds: [{ kvDtype: "bfloat16" as const, pageSize }],
+      kvCacheMemory: { fraction: 1 },
+    });
     assertEquals(numPages, Math.floor((2 ** 31 - 1) / pageSize));
   }
 });

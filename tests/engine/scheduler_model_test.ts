@@ -171,8 +171,13 @@ class Pair {
   constructor(readonly limits: Limits) {
     this.simple = new SimpleScheduler(limits);
     this.pool = new PagePool(limits.numPages, limits.pageSize);
-    const cache = new PrefixCache(this.pool, { pageSize: limits.pageSize, fingerprint: null });
-    this.real = new Scheduler(this.pool, { ...limits, maxLogitEdits: 0, maxScores: 0 }, () => 0, cache);
+    const cache = new PrefixCache(this.pool, { pageSizes: [limits.pageSize], fingerprint: null });
+    this.real = new Scheduler(
+      this.pool,
+      { ...limits, pageSizes: [limits.pageSize], maxLogitEdits: 0, maxScores: 0 },
+      () => 0,
+      cache,
+    );
   }
 
   add(

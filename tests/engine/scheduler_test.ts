@@ -6,7 +6,7 @@ import { LiveRequest, type Sequence } from "../../engine/sequence.ts";
 import { greedy } from "./_fake_model.ts";
 
 const LIMITS: SchedulerLimits = {
-  pageSize: 4,
+  pageSizes: [4],
   maxNumSeqs: 4,
   maxNumBatchedTokens: 10,
   maxLogitEdits: 100,
@@ -25,7 +25,7 @@ class Bench {
       this.pool,
       { ...LIMITS, ...limits },
       (sequence) => edits[this.#names.get(sequence)!] ?? 0,
-      new PrefixCache(this.pool, { pageSize: 4, fingerprint: null }),
+      new PrefixCache(this.pool, { pageSizes: [4], fingerprint: null }),
     );
   }
 

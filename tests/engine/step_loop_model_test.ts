@@ -20,6 +20,7 @@ const request = fc.record({
   ).map(([beginning, rest]) => [...beginning, ...rest]),
   priority: fc.constantFrom(0, 0, 0, -1, 2),
   cacheSalt: fc.constantFrom("", "", "", "a"),
+  kvIndex: fc.integer({ min: 0, max: 2 }),
   maxTokens: fc.integer({ min: 1, max: 12 }),
   minTokens: fc.integer({ min: 0, max: 4 }),
   allowedTokenIds: fc.option(fc.uniqueArray(fc.integer({ min: 0, max: 39 }), { minLength: 8 }), { freq: 3 }),
@@ -57,6 +58,7 @@ interface Variant {
   readonly caches: boolean;
   readonly looksAhead: boolean;
   readonly numHostPages?: number;
+  readonly morePageSizes?: readonly number[];
   /** Tokens after which the scales change, and all that is stored is void. */
   readonly scaleTokens?: number;
 }
@@ -67,12 +69,15 @@ const VARIANTS: readonly Variant[] = [
   { caches: true, looksAhead: true },
   { caches: true, looksAhead: false, numHostPages: 5 },
   { caches: true, looksAhead: true, numHostPages: 5 },
+  { caches: true, looksAhead: true, morePageSizes: [2, 4] },
+  { caches: true, looksAhead: true, numHostPages: 5, morePageSizes: [2, 4] },
   { caches: true, looksAhead: true, numHostPages: 5, scaleTokens: 60 },
 ];
 
 for (const options of VARIANTS) {
   const name = `${options.caches ? "with" : "without"} prefix caching${options.looksAhead ? " and look-ahead" : ""}` +
     (options.numHostPages === undefined ? "" : " and a host tier") +
+    (options.morePageSizes === undefined ? "" : " and several KV dtypes") +
     (options.scaleTokens === undefined ? "" : " and calculated scales");
   Deno.test(`StepLoop gives every request its own tokens and one end at random ${name}`, () => {
     let numPreemptions = 0;
@@ -81,10 +86,11 @@ for (const options of VARIANTS) {
     let numRestored = 0;
     let numOperations = 0;
     const property = fc.property(engine, fc.array(operation, { maxLength: 120, size: "max" }), (config, operations) => {
-      const { numHostPages = 0, scaleTokens } = options;
+      const { numHostPages = 0, morePageSizes = [], scaleTokens } = options;
       const harness = new Harness({
         ...config,
         numHostPages,
+        morePageSizes,
         maxNumBatchedTokens: config.maxNumSeqs + config.extraTokens,
       }, {
         ...options,
@@ -127,16 +133,20 @@ function changingWindow(runner: FakeRunner, numTokens: number): KvScaleWindow {
 /** Submits a request if it can ever run; returns how many were. */
 function submit(
   harness: Harness,
-  { prompt, priority, cacheSalt, ...options }: typeof request extends fc.Arbitrary<infer T> ? T : never,
+  { prompt, priority, cacheSalt, kvIndex: anyIndex, ...options }: typeof request extends fc.Arbitrary<infer T> ? T
+    : never,
 ) {
   const sampling = samplingParams({ ...options, minTokens: Math.min(options.minTokens, options.maxTokens) });
-  const { pageSize, numPages, maxNumSeqs, maxLogitEdits = 0, maxScores = 0 } = harness.config;
+  const { numPages, maxNumSeqs, maxLogitEdits = 0, maxScores = 0 } = harness.config;
+  const pageSizes = [harness.config.pageSize, ...harness.config.morePageSizes ?? []];
+  const kvIndex = anyIndex % pageSizes.length;
+  const pageSize = pageSizes[kvIndex]!;
   try {
     checkRequest({ id: "", promptTokenIds: prompt, sampling }, {
       maxModelLen: numPages * pageSize + 1,
       vocabSize: VOCAB_SIZE,
       numEosTokenIds: 1,
-      pageSize,
+      kvKinds: [{ kvDtype: "float32", pageSize }],
       numPages,
       maxNumSeqs,
       maxLogprobs: 4,
@@ -148,7 +158,7 @@ function submit(
     if (error instanceof RequestError) return 0;
     throw error;
   }
-  harness.submit(prompt, sampling, { priority, cacheSalt });
+  harness.submit(prompt, sampling, { priority, cacheSalt, kvIndex });
   return 1;
 }
 

@@ -1,7 +1,15 @@
 /** The engine as it is: its Worker, the native library and a tiny checkpoint. */
 
-import { assert, assertAlmostEquals, assertEquals, assertGreater, assertNotEquals, assertRejects } from "@std/assert";
-import { EngineError } from "../../engine/errors.ts";
+import {
+  assert,
+  assertAlmostEquals,
+  assertEquals,
+  assertGreater,
+  assertNotEquals,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
+import { EngineError, RequestError } from "../../engine/errors.ts";
 import { collect, type Collected } from "../../engine/collect.ts";
 import { KV_CACHE_DTYPE_NAMES } from "../../engine/kv_cache_plan.ts";
 import { type SamplingOptions, samplingParams } from "../../engine/sampling_params.ts";
@@ -262,6 +270,96 @@ Deno.test("Engine restores evicted prompts from host memory and gives what it gi
     await aborted.outputs;
     assertEquals(await complete(engine, prompts[0]!), expected[0]!);
   }
+});
+
+const KV_NAMES = ["bfloat16", "fp8", "int8", "k8v4", "int4", "float32"] as const;
+
+Deno.test("Engine gives requests of mixed KV dtypes what each dtype gives alone, bit for bit", async () => {
+  const { vocabSize } = MODEL.config;
+  const prompts = [150, 41, 97].map((length, p) =>
+    Array.from({ length }, (_, i) => (p * 31 + i * (i + 7)) % vocabSize)
+  );
+  const expected = new Map<string, Collected[]>();
+  for (const kvCacheDtype of KV_NAMES) {
+    await using alone = await start({ kvCacheDtype, kvCacheDtypeSkipLayers: [1] });
+    const outputs: Collected[] = [];
+    for (const prompt of prompts) outputs.push(await complete(alone, prompt));
+    expected.set(kvCacheDtype, outputs);
+  }
+  const few = { kvCacheMemory: { bytes: 2 ** 20 }, maxModelLen: 256, kvOffloadMemory: 2 ** 21 };
+  for (const memory of [{}, few]) {
+    await using engine = await start({
+      kvCacheDtype: "auto",
+      kvCacheDtypes: KV_NAMES,
+      kvCacheDtypeSkipLayers: [1],
+      ...memory,
+    });
+    for (let round = 0; round < 3; round++) {
+      const wanted = KV_NAMES.flatMap((kvCacheDtype) => prompts.map((prompt, i) => ({ kvCacheDtype, prompt, i })));
+      const outputs = wanted.map(({ kvCacheDtype, prompt }) =>
+        collect(engine, { id: `mixed-${numRequests++}`, promptTokenIds: prompt, sampling: SAMPLING, kvCacheDtype })
+          .outputs
+      );
+      const received = await Promise.all(outputs);
+      wanted.forEach(({ kvCacheDtype, i }, at) =>
+        assertEquals(received[at], expected.get(kvCacheDtype)![i], `${kvCacheDtype} in round ${round}`)
+      );
+    }
+    const stats = engine.stats();
+    assertGreater(stats.prefixCacheHitsTotal, 0);
+    assertEquals(stats.kvCacheUsageByDtype, KV_NAMES.map(() => 0));
+    if (memory === few) assertGreater(stats.kvOffload!.restoredTokensTotal, 0);
+  }
+});
+
+Deno.test("Engine shares one KV cache among the dtypes that requests may choose", async () => {
+  await using engine = await start({
+    kvCacheDtype: "auto",
+    kvCacheDtypes: ["bfloat16", "fp8"],
+    kvCacheMemory: { bytes: 20 * 16 * 768 },
+    maxModelLen: 320,
+  });
+  const { kvCacheDtype, kvCacheDtypeReason, numPages, pageSize, kvCacheDtypes } = engine.info;
+  assertEquals([kvCacheDtype, kvCacheDtypeReason, numPages, pageSize], [
+    "bfloat16",
+    "the first of --kv-cache-dtypes",
+    20,
+    16,
+  ]);
+  // K and V of 3 layers, 2 kv heads of 32 in 2 bytes, or in 1.
+  assertEquals(kvCacheDtypes, [
+    { dtype: "bfloat16", pageSize: 16, numKvTokens: 320, bytesPerToken: 768 },
+    { dtype: "fp8_e4m3", pageSize: 32, numKvTokens: 640, bytesPerToken: 384 },
+  ]);
+  // What one dtype has filled serves the other at once: a sequence needs all pages of the cache.
+  const long = Array.from({ length: 300 }, (_, i) => i % MODEL.config.vocabSize);
+  const usage: number[][] = [];
+  for (const kvCacheDtype of ["bfloat16", "fp8", "bfloat16"]) {
+    const { outputs } = collect(engine, {
+      id: `long-${numRequests++}`,
+      promptTokenIds: long,
+      sampling: greedy({ maxTokens: 20, ignoreEos: true }),
+      kvCacheDtype,
+    });
+    const watch = setInterval(() => usage.push([...engine.stats().kvCacheUsageByDtype]), 1);
+    assertEquals((await outputs)[0].tokenIds.length, 20);
+    clearInterval(watch);
+  }
+  assertEquals(usage.every(([bfloat16, fp8]) => bfloat16! <= 1 && fp8! <= 0.5 && bfloat16! * fp8! === 0), true);
+  const refused = assertThrows(
+    () => collect(engine, { id: "no", promptTokenIds: [1], sampling: SAMPLING, kvCacheDtype: "int4" }),
+    RequestError,
+  );
+  assertEquals(refused.param, "kv_cache_dtype");
+});
+
+Deno.test("startEngine() refuses lists of KV dtypes that make no sense", async () => {
+  const refused = (options: Partial<StartEngineOptions>, text: string) =>
+    assertRejects(() => start({ kvCacheDtype: "auto", ...options }), RangeError, text);
+  await refused({ kvCacheDtypes: ["fp8", "fp8_e4m3"] }, "kv_cache_dtypes must name each dtype once, found fp8_e4m3");
+  await refused({ kvCacheDtypes: [] }, "kv_cache_dtypes must name 1 to 8 dtypes, received 0");
+  const other = { kvCacheDtypes: ["fp8", "int8"], kvCacheDtype: "int8" } as const;
+  await refused(other, "kv_cache_dtype must be the first of kv_cache_dtypes, fp8_e4m3, found int8");
 });
 
 Deno.test("Engine keeps skipped layers in the model's dtype and says so", async () => {

@@ -79,6 +79,7 @@ export class FakeEngine implements Engine {
     numRequestsRunning: 0,
     numRequestsWaiting: 0,
     kvCacheUsage: 0,
+    kvCacheUsageByDtype: [0],
     promptTokensTotal: 0,
     generationTokensTotal: 0,
     preemptionsTotal: 0,
@@ -93,6 +94,7 @@ export class FakeEngine implements Engine {
   };
   readonly info: EngineInfo = {
     kvCacheDtype: "fp8_e4m3",
+    kvCacheDtypes: [{ dtype: "fp8_e4m3", pageSize: 16, numKvTokens: 1600, bytesPerToken: 23040 }],
     kvCacheDtypeReason: "given by --kv-cache-dtype",
     kvLayers: [{
       dtype: "fp8_e4m3",

@@ -66,6 +66,7 @@ Deno.test("/v1/kv says how every layer's cache is stored and where its scales co
     num_pages: 100,
     num_tokens: 1600,
     bytes_per_token: 23040,
+    dtypes: [{ dtype: "fp8_e4m3", page_size: 16, num_tokens: 1600, bytes_per_token: 23040, usage: 0 }],
     num_host_tokens: 0,
     scales_pending_tokens: null,
     layers: [{ layer: 0, dtype: "fp8_e4m3", scales, k_mean: null }],
