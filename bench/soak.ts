@@ -1,6 +1,6 @@
 /**
- * `deno run -A bench/soak.ts`: an engine under random requests of several tenants, many of them aborted or overdue, for as
- * long as is asked. Fails when a greedy text is not the one that its prompt gave first (or its beginning, when it was cut
+ * `deno run -A bench/soak.ts`: an engine under random requests of several tenants and KV dtypes, many of them aborted or
+ * overdue, for as long as is asked. Fails when a greedy text is not the one that its prompt gave first (or its beginning, when it was cut
  * short), a request has no end, pages stay owned at rest, or memory grows. Give it a small `--kv-cache-memory`: pages touched
  * for the first time are memory too.
  *
@@ -63,12 +63,15 @@ async function oneRequest(engine: Engine, id: string): Promise<void> {
   const temperature = random(4) === 0 ? 1 : 0;
   const n = random(5) === 0 ? 2 : 1;
   const sampling = samplingParams({ maxTokens, temperature, n, ignoreEos: random(2) === 0 });
+  const { kvCacheDtypes } = engine.info;
+  const kvCacheDtype = kvCacheDtypes[random(kvCacheDtypes.length)]!.dtype;
   const weight = 1 + random(NUM_TENANTS);
   const { abort, outputs } = collect(engine, {
     id,
     promptTokenIds,
     sampling,
     priority: random(3),
+    kvCacheDtype,
     tenant: { name: `of weight ${weight}`, weight },
     deadlineMs: random(1000) < DEADLINE_SHARE * 1000 ? random(1000) : null,
   });
@@ -79,7 +82,9 @@ async function oneRequest(engine: Engine, id: string): Promise<void> {
     if (finishReason === "abort") totals.aborted++;
     if (isOverdue) totals.overdue++;
     const isWhole = finishReason !== "abort" && !isOverdue;
-    if (temperature === 0) compare(`${promptTokenIds}/${maxTokens}/${sampling.ignoreEos}`, tokenIds, isWhole);
+    if (temperature === 0) {
+      compare([kvCacheDtype, maxTokens, sampling.ignoreEos, promptTokenIds].join("/"), tokenIds, isWhole);
+    }
   }
 }
 
