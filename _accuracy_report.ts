@@ -81,11 +81,6 @@ export function reportChart(report: AccuracyReport): string {
   return accuracyChart(title, others.map((cache) => ({ ...cache, bitsPerValue: bitsPerValue(report, cache) })));
 }
 
-export function reportTables(report: AccuracyReport): string {
-  const { retrieval } = report;
-  return [accuracyTable(report), ...retrieval.length > 0 ? [retrievalTable(retrieval)] : []].join("\n\n");
-}
-
 function numTokens({ samples }: AccuracyReport): number {
   return samples.reduce((sum, { length }) => sum + length, 0);
 }
@@ -95,7 +90,8 @@ function bitsPerValue({ model }: AccuracyReport, { bytesPerToken }: CacheAccurac
   return 8 * bytesPerToken / (2 * numLayers * numKvHeads * headDim);
 }
 
-function accuracyTable(report: AccuracyReport): string {
+/** A line a cache. */
+export function accuracyTable(report: AccuracyReport): string {
   const head = ["cache", "bits", "perplexity", "mean KL", "p99 KL", "same top-1", "greedy the same"];
   return alignColumns([
     head,
@@ -113,7 +109,8 @@ function accuracyTable(report: AccuracyReport): string {
   ]);
 }
 
-function retrievalTable(retrieval: readonly Retrieval[]): string {
+/** A line a cache, a column a context length. */
+export function retrievalTable(retrieval: readonly Retrieval[]): string {
   const cell = ({ keys }: KvRetrieval) => {
     const logprob = keys.reduce((sum, key) => sum + key.logprob, 0) / keys.length;
     return `${keys.filter(({ found }) => found).length} of ${keys.length} (${logprob.toFixed(2)})`;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type AccuracyReport, reportChart, reportJson, reportTables } from "./_accuracy_report.ts";
+import { type AccuracyReport, accuracyTable, reportChart, reportJson, retrievalTable } from "./_accuracy_report.ts";
 import { parseFlags } from "./_flags.ts";
 import { readSamples } from "./_samples.ts";
 import { measureKvAccuracy } from "./engine/kv_accuracy.ts";
@@ -103,7 +103,7 @@ function contextLength(text: string): number {
 /**
  * Compares and writes the files.
  *
- * @param log Told the table.
+ * @param log Told the tables.
  * @throws {OptionError} The data is too short, or there is nothing to compare.
  */
 export async function evalKv(
@@ -136,11 +136,6 @@ export async function evalKv(
     greedyTokens: command.greedyTokens,
     onSample: (done) => count(`Comparing ${variants.length - 1} KV caches`, "samples", done, samples.length),
   });
-  const retrieval = lengths.map((contextLength, i) => {
-    const found = measureKvRetrieval(comparison, { tokenizer: model.tokenizer, haystack, contextLength });
-    count("Retrieving", "context lengths", i + 1, lengths.length);
-    return { contextLength, found };
-  });
   const report: AccuracyReport = {
     model,
     device,
@@ -150,11 +145,24 @@ export async function evalKv(
       ...accuracy[i]!,
       bytesPerToken: native.kvPageBytes(variant.dtype, 16) / 16,
     })),
-    retrieval,
+    retrieval: [],
   };
-  Deno.writeTextFileSync(command.output, JSON.stringify(reportJson(report), null, 2) + "\n");
-  Deno.writeTextFileSync(`${command.output.replace(/\.json$/, "")}.svg`, reportChart(report));
-  log(reportTables(report));
+  // Retrieval may take much longer: what is there is there.
+  writeReport(command.output, report);
+  log(accuracyTable(report));
+  if (lengths.length === 0) return;
+  const retrieval = lengths.map((contextLength, i) => {
+    const found = measureKvRetrieval(comparison, { tokenizer: model.tokenizer, haystack, contextLength });
+    count("Retrieving", "context lengths", i + 1, lengths.length);
+    return { contextLength, found };
+  });
+  writeReport(command.output, { ...report, retrieval });
+  log(`\n${retrievalTable(retrieval)}`);
+}
+
+function writeReport(path: string, report: AccuracyReport): void {
+  Deno.writeTextFileSync(path, JSON.stringify(reportJson(report), null, 2) + "\n");
+  Deno.writeTextFileSync(`${path.replace(/\.json$/, "")}.svg`, reportChart(report));
 }
 
 function retrievalLengths({ retrieval }: EvalKvCommand, { config }: ModelFiles, numTokens: number): readonly number[] {

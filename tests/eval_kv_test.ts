@@ -17,7 +17,7 @@ async function run(folder: string, ...args: string[]) {
   let table = "";
   const labels = new Set<string>();
   await evalKv(parseEvalKv([TINY, ...common, ...args]), {
-    log: (text) => table = text,
+    log: (text) => table += `${text}\n`,
     onProgress: ({ label }) => labels.add(label),
   });
   const json = Deno.readTextFileSync(output);
@@ -54,7 +54,7 @@ Deno.test("evalKv() compares every cache the model can have, the same in every r
     assertEquals(report.caches[6]!["bits_per_value"], 9); // head_dim 32: 4 bytes of scale
     assertEquals(report.retrieval.map(({ context_length }) => context_length), [256]);
     const lines = table.split("\n");
-    assertEquals(lines.length, 11 + 1 + 11);
+    assertEquals(lines.length, 11 + 1 + 11 + 1);
     assertMatch(lines[0]!, /^cache +bits +perplexity +mean KL +p99 KL +same top-1 +greedy the same$/);
     for (const name of names) {
       assertStringIncludes(table, `\n${name} `);
