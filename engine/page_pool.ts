@@ -197,7 +197,7 @@ export class PagePool {
   #numFaults(): number {
     const seen = new Uint8Array(this.numPages);
     let faults = this.#byName.size === this.#numIdle ? 0 : 1;
-    for (const numOwned of this.#numOwnedOf) faults += Math.abs(numOwned);
+    if (this.#numOwnedOf.reduce((sum, count) => sum + count) !== this.numOwned) faults++;
     for (let i = 0; i < this.#numFree; i++) {
       const page = this.#free[i]!;
       seen[page]!++;

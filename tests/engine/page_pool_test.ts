@@ -26,6 +26,28 @@ Deno.test("PagePool.free() throws when nobody owns the page", () => {
   assertEquals(pool.numFree, 2);
 });
 
+Deno.test("PagePool.numOwnedOf() counts what each KV dtype has, shared or held back, and not what is idle", () => {
+  const pool = new PagePool(6, 4);
+  const counts = () => [0, 1, 2].map((kvIndex) => pool.numOwnedOf(kvIndex));
+  const [a, b, c] = [pool.allocate(), pool.allocate(2), pool.allocate(2)];
+  assertEquals(counts(), [1, 0, 2]);
+  pool.name(b, "b", Int32Array.of(1, 2));
+  pool.acquire(b);
+  pool.free(b);
+  assertEquals(counts(), [1, 0, 2]);
+  pool.beginStep();
+  for (const page of [a, b, c]) pool.free(page);
+  assertEquals(counts(), [1, 0, 2]);
+  pool.endStep();
+  assertEquals([counts(), pool.isIdle(b)], [[0, 0, 0], true]);
+  pool.acquire(b);
+  assertEquals(counts(), [0, 0, 1]);
+  pool.free(b);
+  // Any page serves any dtype.
+  for (let i = 0; i < 6; i++) pool.allocate(1);
+  assertEquals([counts(), pool.find("b", Int32Array.of(1, 2))], [[0, 6, 0], null]);
+});
+
 Deno.test("PagePool.reclaim() puts back the pages that were lost", () => {
   const pool = new PagePool(3, 4);
   assertEquals(pool.reclaim(), 0);
