@@ -41,6 +41,8 @@ export interface LLMOptions {
   readonly model?: string;
   /** How the KV cache is stored. Default "auto": as the model's weights. */
   readonly kvCacheDtype?: KvCacheDtypeName;
+  /** Dtypes that prompts may choose, the default first; all share one cache. Default: `kvCacheDtype` alone. */
+  readonly kvCacheDtypes?: readonly KvCacheDtypeName[];
   /** Layers whose cache keeps the model's dtype: numbers from 0, or "sliding_window" for all that have one. */
   readonly kvCacheDtypeSkipLayers?: readonly SkippedLayer[];
   /** Default "auto"; "dummy" makes the weights up for a folder with config.json, to measure speed and memory. */
@@ -80,6 +82,12 @@ export interface LLMOptions {
   /** Told how far fetching and loading have come. */
   readonly onProgress?: ProgressListener;
 }
+
+/** How a prompt or a conversation is served. */
+export type GenerateOptions = SamplingOptions & {
+  /** How its keys and values are stored: one of `LLMOptions.kvCacheDtypes`. Default: the first. */
+  readonly kvCacheDtype?: KvCacheDtypeName;
+};
 
 /** A prompt: text, or token ids. */
 export type Prompt = string | readonly number[];
@@ -130,6 +138,7 @@ export class LLM implements AsyncDisposable {
     const engine = await startEngine({
       model,
       kvCacheDtype: options.kvCacheDtype ?? OPTIONS.kvCacheDtype.default,
+      kvCacheDtypes: options.kvCacheDtypes ?? OPTIONS.kvCacheDtypes.default,
       kvCacheDtypeSkipLayers: options.kvCacheDtypeSkipLayers ?? OPTIONS.kvCacheDtypeSkipLayers.default,
       kvCacheMemory,
       kvOffloadMemory: typeof kvOffloadMemory === "string" ? parseBytes(kvOffloadMemory) : kvOffloadMemory,
@@ -184,13 +193,13 @@ export class LLM implements AsyncDisposable {
    */
   generate(
     prompts: readonly Prompt[],
-    params?: SamplingOptions | readonly SamplingOptions[],
+    params?: GenerateOptions | readonly GenerateOptions[],
   ): Promise<RequestOutput[]>;
   /** Completes one prompt. */
-  generate(prompt: Prompt, params?: SamplingOptions): Promise<[RequestOutput]>;
+  generate(prompt: Prompt, params?: GenerateOptions): Promise<[RequestOutput]>;
   async generate(
     prompts: Prompt | readonly Prompt[],
-    params: SamplingOptions | readonly SamplingOptions[] = {},
+    params: GenerateOptions | readonly GenerateOptions[] = {},
   ): Promise<RequestOutput[]> {
     const list = isPrompt(prompts) ? [prompts] : prompts;
     return await this.#run(list, params, (prompt, options) => this.#completionRequest(prompt, options));
@@ -212,13 +221,13 @@ export class LLM implements AsyncDisposable {
    */
   chat(
     conversations: readonly (readonly ChatMessage[])[],
-    params?: SamplingOptions | readonly SamplingOptions[],
+    params?: GenerateOptions | readonly GenerateOptions[],
   ): Promise<RequestOutput[]>;
   /** Answers one conversation. */
-  chat(messages: readonly ChatMessage[], params?: SamplingOptions): Promise<[RequestOutput]>;
+  chat(messages: readonly ChatMessage[], params?: GenerateOptions): Promise<[RequestOutput]>;
   async chat(
     messages: readonly ChatMessage[] | readonly (readonly ChatMessage[])[],
-    params: SamplingOptions | readonly SamplingOptions[] = {},
+    params: GenerateOptions | readonly GenerateOptions[] = {},
   ): Promise<RequestOutput[]> {
     const list = isConversation(messages) ? [messages] : messages;
     return await this.#run(list, params, (conversation, options) => this.#chatRequest(conversation, options));
@@ -238,7 +247,7 @@ export class LLM implements AsyncDisposable {
    */
   async *stream(
     input: Prompt | readonly ChatMessage[],
-    params: SamplingOptions = {},
+    params: GenerateOptions = {},
   ): AsyncGenerator<Delta, void, undefined> {
     const { request } = isPrompt(input) ? this.#completionRequest(input, params) : this.#chatRequest(input, params);
     for await (const deltas of generate(this.#engine, request)) yield* deltas;
@@ -256,8 +265,8 @@ export class LLM implements AsyncDisposable {
 
   async #run<T>(
     inputs: readonly T[],
-    params: SamplingOptions | readonly SamplingOptions[],
-    prepare: (input: T, options: SamplingOptions) => PreparedRequest,
+    params: GenerateOptions | readonly GenerateOptions[],
+    prepare: (input: T, options: GenerateOptions) => PreparedRequest,
   ): Promise<RequestOutput[]> {
     const each = isList(params) ? params : inputs.map(() => params);
     if (each.length !== inputs.length) {
@@ -281,13 +290,16 @@ export class LLM implements AsyncDisposable {
     }));
   }
 
-  #completionRequest(prompt: Prompt, options: SamplingOptions): PreparedRequest {
+  #completionRequest(prompt: Prompt, options: GenerateOptions): PreparedRequest {
     const promptTokenIds = typeof prompt === "string" ? this.tokenizer.encode(prompt) : prompt;
     const sampling = samplingParams(options, this.#model.generationDefaults);
-    return { prompt: typeof prompt === "string" ? prompt : null, request: this.#request(promptTokenIds, sampling) };
+    return {
+      prompt: typeof prompt === "string" ? prompt : null,
+      request: this.#request(promptTokenIds, sampling, options),
+    };
   }
 
-  #chatRequest(messages: readonly ChatMessage[], options: SamplingOptions): PreparedRequest {
+  #chatRequest(messages: readonly ChatMessage[], options: GenerateOptions): PreparedRequest {
     const { chatTemplate, name, generationDefaults } = this.#model;
     if (chatTemplate === null) throw new TypeError(`Cannot chat: the model ${name} brings no chat template`);
     const prompt = chatTemplate.render(messages, { addGenerationPrompt: true });
@@ -297,11 +309,16 @@ export class LLM implements AsyncDisposable {
       { ...options, maxTokens: options.maxTokens ?? Math.max(1, left) },
       generationDefaults,
     );
-    return { prompt, request: this.#request(promptTokenIds, sampling) };
+    return { prompt, request: this.#request(promptTokenIds, sampling, options) };
   }
 
-  #request(promptTokenIds: readonly number[], sampling: SamplingParams): GenerationRequest {
-    return { id: `llm-${this.#nextId++}`, promptTokenIds, sampling };
+  #request(
+    promptTokenIds: readonly number[],
+    sampling: SamplingParams,
+    { kvCacheDtype }: GenerateOptions,
+  ): GenerationRequest {
+    const id = `llm-${this.#nextId++}`;
+    return { id, promptTokenIds, sampling, ...kvCacheDtype === undefined ? {} : { kvCacheDtype } };
   }
 }
 

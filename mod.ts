@@ -37,6 +37,8 @@ export type {
   GenerationRequest,
   KvCacheDtype,
   KvCacheStats,
+  KvDtypeInfo,
+  KvOffloadStats,
   KvPartStats,
   PromptLogprob,
   SamplingParams,

@@ -37,6 +37,20 @@ Deno.test("LLM.generate() completes one prompt or several, as text or token ids"
   assertEquals(await llm.generate([]), []);
 });
 
+Deno.test("LLM.generate() stores each prompt as it asks", async () => {
+  await using llm = await load({ kvCacheDtypes: ["float32", "int4"] });
+  const [exact, coarse, also] = await llm.generate([PROMPT, PROMPT, PROMPT], [
+    { ...GREEDY, logprobs: 0 },
+    { ...GREEDY, logprobs: 0, kvCacheDtype: "int4" },
+    { ...GREEDY, logprobs: 0, kvCacheDtype: "float32" },
+  ]);
+  assertEquals(exact!.outputs[0].tokenIds, EXPECTED);
+  assertEquals(also, exact);
+  assertNotEquals(coarse!.outputs[0].logprobs, exact!.outputs[0].logprobs);
+  const wrong = { ...GREEDY, kvCacheDtype: "int8" } as const;
+  await assertRejects(() => llm.generate(PROMPT, wrong), RequestError, 'float32, int4; received "int8"');
+});
+
 Deno.test("LLM.generate() refuses what cannot be served and runs nothing", async () => {
   await using llm = await load();
   await assertRejects(() => llm.generate([PROMPT, [99_999]], GREEDY), RequestError, "received 99999");
