@@ -6,7 +6,7 @@
  */
 
 import { RequestError } from "./errors.ts";
-import type { KvKind } from "./kv_page_sizes.ts";
+import type { KvKind } from "../ffi/native_engine.ts";
 import { maxLogitEdits } from "./logit_edits.ts";
 import { MAX_PROMPT_LOGPROBS } from "./prompt_scores.ts";
 import type { GenerationRequest } from "./types.ts";

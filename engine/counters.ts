@@ -6,9 +6,6 @@
 
 import type { EndReason } from "./types.ts";
 
-/** KV dtypes of an engine at most, as in octavo.h. */
-export const MAX_KV_DTYPES = 8;
-
 const NAMES = [
   "numRequestsRunning",
   "numPagesOwned",

@@ -6,11 +6,10 @@
  */
 
 import { Library, NativeError, type OpenDevice, openDevice } from "../ffi/library.ts";
-import { NativeEngine } from "../ffi/native_engine.ts";
+import { type KvKind, NativeEngine } from "../ffi/native_engine.ts";
 import type { NativeModel } from "../ffi/native_model.ts";
 import { Counters } from "./counters.ts";
 import { HostTier } from "./host_tier.ts";
-import type { KvKind } from "./kv_page_sizes.ts";
 import { planHostPages, planKvPages } from "./kv_cache_plan.ts";
 import { KvScaleWindow } from "./kv_scale_window.ts";
 import { KvStatsReporter } from "./kv_stats_reporter.ts";

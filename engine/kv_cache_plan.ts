@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { KvKind } from "./kv_page_sizes.ts";
+import type { KvKind } from "../ffi/native_engine.ts";
 import type { LayerConfig, ModelConfig } from "../models/types.ts";
 import type { KvCacheDtype } from "./types.ts";
 

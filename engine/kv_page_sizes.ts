@@ -8,23 +8,15 @@
  *   fp8_e4m3  | 32 tokens                             |
  *   k8v4      | 32 tokens                 |   unused  |
  * ```
- * What it costs is the part of a page that a dtype leaves unused. Tokens double from one page size to the next, so there is
- * always a choice that leaves less than half; the sizes chosen leave the least: nothing with bfloat16 and fp8, 3 % with
+ * What it costs is the part of a page that a dtype leaves unused. Tokens double from one page size to the next, so less
+ * than half has to be (tests try all dtypes); the sizes chosen leave the least: nothing with bfloat16 and fp8, 3 % with
  * bfloat16 and int8, 11 % with int4, and at most 21 % of any one beside bfloat16 (k8v4).
  *
  * @module
  */
 
-import type { KvCacheDtype } from "./types.ts";
-
 /** Tokens of a page. */
 export const PAGE_SIZES = [16, 32, 64] as const;
-
-/** A KV dtype, and how many tokens a page holds of it. */
-export interface KvKind {
-  readonly kvDtype: KvCacheDtype;
-  readonly pageSize: number;
-}
 
 /** What pages hold. */
 export interface PageSizes {

@@ -6,7 +6,7 @@
 
 import type { Device } from "../ffi/library_search.ts";
 import type { LayerKvScales, ModelConfig, TensorSource, TokenTable } from "../models/types.ts";
-import type { KvKind } from "./kv_page_sizes.ts";
+import type { KvKind } from "../ffi/native_engine.ts";
 import type { RequestLimits } from "./admission.ts";
 import type { KvCacheMemory } from "./kv_cache_plan.ts";
 import type { KvVariant } from "./kv_comparison.ts";

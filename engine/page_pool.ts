@@ -21,7 +21,7 @@
  * @module
  */
 
-import { MAX_KV_DTYPES } from "./counters.ts";
+import { MAX_KV_DTYPES } from "../ffi/enums.ts";
 import type { PageName } from "./prefix_hash.ts";
 
 const NONE = -1;

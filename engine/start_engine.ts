@@ -5,15 +5,17 @@
  */
 
 import type { ProgressListener } from "../models/progress.ts";
+import { MAX_KV_DTYPES } from "../ffi/enums.ts";
+import type { KvKind } from "../ffi/native_engine.ts";
 import { kvScaleTable, readKvScaleFile } from "../models/kv_scales.ts";
 import type { ModelConfig, ModelFiles } from "../models/types.ts";
-import { Counters, MAX_KV_DTYPES } from "./counters.ts";
+import { Counters } from "./counters.ts";
 import { EngineClient } from "./engine_client.ts";
 import { EngineError } from "./errors.ts";
 import { chooseKvCacheDtype, type KvCacheDtypeName, type KvCacheMemory } from "./kv_cache_plan.ts";
 import { type SkippedLayer, skippedLayers } from "./kv_cache_plan.ts";
 import { kvBytesPerToken } from "./kv_bytes.ts";
-import { choosePageSizes, type KvKind } from "./kv_page_sizes.ts";
+import { choosePageSizes } from "./kv_page_sizes.ts";
 import { KV_SCALE_TOKENS } from "./kv_scale_window.ts";
 import { chooseKvScales, nativeKMean, nativeKvScales, takesKMean, takesKvScales } from "./kv_scales.ts";
 import type { KvVariant } from "./kv_comparison.ts";

@@ -89,3 +89,6 @@ export const ROLE = {
 
 /** Bits of the step buffer's edit_flags. */
 export const EDIT_FLAG = { SEEN: 1, BANNED: 2 } as const;
+
+/** `OCTAVO_MAX_KV_DTYPES` */
+export const MAX_KV_DTYPES = 8;

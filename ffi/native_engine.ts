@@ -5,7 +5,7 @@
  */
 
 import { Handle } from "./_handle.ts";
-import { KV_DTYPE, KV_STATS_MODE, STATUS } from "./enums.ts";
+import { KV_DTYPE, KV_STATS_MODE, MAX_KV_DTYPES, STATUS } from "./enums.ts";
 import { KV_STATS_BINS, KV_STATS_FIELDS, type KvHistograms, type KvStats } from "./kv_stats.ts";
 import { NativeError } from "./library.ts";
 import type { NativeModel, NativeModelConfig } from "./native_model.ts";
@@ -63,9 +63,6 @@ export interface TransferStats {
   readonly restoredBytes: number;
   readonly restoredSeconds: number;
 }
-
-/** `OCTAVO_MAX_KV_DTYPES` */
-export const MAX_KV_DTYPES = 8;
 
 function encodeConfig(config: NativeEngineConfig): Uint8Array<ArrayBuffer> {
   const more = config.moreKvDtypes ?? [];

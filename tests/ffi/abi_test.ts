@@ -66,3 +66,8 @@ Deno.test("enums have the header's names and values", () => {
 });
 
 Deno.test("ABI_VERSION is the header's", () => assertEquals(ABI_VERSION, header.abiVersion));
+
+Deno.test("tables of KV dtypes have the length that MAX_KV_DTYPES says", () => {
+  const tables = structs.ENGINE_CONFIG.fields.filter(({ name }) => name.startsWith("more_"));
+  assertEquals(tables.map(({ type }) => type), [["i32", enums.MAX_KV_DTYPES - 1], ["i32", enums.MAX_KV_DTYPES - 1]]);
+});
