@@ -21,6 +21,7 @@ import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
 import { type StepSizes, stepSizes } from "./step_sizes.ts";
 import { StepLoop } from "./step_loop.ts";
+import type { KvCacheDtype } from "./types.ts";
 import { runWorkerLoop } from "./worker_loop.ts";
 
 declare const self: DedicatedWorkerGlobalScope;
@@ -82,9 +83,9 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     ? new KvStatsReporter(engine, model.config, (stats) => post({ type: "kv_stats", stats }))
     : null;
   // With calculated scales, the engine alone knows those in use.
-  const { kvCacheDtype, numThreads, kvScaleTokens } = settings;
-  const isCalculated = (dtype: string) =>
-    kvScaleTokens !== null && dtype === kvCacheDtype && takesKvScales(kvCacheDtype);
+  const { kvKinds, numThreads, kvScaleTokens } = settings;
+  const isCalculated = (dtype: KvCacheDtype) =>
+    kvScaleTokens !== null && takesKvScales(dtype) && kvKinds.some(({ kvDtype }) => kvDtype === dtype);
   const comparer = new KvComparer({
     eosTokenIds: model.eosTokenIds,
     open: ({ variants, maxTokens }) =>

@@ -136,10 +136,10 @@ export async function startEngine(options: StartEngineOptions): Promise<Engine> 
   return await promise;
 }
 
-/** A cache to compare: of the engine's own dtype with its scales and means, of another with what the checkpoint brings. */
+/** A cache to compare: of an engine's own dtype with its scales and means, of another with what the checkpoint brings. */
 function comparedVariant(
   model: ModelFiles,
-  { kvCacheDtype, kvScales, kMeans }: EngineSettings,
+  { kvKinds, kvScales, kMeans }: EngineSettings,
   backend: string,
   name: string | null,
 ): KvVariant {
@@ -148,10 +148,10 @@ function comparedVariant(
   const dtype = possible.find((one) => one === wanted);
   if (dtype === undefined) throw new RangeError(`expected one of fp8, ${possible.join(", ")}, received "${name}"`);
   const variant = kvVariant(model, dtype);
-  if (dtype !== kvCacheDtype) return variant;
+  if (!kvKinds.some(({ kvDtype }) => kvDtype === dtype)) return variant;
   return {
     ...variant,
-    scales: takesKvScales(kvCacheDtype) ? nativeKvScales(kvScales, model.config.numKvHeads) : null,
+    scales: takesKvScales(variant.dtype) ? nativeKvScales(kvScales, model.config.numKvHeads) : null,
     kMean: nativeKMean(kMeans, model.config),
   };
 }
