@@ -38,7 +38,7 @@ Deno.test("octavo says in one sentence what is wrong", async () => {
       2,
       /^octavo: Cannot read --kv-cache-dtype: expected one of auto, .*"int3"\n$/,
     ],
-    [["dance"], 2, /^octavo: Unknown command "dance"; there are: serve, calibrate, compare, eval-kv\n$/],
+    [["dance"], 2, /^octavo: Unknown command "dance"; there are: serve, calibrate, compare, eval-kv, inspect\n$/],
     [["serve", TINY, "other"], 2, /^octavo: Expected one MODEL, received also "other"\n$/],
     [["serve", "/no/such.gguf"], 1, /octavo: Cannot find model \/no\/such\.gguf: \/no\/such\.gguf does not exist/],
     [["serve", TINY, "--max-model-len", "100000"], 1, /octavo: max_model_len must be an integer from 2 to 512/],
