@@ -98,8 +98,8 @@ export const ENDPOINTS: readonly EndpointInfo[] = [
     method: "get",
     path: "/v1/kv",
     summary:
-      "How the KV cache is stored: dtype, pages, the dtypes that requests may choose and what each has in use, and of each layer dtype, scales and where they come from; with " +
-      "--kv-cache-stats also what storing costs.",
+      "How the KV cache is stored: dtype, pages, the dtypes that requests may choose and what each has in use, and of " +
+      "each layer dtype, scales and where they come from; with --kv-cache-stats also what storing costs.",
     responseTypes: [JSON_TYPE],
     errors: [401],
   },
