@@ -207,10 +207,9 @@ typedef struct octavo_engine_config {
   int32_t max_pages_per_seq;      /* the longest sequence has so many pages, or max_model_len tokens if that is less */
   int32_t max_logprobs;           /* top log-probabilities a sequence may ask for, 0 .. 64 */
   int32_t max_logit_edits;        /* entries of the logit edit tables of one step, >= 0 */
-  int32_t max_token_masks;        /* token masks of one step, >= 0; GPU builds: 0 */
+  int32_t max_token_masks;        /* token masks of one step, >= 0 */
   int32_t token_mask_words;       /* 32-bit words of a mask: ceil(vocab_size / 32); 0 with max_token_masks 0 */
-  int32_t max_scores;             /* tokens whose log-probability one step can tell, 0 .. max_num_batched_tokens;
-                                     GPU builds: 0 */
+  int32_t max_scores;             /* tokens whose log-probability one step can tell, 0 .. max_num_batched_tokens */
   int32_t num_threads;            /* CPU: 0 = physical cores. Ignored by GPU builds. */
   int32_t calculate_kv_scales;    /* 1: the first step sets one K and one V scale a layer from its own values, absmax
                                      / 200 and / 100; octavo_engine_freeze_kv_scales sets them once more. Of values that

@@ -12,10 +12,7 @@ namespace {
 
 const octavo_engine_config& check_config(const DeviceModel& model, const octavo_engine_config& config) {
   check_engine_config(config);
-  if (config.max_token_masks > 0 || config.max_scores > 0) {
-    fail(OCTAVO_UNSUPPORTED, "GPU builds take no token masks and no scores: max_token_masks is %d, max_scores %d",
-         config.max_token_masks, config.max_scores);
-  }
+  check_mask_words(config, model.config().vocab_size);
   if (config.kv_stats == OCTAVO_KV_STATS_HISTOGRAMS) {
     fail(OCTAVO_UNSUPPORTED, "GPU builds make no histograms of K and V (kv_stats %d)", config.kv_stats);
   }
@@ -103,6 +100,7 @@ void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
   const GpuStream stream = stream_.get();
   host_pages_.hold_back(step, config_, stream);
   slot.num_rows = step.count_rows();
+  slot.num_scores = step.num_scores();
   slot.has_logprobs = has_logprobs(step);
   const int64_t packed_bytes = pack_step(step, config_, layout_, slot.packed.as<uint8_t>());
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slot.packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
@@ -113,33 +111,53 @@ void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
     graph->graph.launch(stream);
   } else {
     const int32_t longest = *std::max_element(step.query_len, step.query_len + step.num_seqs());
-    enqueue_kernels(
-        {step.num_seqs(), step.num_tokens(), slot.num_rows, longest, kv_.calculated().is_counting(), groups});
+    enqueue_kernels({step.num_seqs(), step.num_tokens(), slot.num_rows, slot.num_scores, longest,
+                     kv_.calculated().is_counting(), groups});
     kv_.end_step();
   }
-  if (slot.num_rows > 0) {
-    const int32_t end = slot.has_logprobs ? static_cast<int32_t>(layout_.total_bytes) : layout_.top_token;
-    OCTAVO_GPU_CHECK(cudaMemcpyAsync(slot.outputs.as<uint8_t>(), scratch_.step_buffer + layout_.sampled,
-                                     static_cast<size_t>(end - layout_.sampled), cudaMemcpyDeviceToHost, stream));
-  }
+  copy_outputs(slot);
   slot.done.record(stream);
 }
 
-// The smallest graph for a step of decodes in one KV dtype, or nullptr.
+// The smallest graph for a step of decodes in one KV dtype, or nullptr. Graphs score nothing.
 const DeviceEngine::BucketGraph* DeviceEngine::find_graph(const StepView& step, const KvGroups& groups) const {
-  if (step.num_tokens() != step.num_seqs() || groups.count > 1) return nullptr;
+  if (step.num_tokens() != step.num_seqs() || groups.count > 1 || step.num_scores() > 0) return nullptr;
   const auto found = std::find_if(graphs_.begin(), graphs_.end(), [&](const BucketGraph& one) {
     return one.kv_index == groups.group[0].kv_index && one.num_seqs >= step.num_seqs();
   });
   return found == graphs_.end() ? nullptr : &*found;
 }
 
+// The output tables up to the last one that the step fills.
+void DeviceEngine::copy_outputs(Slot& slot) {
+  if (slot.num_rows == 0 && slot.num_scores == 0) return;
+  int32_t end = slot.has_logprobs ? layout_.score_logprob : layout_.top_token;
+  if (slot.num_scores > 0) end = static_cast<int32_t>(layout_.total_bytes);
+  OCTAVO_GPU_CHECK(cudaMemcpyAsync(slot.outputs.as<uint8_t>(), scratch_.step_buffer + layout_.sampled,
+                                   static_cast<size_t>(end - layout_.sampled), cudaMemcpyDeviceToHost, stream_.get()));
+}
+
+// Scores first: the logits that stay are the rows'.
 void DeviceEngine::enqueue_kernels(const DeviceStep& step) {
-  forward_.run(step, stream_.get());
+  const GpuStream stream = stream_.get();
+  forward_.run_layers(step, stream);
+  enqueue_scores(step.num_scores);
   if (step.num_rows == 0) return;
+  forward_.compute_logits(scratch_.tables.row_token, step.num_rows, stream);
   sampler_.sample({scratch_.logits, scratch_.logits_stride, scratch_.tables.rows, step.num_rows, &layout_,
-                   scratch_.step_buffer},
-                  stream_.get(), true);
+                   scratch_.step_buffer, config_.token_mask_words},
+                  stream, true);
+}
+
+// As many at a time as there are rows of logits.
+void DeviceEngine::enqueue_scores(int32_t num_scores) {
+  const int32_t* index = reinterpret_cast<const int32_t*>(scratch_.step_buffer + layout_.score_index);
+  for (int32_t first = 0; first < num_scores; first += config_.max_samples) {
+    const int32_t num_rows = std::min(num_scores - first, config_.max_samples);
+    forward_.compute_logits(index + first, num_rows, stream_.get());
+    sampler_.score({scratch_.logits, scratch_.logits_stride, first, num_rows, &layout_, scratch_.step_buffer},
+                   stream_.get(), true);
+  }
 }
 
 void DeviceEngine::finish(uint8_t* step_buffer) {
@@ -151,7 +169,7 @@ void DeviceEngine::finish(uint8_t* step_buffer) {
   queue_.finish(step_buffer);
 }
 
-//   slot.outputs   | sampled | sampled_logprob | top_token | top_logprob |   as in the step buffer
+//   slot.outputs   | sampled | sampled_logprob | top_token | top_logprob | score_logprob | ... |   as in the step buffer
 void DeviceEngine::read_outputs(const Slot& slot, uint8_t* step_buffer) const {
   const StepView step = view_step_buffer(layout_, step_buffer);
   const size_t num_rows = static_cast<size_t>(slot.num_rows);
@@ -166,6 +184,12 @@ void DeviceEngine::read_outputs(const Slot& slot, uint8_t* step_buffer) const {
     std::fill_n(step.top_token, num_top, -1);
     std::fill_n(step.top_logprob, num_top, 0.0f);
   }
+  const size_t num_scores = static_cast<size_t>(slot.num_scores);
+  const size_t num_score_tops = num_scores * static_cast<size_t>(config_.max_logprobs);
+  std::memcpy(step.score_logprob, output(layout_.score_logprob), num_scores * 4);
+  std::memcpy(step.score_rank, output(layout_.score_rank), num_scores * 4);
+  std::memcpy(step.score_top_token, output(layout_.score_top_token), num_score_tops * 4);
+  std::memcpy(step.score_top_logprob, output(layout_.score_top_logprob), num_score_tops * 4);
 }
 
 void DeviceEngine::copy_logits(int32_t row, float* logits) {
@@ -236,6 +260,12 @@ void DeviceEngine::warm_up(int32_t kv_index, int32_t num_seqs, int32_t num_token
   const auto floats = [&](int32_t offset) { return reinterpret_cast<float*>(buffer + offset); };
   ints(layout_.header)[0] = num_seqs;
   ints(layout_.header)[1] = num_tokens;
+  const int32_t num_scores = std::min(num_tokens, config_.max_scores);
+  ints(layout_.header)[4] = num_scores;
+  for (int32_t x = 0; x < num_scores; ++x) {
+    ints(layout_.score_index)[x] = x;
+    ints(layout_.score_num_logprobs)[x] = config_.max_logprobs;
+  }
   int32_t rows_left = config_.max_samples;
   for (int32_t s = 0; s < num_seqs; ++s) {
     const int32_t length = num_tokens / num_seqs + (s < num_tokens % num_seqs ? 1 : 0);
@@ -253,7 +283,7 @@ void DeviceEngine::warm_up(int32_t kv_index, int32_t num_seqs, int32_t num_token
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slots_[0].packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
                                    cudaMemcpyHostToDevice, stream_.get()));
   const int32_t longest = *std::max_element(step.query_len, step.query_len + num_seqs);
-  enqueue_kernels({num_seqs, num_tokens, step.count_rows(), longest, false, list_kv_groups(step)});
+  enqueue_kernels({num_seqs, num_tokens, step.count_rows(), num_scores, longest, false, list_kv_groups(step)});
   stream_.wait();
 }
 
@@ -264,7 +294,7 @@ void DeviceEngine::capture_graphs() {
   for (int32_t kv_index = 0; kv_index < num_kv_dtypes(config_); ++kv_index) {
     for (const int32_t bucket : list_buckets(largest)) {
       const KvGroups all = {{{kv_index, 0, bucket, 0, bucket, 1}}, 1};
-      const auto enqueue = [&] { enqueue_kernels({bucket, bucket, bucket, 1, false, all}); };
+      const auto enqueue = [&] { enqueue_kernels({bucket, bucket, bucket, 0, 1, false, all}); };
       graphs_.push_back({kv_index, bucket, GpuGraph(stream, enqueue)});
     }
   }

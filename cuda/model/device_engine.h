@@ -52,6 +52,7 @@ class DeviceEngine : public EngineBase {
     PinnedMemory outputs;  // the step buffer's bytes from sampled on
     GpuEvent done;
     int32_t num_rows = 0;
+    int32_t num_scores = 0;
     bool has_logprobs = false;
   };
   struct BucketGraph {
@@ -63,6 +64,8 @@ class DeviceEngine : public EngineBase {
   void enqueue(const StepView& step, Slot& slot);
   const BucketGraph* find_graph(const StepView& step, const KvGroups& groups) const;
   void enqueue_kernels(const DeviceStep& step);
+  void enqueue_scores(int32_t num_scores);
+  void copy_outputs(Slot& slot);
   void read_outputs(const Slot& slot, uint8_t* step_buffer) const;
   void warm_up();
   void warm_up(int32_t kv_index);

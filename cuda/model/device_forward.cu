@@ -92,10 +92,9 @@ DeviceForward::PlanKey DeviceForward::plan_key(int32_t kv_index, int32_t layer) 
           kv_.layer_shape(kv_index, layer).kv_dtype};
 }
 
-void DeviceForward::run(const DeviceStep& step, GpuStream stream) {
+void DeviceForward::run_layers(const DeviceStep& step, GpuStream stream) {
   prepare(step, stream);
   for (int32_t layer = 0; layer < model_.config().num_layers; ++layer) run_layer(step, layer, stream);
-  if (step.num_rows > 0) compute_logits(step, stream);
 }
 
 // Tables, embeddings with the first norm, RoPE's cosines and sines. The packed step comes by a copy, not a kernel, so that
@@ -308,28 +307,28 @@ void DeviceForward::attend(const KvGroup& group, int32_t index, GpuStream stream
   paged_attention(args, attention_.at(plan_key(group.kv_index, index)), stream, true);
 }
 
-// The output norm and head, only for the tokens after which the step samples.
-void DeviceForward::compute_logits(const DeviceStep& step, GpuStream stream) {
+// The output norm and head.
+void DeviceForward::compute_logits(const int32_t* tokens, int32_t num_rows, GpuStream stream) {
   NormParams norm = {};
   norm.hidden = scratch_.hidden;
   norm.norm = model_.output_norm();
   norm.normed = scratch_.head_input;
-  norm.rows = scratch_.tables.row_token;
+  norm.rows = tokens;
   norm.eps = model_.config().rms_norm_eps;
-  norm.num_rows = step.num_rows;
+  norm.num_rows = num_rows;
   norm.columns = model_.config().hidden_size;
   norm.compute_dtype = model_.compute_dtype();
   norm_rows(norm, stream, true);
   MatmulArgs head = {};
   head.w = &model_.lm_head();
   head.x = scratch_.head_input;
-  head.m = step.num_rows;
+  head.m = num_rows;
   head.y = scratch_.logits;
   head.y_stride = scratch_.logits_stride;
   head.y_dtype = OCTAVO_F32;
   multiply(head, stream);
   const float cap = model_.config().final_logit_softcap;
-  if (cap > 0) softcap_logits({scratch_.logits, step.num_rows * scratch_.logits_stride, cap}, stream, true);
+  if (cap > 0) softcap_logits({scratch_.logits, num_rows * scratch_.logits_stride, cap}, stream, true);
 }
 
 }  // namespace octavo

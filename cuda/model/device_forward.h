@@ -27,7 +27,8 @@ namespace octavo {
 struct DeviceStep {
   int32_t num_seqs;
   int32_t num_tokens;
-  int32_t num_rows;  // 0: there are no logits
+  int32_t num_rows;    // 0: it samples nothing
+  int32_t num_scores;
   int32_t max_query_len;
   bool calculates_scales;  // set the KV scales from this step's values
   KvGroups groups;         // all of its sequences
@@ -40,8 +41,12 @@ class DeviceForward {
   DeviceForward(const DeviceModel& model, const octavo_engine_config& config, const DeviceScratch& scratch,
                 const DeviceKvCache& kv);
 
-  // Enqueues a step whose packed form lies in scratch.packed; scratch.logits has the step's rows.
-  void run(const DeviceStep& step, GpuStream stream);
+  // Enqueues the layers of a step whose packed form lies in scratch.packed.
+  void run_layers(const DeviceStep& step, GpuStream stream);
+
+  // Enqueues the logits after some of its tokens: one row of scratch.logits each. tokens: their places in the step, on the
+  // device, num_rows of them, at most max_samples.
+  void compute_logits(const int32_t* tokens, int32_t num_rows, GpuStream stream);
 
  private:
   // kv_index, sliding window and kv_dtype: a plan serves all layers that have them.
@@ -52,7 +57,6 @@ class DeviceForward {
   void append(const KvGroup& group, int32_t index, GpuStream stream);
   void calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream);
   void attend(const KvGroup& group, int32_t index, GpuStream stream);
-  void compute_logits(const DeviceStep& step, GpuStream stream);
   void add_to_hidden(const DeviceMatrix& w, const void* x, const float* bias, bool has_post_norm, int32_t m,
                      GpuStream stream);
   void multiply(MatmulArgs args, GpuStream stream);

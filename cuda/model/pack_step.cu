@@ -116,6 +116,19 @@ void pack_sampling(const StepView& step, const octavo_step_layout& layout, Packe
   packer.add_run(step.edit_bias, step.num_logit_edits(), layout.edit_bias);
 }
 
+void pack_masks(const StepView& step, const octavo_engine_config& config, const octavo_step_layout& layout,
+                Packer& packer) {
+  if (step.num_token_masks() == 0) return;
+  packer.add_run(step.mask_index, packer.step().num_rows, layout.mask_index);
+  packer.add_run(step.token_masks, step.num_token_masks() * config.token_mask_words, layout.token_masks);
+}
+
+void pack_scores(const StepView& step, const octavo_step_layout& layout, Packer& packer) {
+  packer.add_run(step.score_index, step.num_scores(), layout.score_index);
+  packer.add_run(step.score_token, step.num_scores(), layout.score_token);
+  packer.add_run(step.score_num_logprobs, step.num_scores(), layout.score_num_logprobs);
+}
+
 }  // namespace
 
 int64_t max_packed_bytes(const octavo_engine_config& config, const octavo_step_layout& layout) {
@@ -131,6 +144,8 @@ int64_t pack_step(const StepView& step, const octavo_engine_config& config, cons
   pack_lengths(step, config, packer);
   pack_page_table(step, config, packer);
   pack_sampling(step, layout, packer);
+  pack_masks(step, config, layout, packer);
+  pack_scores(step, layout, packer);
   return packer.size_bytes();
 }
 

@@ -68,8 +68,9 @@ class RowGroup {
   int turn_ = 0;
 };
 
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
-    sample_kernel(const __grid_constant__ SampleKernelParams p) {
+// Calls body with the block's RowSampler.
+template <class Body>
+__device__ void with_row(const SampleKernelParams& p, Body body) {
   extern __shared__ __align__(16) uint8_t dynamic_smem[];
   gpu_wait_for_predecessor();
   gpu_release_successor();
@@ -77,7 +78,18 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   float* part = reinterpret_cast<float*>(dynamic_smem + (sizeof shared + 15) / 16 * 16);
   const int32_t row = static_cast<int32_t>(blockIdx.x) / p.blocks_per_row;
   RowGroup group(p, row);
-  RowSampler<kThreads, RowGroup>(p, row, group, shared, part).run();
+  RowSampler<kThreads, RowGroup> sampler(p, row, group, shared, part);
+  body(sampler);
+}
+
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+    sample_kernel(const __grid_constant__ SampleKernelParams p) {
+  with_row(p, [](RowSampler<kThreads, RowGroup>& sampler) { sampler.run(); });
+}
+
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+    score_kernel(const __grid_constant__ SampleKernelParams p) {
+  with_row(p, [](RowSampler<kThreads, RowGroup>& sampler) { sampler.score(); });
 }
 
 int32_t part_size(int32_t vocab_size, int32_t blocks_per_row) {
@@ -102,25 +114,32 @@ int32_t count_blocks_per_row(int32_t vocab_size) {
   return blocks;
 }
 
-void launch(const SampleKernelParams& params, int32_t num_rows, int32_t smem, GpuStream stream, bool overlap) {
+struct SamplerLaunch {
+  void (*kernel)(SampleKernelParams);
+  int32_t num_rows;
+  int32_t smem_bytes;
+  bool overlap;
+};
+
+void launch(const SamplerLaunch& how, const SampleKernelParams& params, GpuStream stream) {
   cudaLaunchAttribute attributes[2] = {};
   int num_attributes = 0;
   if (params.clusters != 0) {
     attributes[num_attributes].id = cudaLaunchAttributeClusterDimension;
     attributes[num_attributes++].val.clusterDim = {static_cast<unsigned>(params.blocks_per_row), 1, 1};
   }
-  if (overlap && gpu_device().compute_major >= 9) {
+  if (how.overlap && gpu_device().compute_major >= 9) {
     attributes[num_attributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[num_attributes++].val.programmaticStreamSerializationAllowed = 1;
   }
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(num_rows * params.blocks_per_row));
+  config.gridDim = dim3(static_cast<unsigned>(how.num_rows * params.blocks_per_row));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(smem);
+  config.dynamicSmemBytes = static_cast<size_t>(how.smem_bytes);
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = static_cast<unsigned>(num_attributes);
-  OCTAVO_GPU_CHECK(cudaLaunchKernelEx(&config, sample_kernel, params));
+  OCTAVO_GPU_CHECK(cudaLaunchKernelEx(&config, how.kernel, params));
 }
 
 void check_rows(int32_t num_rows, int32_t max_rows) {
@@ -139,6 +158,7 @@ DeviceSampler::DeviceSampler(const DeviceSamplerConfig& config)
   arrivals_bytes_ = (static_cast<size_t>(config.max_rows) * sizeof(uint32_t) + 15) / 16 * 16;
   const size_t slot_words = static_cast<size_t>(config.max_rows) * 2 * static_cast<size_t>(blocks_per_row_) * kSlotWords;
   gpu_allow_smem(sample_kernel, smem_bytes_);
+  gpu_allow_smem(score_kernel, smem_bytes_);
   OCTAVO_GPU_CHECK(cudaMalloc(&workspace_, arrivals_bytes_ + slot_words * sizeof(uint64_t)));
   OCTAVO_GPU_CHECK(cudaMemset(workspace_, 0, arrivals_bytes_));
 }
@@ -183,7 +203,26 @@ void DeviceSampler::sample(const DeviceSampleArgs& args, GpuStream stream, bool 
   params.sampled_logprob = floats(layout.sampled_logprob);
   params.top_token = ints(layout.top_token);
   params.top_logprob = floats(layout.top_logprob);
-  launch(params, args.num_rows, smem_bytes_, stream, overlap);
+  params.num_masks = ints(layout.header) + 3;
+  params.mask_index = ints(layout.mask_index);
+  params.masks = reinterpret_cast<const uint32_t*>(args.step_buffer + layout.token_masks);
+  params.mask_words = args.mask_words;
+  launch({sample_kernel, args.num_rows, smem_bytes_, overlap}, params, stream);
+}
+
+void DeviceSampler::score(const DeviceScoreArgs& args, GpuStream stream, bool overlap) {
+  check_rows(args.num_rows, config_.max_rows);
+  const octavo_step_layout& layout = *args.layout;
+  const auto ints = [&](int32_t offset) { return reinterpret_cast<int32_t*>(args.step_buffer + offset) + args.first; };
+  const int64_t first_top = int64_t{args.first} * config_.max_logprobs;
+  SampleKernelParams params = base_params(args.logits, args.logits_stride);
+  params.score_token = ints(layout.score_token);
+  params.num_logprobs = ints(layout.score_num_logprobs);
+  params.sampled_logprob = reinterpret_cast<float*>(ints(layout.score_logprob));
+  params.score_rank = ints(layout.score_rank);
+  params.top_token = reinterpret_cast<int32_t*>(args.step_buffer + layout.score_top_token) + first_top;
+  params.top_logprob = reinterpret_cast<float*>(args.step_buffer + layout.score_top_logprob) + first_top;
+  launch({score_kernel, args.num_rows, smem_bytes_, overlap}, params, stream);
 }
 
 void DeviceSampler::draw(const float* logits, const SamplingParams& sampling, const LogitEdits& edits, int32_t num_draws,
@@ -194,7 +233,7 @@ void DeviceSampler::draw(const float* logits, const SamplingParams& sampling, co
   params.draws = sampling;
   params.sampled = sampled;
   params.sampled_logprob = sampled_logprob;
-  launch(params, num_draws, smem_bytes_, stream, false);
+  launch({sample_kernel, num_draws, smem_bytes_, false}, params, stream);
 }
 
 }  // namespace octavo

@@ -29,6 +29,17 @@ struct DeviceSampleArgs {
   int32_t num_rows;        // rows of the grid, at most max_rows: fixed in a graph
   const octavo_step_layout* layout;  // host
   uint8_t* step_buffer;    // device copy of the step buffer: input tables are read, output tables written
+  int32_t mask_words;      // 32-bit words of a token mask
+};
+
+// A run of the step's scores.
+struct DeviceScoreArgs {
+  const float* logits;    // device, [num_rows][logits_stride] after the tokens before the scored ones; read only
+  int64_t logits_stride;
+  int32_t first;          // of the step's scores
+  int32_t num_rows;       // at most max_rows
+  const octavo_step_layout* layout;  // host
+  uint8_t* step_buffer;   // as in DeviceSampleArgs
 };
 
 // Workspace for one call at a time. Nothing is allocated after construction.
@@ -46,7 +57,10 @@ class DeviceSampler {
   // device, so the call may be captured in a graph. overlap: see gpu_launch.
   void sample(const DeviceSampleArgs& args, GpuStream stream, bool overlap);
 
-  // The same for draws sample_index, sample_index + 1, ... from one row of logits; edits, sampled [num_draws] and
+  // Enqueues one kernel that fills score_logprob, score_rank, score_top_token and score_top_logprob of a run of scores.
+  void score(const DeviceScoreArgs& args, GpuStream stream, bool overlap);
+
+  // As sample() for draws sample_index, sample_index + 1, ... from one row of logits; edits, sampled [num_draws] and
   // sampled_logprob ([num_draws] or nullptr) are device memory, num_draws at most max_rows.
   void draw(const float* logits, const SamplingParams& params, const LogitEdits& edits, int32_t num_draws,
             int32_t* sampled, float* sampled_logprob, GpuStream stream);

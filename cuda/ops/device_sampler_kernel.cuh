@@ -1,4 +1,4 @@
-// How the blocks of a row sample its token. The code runs on the device and, with an emulated block, in tests on the host.
+// How the blocks of a row sample its token, or score one that is given. The code runs on the device and, with an emulated block, in tests on the host.
 //
 //   token      0 ................. part_size ................ 2 part_size ........ vocab_size
 //              | block 0's part    | block 1's part           | block 2's part    |
@@ -47,12 +47,18 @@ struct SampleKernelParams {
   const int32_t* num_logprobs;
   const int32_t* edit_begin;
   LogitEdits edits;       // of all sequences; num only for draws
+  const int32_t* num_masks;   // of the step; nullptr for draws and scores
+  const int32_t* mask_index;  // [rows], read where there are masks
+  const uint32_t* masks;      // [num_masks][mask_words]
+  int32_t mask_words;
+  const int32_t* score_token;  // [rows] the token to score; rows are scores then, and num_logprobs is by row
   SamplingParams draws;   // of all rows, when they are draws; sample_index of the first
 
   int32_t* sampled;       // [rows]
   float* sampled_logprob; // [rows], or nullptr for draws
   int32_t* top_token;     // [rows][max_logprobs]
   float* top_logprob;
+  int32_t* score_rank;    // [rows], and sampled_logprob is the scored token's
 };
 
 // What one row asks for.
@@ -75,6 +81,12 @@ __device__ inline SampleRow read_row(const SampleKernelParams& p, int32_t row) {
           {p.edits.token + begin, p.edits.count + begin, p.edits.flags + begin, p.edits.bias + begin,
            p.edit_begin[s + 1] - begin},
           p.num_logprobs[s]};
+}
+
+// The mask that a row obeys, or nullptr.
+__device__ inline const uint32_t* row_mask(const SampleKernelParams& p, int32_t row) {
+  if (p.num_masks == nullptr || *p.num_masks == 0 || p.mask_index[row] < 0) return nullptr;
+  return p.masks + static_cast<int64_t>(p.mask_index[row]) * p.mask_words;
 }
 
 // Keeps the tokens whose key is above key, and of those with that key the ones at index <= last of the block's part.
@@ -182,16 +194,30 @@ class RowSampler {
     max_key_ = ranked_key(best);
     if (max_key_ <= kLowestKey) return leave_empty();
     max_ = key_logit(max_key_);
-    if (wanted_.num_logprobs >= 0) {
-      uint64_t before;
-      const uint64_t sum = group_sum([&](int32_t i) { return integer_weight(logit_weight(part_[i], max_, 1.0f)); }, before);
-      log_sum_exp_ = max_ + log(static_cast<double>(sum) * kWeightUnit);
-    }
+    if (wanted_.num_logprobs >= 0) sum_weights();
     if (wanted_.params.temperature == 0 || max_key_ == kInfinityKey) {
       if (group_.rank() == 0 && threadIdx.x == 0) write_token(ranked_id(best), max_);
     } else {
       draw();
     }
+    write_top_tokens();
+  }
+
+  // All threads of the block: the log-probability and rank of the row's given token, and its most likely ones.
+  __device__ void score() {
+    wanted_.num_logprobs = p_.num_logprobs[row_];
+    max_key_ = ranked_key(group_max(load()));
+    if (max_key_ <= kLowestKey) {
+      fill_top_tokens(0);
+      return write_score(key_logit(kLowestKey), 1);
+    }
+    max_ = key_logit(max_key_);
+    sum_weights();
+    const float logit = clean_logit(p_.logits[static_cast<int64_t>(row_) * p_.logits_stride + p_.score_token[row_]]);
+    const uint32_t key = logit_key(logit);
+    uint64_t before;
+    const uint64_t above = group_sum([&](int32_t i) { return static_cast<uint64_t>(logit_key(part_[i]) > key); }, before);
+    write_score(logprob(logit), 1 + static_cast<int32_t>(above));
     write_top_tokens();
   }
 
@@ -234,8 +260,10 @@ class RowSampler {
     }
     for (int32_t i = in_fours + static_cast<int32_t>(threadIdx.x); i < length_; i += kThreads) keep(i, logits[i]);
     __syncthreads();
-    if (wanted_.edits.num == 0) return best;
-    edit();
+    const uint32_t* mask = row_mask(p_, row_);
+    if (wanted_.edits.num == 0 && mask == nullptr) return best;
+    if (wanted_.edits.num > 0) edit();
+    if (mask != nullptr) apply_mask(mask + first_ / 32);
     best = 0;
     for (int32_t i = threadIdx.x; i < length_; i += kThreads) {
       const uint64_t ranked = ranked_token(logit_key(part_[i]), first_ + i);
@@ -254,8 +282,22 @@ class RowSampler {
     __syncthreads();
   }
 
+  // words: from the part's first on; parts begin on whole words.
+  __device__ void apply_mask(const uint32_t* words) {
+    for (int32_t i = threadIdx.x; i < length_; i += kThreads) {
+      if ((words[i / 32] >> (i % 32) & 1) == 0) part_[i] = key_logit(kLowestKey);
+    }
+    __syncthreads();
+  }
+
   __device__ uint64_t weight_of(float x) const {
     return integer_weight(logit_weight(x, max_, wanted_.params.temperature));
+  }
+
+  __device__ void sum_weights() {
+    uint64_t before;
+    const uint64_t sum = group_sum([&](int32_t i) { return integer_weight(logit_weight(part_[i], max_, 1.0f)); }, before);
+    log_sum_exp_ = max_ + log(static_cast<double>(sum) * kWeightUnit);
   }
 
   // --- Between the blocks of the row ------------------------------------------------------------------------------
@@ -500,6 +542,12 @@ class RowSampler {
   __device__ void write_token(int32_t token, float logit) {
     p_.sampled[row_] = token;
     if (p_.sampled_logprob != nullptr) p_.sampled_logprob[row_] = wanted_.num_logprobs >= 0 ? logprob(logit) : 0.0f;
+  }
+
+  __device__ void write_score(float logprob, int32_t rank) {
+    if (group_.rank() != 0 || threadIdx.x != 0) return;
+    p_.sampled_logprob[row_] = logprob;
+    p_.score_rank[row_] = rank;
   }
 
   __device__ float logprob(float logit) const { return static_cast<float>(logit - log_sum_exp_); }

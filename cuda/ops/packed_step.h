@@ -15,7 +15,7 @@ struct PackedRun {
 // This header, then the words it tells of and nothing else, so that one copy of what the step needs brings it over: a step
 // buffer's tables are as long as the largest step, its page table many megabytes. Places are words from the start.
 struct PackedStep {
-  static constexpr int32_t kMaxRuns = 20;
+  static constexpr int32_t kMaxRuns = 24;
 
   int32_t num_seqs;
   int32_t num_tokens;

@@ -185,13 +185,15 @@ double Sampler::log_sum_exp() {
   return max_ + std::log(sum(block_scratch_.as<float>(), num_blocks_));
 }
 
+float Sampler::logit(int32_t token) const { return std::isnan(logits_[token]) ? -kInfinity : logits_[token]; }
+
 int32_t Sampler::rank(int32_t token) const {
-  const float logit = logits_[token];
-  return 1 + static_cast<int32_t>(std::count_if(logits_, logits_ + vocab_size_, [&](float x) { return x > logit; }));
+  const float own = logit(token);
+  return 1 + static_cast<int32_t>(std::count_if(logits_, logits_ + vocab_size_, [own](float x) { return x > own; }));
 }
 
 float Sampler::log_probability(int32_t token, double log_sum_exp) const {
-  return static_cast<float>(logits_[token] - log_sum_exp);
+  return static_cast<float>(logit(token) - log_sum_exp);
 }
 
 void Sampler::top_log_probabilities(int32_t n, double log_sum_exp, int32_t* tokens, float* log_probabilities) {

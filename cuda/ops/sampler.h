@@ -39,6 +39,7 @@ class Sampler {
   void top_log_probabilities(int32_t n, double log_sum_exp, int32_t* tokens, float* log_probabilities);
 
  private:
+  float logit(int32_t token) const;
   void edit_logits(const float* logits, const SamplingParams& params, const LogitEdits& edits);
   void apply_mask(const uint32_t* mask);
   int32_t most_likely() const;

@@ -69,6 +69,7 @@ struct Case {
   SamplingParams params = {1, 1, 0, 1, 0, 0, 0, 0, 0, 0};
   std::vector<Edit> edits;
   int32_t num_logprobs = -1;
+  std::vector<uint32_t> mask;  // empty: none
 };
 
 struct Result {
@@ -117,6 +118,14 @@ Result run_emulated(const Case& one) {
   p.num_logprobs = &one.num_logprobs;
   p.edit_begin = edit_begin;
   p.edits = {token.data(), count.data(), flags.data(), bias.data(), 0};
+  const int32_t num_masks = one.mask.empty() ? 0 : 2;
+  const int32_t mask_index = 1;
+  std::vector<uint32_t> masks(one.mask.size());  // the first one lets nothing through
+  masks.insert(masks.end(), one.mask.begin(), one.mask.end());
+  p.num_masks = &num_masks;
+  p.mask_index = &mask_index;
+  p.masks = masks.data();
+  p.mask_words = static_cast<int32_t>(one.mask.size());
   p.sampled = &result.token;
   p.sampled_logprob = &result.logprob;
   p.top_token = result.top_token.data();
@@ -137,6 +146,9 @@ std::vector<float> edited_logits(const Case& one) {
     logits[edit.token] = edit_logit(logits[edit.token], one.params, edit.count, edit.flags, edit.bias);
   }
   for (float& x : logits) x = clean_logit(x);
+  for (size_t i = 0; i < logits.size() && !one.mask.empty(); ++i) {
+    if ((one.mask[i / 32] >> (i % 32) & 1) == 0) logits[i] = -kInfinity;
+  }
   return logits;
 }
 
@@ -265,6 +277,12 @@ void test_rows() {
     one.logits = random_logits(random, kind, vocab);
     one.params = random_params(random, vocab);
     if (random() % 3 == 0) one.edits = random_edits(random, vocab);
+    if (random() % 3 == 0) {
+      const uint32_t sparse = random() % 2 == 0 ? 0u : ~0u;
+      for (int32_t word = 0; word < (vocab + 31) / 32; ++word) {
+        one.mask.push_back(static_cast<uint32_t>(random()) | (static_cast<uint32_t>(random()) & sparse));
+      }
+    }
     const int32_t logprobs[] = {-1, -1, 0, 1, 5, 64};
     one.num_logprobs = logprobs[random() % 6];
     char name[64];
@@ -284,6 +302,68 @@ void test_row_without_numbers() {
   banned.logits = {1, -kInfinity, 2, NAN};
   banned.edits = {{0, 0, 2, 0}, {2, 0, 2, 0}};
   check(banned, "all banned");
+}
+
+// The log-probability, rank and most likely tokens of a given token, against sorting and f64.
+void test_scores() {
+  std::mt19937 random(4);
+  const int32_t vocabs[] = {1, 2, 31, 128, 385, 3001};
+  for (int round = 0; round < 200; ++round) {
+    const int32_t vocab = vocabs[random() % 6];
+    const std::vector<float> given = random_logits(random, static_cast<int>(random() % 9), vocab);
+    const int32_t token = static_cast<int32_t>(random() % static_cast<unsigned>(vocab));
+    const int32_t num_top = static_cast<int32_t>(random() % 3) * 8;
+    std::vector<uint64_t> slots(2 * kBlocks * kSlotWords, 0xA5A5A5A5A5A5A5A5);
+    float logprob = 7;
+    int32_t rank = -7;
+    std::vector<int32_t> top_token(kMaxLogprobs, -2);
+    std::vector<float> top_logprob(kMaxLogprobs, -2.0f);
+    SampleKernelParams p = {};
+    p.logits = given.data();
+    p.logits_stride = vocab;
+    p.vocab_size = vocab;
+    p.part_size = ((vocab + kBlocks - 1) / kBlocks + 127) / 128 * 128;
+    p.blocks_per_row = kBlocks;
+    p.max_logprobs = kMaxLogprobs;
+    p.slots = slots.data();
+    p.score_token = &token;
+    p.num_logprobs = &num_top;
+    p.sampled_logprob = &logprob;
+    p.score_rank = &rank;
+    p.top_token = top_token.data();
+    p.top_logprob = top_logprob.data();
+    std::vector<SamplerShared<kThreads>> shared(kBlocks);
+    std::vector<std::vector<float>> parts(kBlocks, std::vector<float>(static_cast<size_t>(p.part_size)));
+    emulated::run(kBlocks, kThreads, [&](int block) {
+      EmulatedGroup group(slots.data(), block);
+      RowSampler<kThreads, EmulatedGroup>(p, 0, group, shared[block], parts[block].data()).score();
+    });
+    std::vector<float> logits = given;
+    for (float& x : logits) x = clean_logit(x);
+    std::vector<int32_t> order;
+    for (int32_t i = 0; i < vocab; ++i) {
+      if (logits[i] > -kInfinity) order.push_back(i);
+    }
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+    const float max = order.empty() ? -kInfinity : logits[order[0]];
+    double sum = 0;
+    for (int32_t i : order) sum += std::exp(static_cast<double>(logits[i]) - max);
+    const auto agrees = [&](float found, float logit) {
+      if (logit == -kInfinity && max < kInfinity) return found == -kInfinity;
+      const double expected = logit - (max + std::log(sum));
+      return max == kInfinity ? !(found > -kInfinity) : std::fabs(found - expected) <= 1e-5 + 1e-6 * std::fabs(expected);
+    };
+    const auto above = [&](float x) { return x > logits[token]; };
+    const int32_t expected_rank = 1 + static_cast<int32_t>(std::count_if(logits.begin(), logits.end(), above));
+    REQUIRE(rank == expected_rank, "round %d: rank %d, not %d", round, rank, expected_rank);
+    REQUIRE(agrees(logprob, logits[token]), "round %d: token %d has log-probability %g", round, token, logprob);
+    for (int32_t i = 0; i < kMaxLogprobs; ++i) {
+      const int32_t expected = i < num_top && i < static_cast<int32_t>(order.size()) ? order[i] : -1;
+      REQUIRE(top_token[i] == expected, "round %d: top token %d is %d, not %d", round, i, top_token[i], expected);
+      REQUIRE(expected < 0 ? top_logprob[i] == 0 : agrees(top_logprob[i], logits[expected]), "round %d: %g", round,
+              top_logprob[i]);
+    }
+  }
 }
 
 // How often each token is drawn, against its probability.
@@ -362,6 +442,7 @@ int main() {
   test_least_key();
   test_row_without_numbers();
   test_rows();
+  test_scores();
   test_distribution();
   std::puts("all host tests passed");
   return 0;

@@ -51,7 +51,7 @@ _TABLES = ("header", "tokens", "query_len", "seq_len", "page_table", "sample", "
            "token_masks", "score_index", "score_token", "score_num_logprobs", "kv_index", "sampled", "sampled_logprob",
            "top_token", "top_logprob", "score_logprob", "score_rank", "score_top_token", "score_top_logprob")
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "edit_bias",
-           "sampled_logprob", "top_logprob")
+           "sampled_logprob", "top_logprob", "score_logprob", "score_top_logprob")
 
 
 class StepLayout(ctypes.Structure):
@@ -223,19 +223,33 @@ class StepBuffer:
         self.bytes = numpy.zeros(int(layout.total_bytes), numpy.uint8)
         ends = [getattr(layout, name) for name in _TABLES[1:]] + [int(layout.total_bytes)]
         for name, end in zip(_TABLES, ends):
-            dtype = numpy.float32 if name in _FLOATS else numpy.uint32 if name == "seed" else numpy.int32
+            dtype = numpy.float32 if name in _FLOATS else numpy.uint32 if name in ("seed", "token_masks") else numpy.int32
             setattr(self, name, self.bytes[getattr(layout, name):end].view(dtype))
         self.max_pages = config.max_pages_per_seq
         self.max_logprobs = config.max_logprobs
+        self.mask_words = config.token_mask_words
 
     def fill(self, rows):
         """rows: dicts with tokens, pages; optional cached, sample, temperature, seed, sample_index, top_k, top_p,
-        num_logprobs, kv_index."""
+        num_logprobs, kv_index, allowed (tokens), scores (tuples of place in tokens, scored token, number of likeliest)."""
         self.header[:] = 0
         self.edit_begin[:] = 0
-        total = 0
+        total = num_rows = num_masks = num_scores = 0
         for s, row in enumerate(rows):
             tokens = list(row["tokens"])
+            for place, token, num_top in row.get("scores", ()):
+                self.score_index[num_scores] = total + place
+                self.score_token[num_scores] = token
+                self.score_num_logprobs[num_scores] = num_top
+                num_scores += 1
+            self.mask_index[num_rows:num_rows + row.get("sample", 1)] = num_masks if "allowed" in row else -1
+            num_rows += row.get("sample", 1)
+            if "allowed" in row:
+                bits = numpy.zeros(32 * self.mask_words, bool)
+                bits[list(row["allowed"])] = True
+                begin = num_masks * self.mask_words
+                self.token_masks[begin:begin + self.mask_words] = numpy.packbits(bits, bitorder="little").view(numpy.uint32)
+                num_masks += 1
             self.tokens[total:total + len(tokens)] = tokens
             total += len(tokens)
             self.query_len[s] = len(tokens)
@@ -252,7 +266,7 @@ class StepBuffer:
             self.sample_index[s] = row.get("sample_index", 0)
             self.num_logprobs[s] = row.get("num_logprobs", -1)
             self.kv_index[s] = row.get("kv_index", 0)
-        self.header[:2] = (len(rows), total)
+        self.header[:5] = (len(rows), total, 0, num_masks, num_scores)
 
 
 class Engine:

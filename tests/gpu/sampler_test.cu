@@ -32,9 +32,22 @@ __attribute__((visibility("default"))) void sampler_close(void* sampler) {
 // layout: octavo_step_layout on the host; logits, rows and step_buffer on the device.
 __attribute__((visibility("default"))) int32_t sampler_sample(void* sampler, const float* logits, int64_t stride,
                                                               const octavo::StepRow* rows, int32_t num_rows,
-                                                              const octavo_step_layout* layout, uint8_t* step_buffer) {
+                                                              const octavo_step_layout* layout, uint8_t* step_buffer,
+                                                              int32_t mask_words) {
   return guarded([&] {
-    static_cast<octavo::DeviceSampler*>(sampler)->sample({logits, stride, rows, num_rows, layout, step_buffer}, nullptr, true);
+    static_cast<octavo::DeviceSampler*>(sampler)->sample(
+        {logits, stride, rows, num_rows, layout, step_buffer, mask_words}, nullptr, true);
+    OCTAVO_GPU_CHECK(cudaDeviceSynchronize());
+  });
+}
+
+// The same for scores first .. first + num_rows - 1.
+__attribute__((visibility("default"))) int32_t sampler_score(void* sampler, const float* logits, int64_t stride,
+                                                             int32_t first, int32_t num_rows,
+                                                             const octavo_step_layout* layout, uint8_t* step_buffer) {
+  return guarded([&] {
+    static_cast<octavo::DeviceSampler*>(sampler)->score({logits, stride, first, num_rows, layout, step_buffer}, nullptr,
+                                                        true);
     OCTAVO_GPU_CHECK(cudaDeviceSynchronize());
   });
 }
@@ -51,7 +64,7 @@ __attribute__((visibility("default"))) int32_t sampler_time(void* sampler, const
     cudaGraph_t graph;
     OCTAVO_GPU_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     for (int32_t i = 0; i < num_calls; ++i) {
-      static_cast<octavo::DeviceSampler*>(sampler)->sample({logits, stride, rows, num_rows, layout, step_buffer}, stream, true);
+      static_cast<octavo::DeviceSampler*>(sampler)->sample({logits, stride, rows, num_rows, layout, step_buffer, 0}, stream, true);
     }
     OCTAVO_GPU_CHECK(cudaStreamEndCapture(stream, &graph));
     cudaGraphExec_t executable;

@@ -193,6 +193,85 @@ def test_step_samples_after_several_tokens(temperature, tmp_path):
         assert difference(gpu.logits(r), cpu.logits(r)) < LIMITS[models.F16]
 
 
+def log_softmax(logits):
+    x = logits.astype(numpy.float64)
+    return x - (x.max() + numpy.log(numpy.exp(x - x.max()).sum()))
+
+
+@pytest.mark.parametrize("recipe", [models.RECIPES[0], models.RECIPES[5]], ids=lambda recipe: recipe.name)
+def test_step_scores_by_the_logits_of_its_rows(recipe, tmp_path):
+    engine = Engine(Model(GPU, make_model(recipe, tmp_path)), max_samples=32, max_scores=32)
+    rows = rows_of([5, 1, 20], num_logprobs=2)
+    for row in rows:  # as many scores as rows, after the same tokens: the same products
+        row["sample"] = len(row["tokens"])
+        row["scores"] = [(place, random_tokens(1, 40 + place)[0], place % 5) for place in range(len(row["tokens"]))]
+    buffer = engine.step(rows)
+    assert buffer.header[4] == 26
+    for x in range(26):
+        logits = engine.logits(x)
+        token, num_top = buffer.score_token[x], buffer.score_num_logprobs[x]
+        logprobs = log_softmax(logits)
+        assert buffer.score_rank[x] == 1 + int((logits > logits[token]).sum())
+        assert abs(buffer.score_logprob[x] - logprobs[token]) < 1e-4
+        top = buffer.score_top_token[4 * x:4 * x + 4]
+        order = numpy.lexsort((numpy.arange(len(logits)), -logits))[:num_top]
+        assert top.tolist() == order.tolist() + [-1] * (4 - num_top)
+        numpy.testing.assert_allclose(buffer.score_top_logprob[4 * x:4 * x + num_top], logprobs[order], atol=1e-4)
+
+
+def test_step_scores_many_and_samples_as_without(tmp_path):
+    settings = {"kv_dtype": "float16", "max_samples": 8, "max_scores": 200}
+    gpu, cpu = both(make_model(models.RECIPES[0], tmp_path), models.F16, **settings)
+    rows = rows_of([70, 1, 33], num_logprobs=3)
+    plain = gpu.step(rows)
+    expected = (plain.sampled[:3].copy(), plain.sampled_logprob[:3].copy(), plain.top_token[:12].copy())
+    for row in rows:
+        row["scores"] = [(place, token, 4) for place, token in enumerate(row["tokens"])]
+    for engine in (gpu, cpu):
+        engine.step(rows)
+    mine, theirs = gpu.buffers[0], cpu.buffers[0]
+    numpy.testing.assert_array_equal(mine.sampled[:3], expected[0])
+    numpy.testing.assert_array_equal(mine.sampled_logprob[:3], expected[1])
+    numpy.testing.assert_array_equal(mine.top_token[:12], expected[2])
+    numpy.testing.assert_allclose(mine.score_logprob[:104], theirs.score_logprob[:104], atol=0.03)
+    numpy.testing.assert_allclose(mine.score_top_logprob[:4 * 104], theirs.score_top_logprob[:4 * 104], atol=0.03)
+    assert (mine.score_top_token[:4 * 104:4] == theirs.score_top_token[:4 * 104:4]).mean() > 0.9
+    # A decode step with scores, and one that samples nothing.
+    later = [{**row, "cached": len(row["tokens"]), "tokens": [7], "scores": [(0, 5, 1)]} for row in rows]
+    for engine in (gpu, cpu):
+        engine.step(later)
+    numpy.testing.assert_allclose(mine.score_logprob[:3], theirs.score_logprob[:3], atol=0.03)
+    assert mine.sampled[:3].tolist() == theirs.sampled[:3].tolist()
+    for engine in (gpu, cpu):
+        engine.step([{**row, "sample": 0} for row in later])
+    numpy.testing.assert_allclose(mine.score_logprob[:3], theirs.score_logprob[:3], atol=0.03)
+    assert gpu.step(rows_of([3])).sampled[0] >= 0  # by a graph's kernels or not, no score is left over
+
+
+def test_step_samples_only_tokens_of_the_mask(tmp_path):
+    settings = {"max_token_masks": 3, "token_mask_words": 17}
+    gpu, cpu = both(make_model(models.RECIPES[0], tmp_path), models.F16, kv_dtype="float16", **settings)
+    allowed = [[1, 31, 32, 519], random_tokens(100, 9)]
+    for temperature in (0, 1):
+        rows = rows_of([20, 6, 11], num_logprobs=3, temperature=temperature, seed=4)
+        rows[0]["allowed"], rows[2]["allowed"] = allowed
+        for length in (None, 1):  # prefill, then a decode by its graph
+            for engine in (gpu, cpu):
+                engine.step(rows)
+            mine, theirs = gpu.buffers[0], cpu.buffers[0]
+            assert mine.sampled[:3].tolist() == theirs.sampled[:3].tolist() or temperature == 1
+            assert mine.sampled[0] in allowed[0] and mine.sampled[2] in allowed[1]
+            assert set(mine.top_token[8:11].tolist()) <= set(allowed[1])
+            assert mine.sampled[1] == gpu.logits(1).argmax() or temperature == 1
+            rows = [{**row, "cached": row.get("cached", 0) + len(row["tokens"]), "tokens": [3]} for row in rows]
+        del rows[0]["allowed"], rows[2]["allowed"]
+        assert gpu.step(rows).sampled[0] == cpu.step(rows).sampled[0] or temperature == 1
+    rows[0]["allowed"] = []
+    assert gpu.step(rows).sampled[0] == -1
+    with pytest.raises(models.OctavoError, match="token_mask_words must be 17 to 17, found 16"):
+        Engine(gpu.model, max_token_masks=1, token_mask_words=16)
+
+
 def test_step_gives_minus_1_where_logits_hold_no_number(tmp_path):
     file = make_model(Recipe("broken", untied=True), tmp_path, broken_token=7)
     engine = Engine(Model(GPU, file))

@@ -25,7 +25,7 @@ INPUTS = ("header tokens query_len seq_len page_table sample temperature top_k t
 TABLES = INPUTS + ("sampled sampled_logprob top_token top_logprob score_logprob score_rank score_top_token "
                    "score_top_logprob").split()
 FLOATS = set("temperature top_p min_p repetition_penalty presence_penalty frequency_penalty edit_bias sampled_logprob "
-             "top_logprob".split())
+             "top_logprob score_logprob score_top_logprob".split())
 MAX_LOGPROBS = 20
 
 
@@ -63,12 +63,14 @@ cpu_library = ctypes.CDLL(os.environ.get("OCTAVO_CPU_LIB", str(ROOT / "build/cpu
 class Step:
     """The tables of num_rows rows, each of another sequence, in one device buffer, and their views on the host."""
 
-    def __init__(self, num_rows, edits=0, max_logprobs=MAX_LOGPROBS):
-        self.num_rows, self.max_logprobs = num_rows, max_logprobs
+    def __init__(self, num_rows, edits=0, max_logprobs=MAX_LOGPROBS, masks=0, mask_words=0, scores=0):
+        self.num_rows, self.max_logprobs, self.mask_words = num_rows, max_logprobs, mask_words
         lengths = dict.fromkeys(TABLES, num_rows) | {
             "header": 16, "tokens": 0, "query_len": 0, "seq_len": 0, "page_table": 0, "seed": 2 * num_rows,
             "edit_begin": num_rows + 1, "top_token": num_rows * max_logprobs, "top_logprob": num_rows * max_logprobs,
-            "token_masks": 0} | dict.fromkeys([name for name in TABLES if name.startswith("score_")], 0) | dict.fromkeys(
+            "token_masks": masks * mask_words} | dict.fromkeys(
+                [name for name in TABLES if name.startswith("score_")], scores) | dict.fromkeys(
+                ["score_top_token", "score_top_logprob"], scores * max_logprobs) | dict.fromkeys(
                 ["edit_token", "edit_count", "edit_flags", "edit_bias"], edits)
         self.layout = StepLayout()
         end = 0
@@ -79,7 +81,7 @@ class Step:
             end += (4 * lengths[name] + 63) // 64 * 64
         self.host = np.zeros(end, np.uint8)
         for name, length in lengths.items():
-            dtype = np.float32 if name in FLOATS else np.uint32 if name == "seed" else np.int32
+            dtype = np.float32 if name in FLOATS else np.uint32 if name in ("seed", "token_masks") else np.int32
             setattr(self, name, self.host[offsets[name]:offsets[name] + 4 * length].view(dtype))
         self.rows = np.stack([np.arange(num_rows), np.zeros(num_rows)], 1).astype(np.int32)  # (sequence, index) of each
         for name in ("top_p", "repetition_penalty"):
@@ -93,7 +95,15 @@ class Step:
         status = sampler_library.sampler_sample(
             ctypes.c_void_p(sampler.handle), ctypes.c_void_p(logits.data_ptr()),
             ctypes.c_int64(logits.stride(0) if stride is None else stride), ctypes.c_void_p(rows.data_ptr()),
-            self.num_rows, ctypes.byref(self.layout), ctypes.c_void_p(device.data_ptr()))
+            self.num_rows, ctypes.byref(self.layout), ctypes.c_void_p(device.data_ptr()), self.mask_words)
+        assert status == 0
+        self.host[:] = device.cpu().numpy()
+
+    def score(self, sampler, logits, first, num_rows):
+        device = torch.from_numpy(self.host).cuda()
+        status = sampler_library.sampler_score(
+            ctypes.c_void_p(sampler.handle), ctypes.c_void_p(logits.data_ptr()), ctypes.c_int64(logits.stride(0)), first,
+            num_rows, ctypes.byref(self.layout), ctypes.c_void_p(device.data_ptr()))
         assert status == 0
         self.host[:] = device.cpu().numpy()
 
@@ -195,9 +205,9 @@ def random_rows(rng, num_rows, vocab):
     return logits
 
 
-def random_step(rng, num_rows, vocab):
+def random_step(rng, num_rows, vocab, **sizes):
     counts = np.where(rng.random(num_rows) < 0.5, 0, rng.integers(0, min(300, vocab + 1), num_rows))
-    step = Step(num_rows, int(counts.sum()))
+    step = Step(num_rows, int(counts.sum()), **sizes)
     step.edit_begin[1:] = np.cumsum(counts)
     for row in range(num_rows):
         part = slice(step.edit_begin[row], step.edit_begin[row + 1])
@@ -278,6 +288,60 @@ def test_rows_equal_the_cpu(vocab, num_rows, clusters):
     moved = sum(check_row(step, row, logits[row]) for row in range(num_rows))
     print(f"vocabulary {vocab}: {moved} of {num_rows} rows moved by rounding")
     assert moved <= max(2, num_rows // 50)
+
+
+@pytest.mark.parametrize("vocab", [100, 128256, 128257])
+def test_rows_obey_their_masks(vocab):
+    rng = np.random.default_rng(vocab)
+    num_rows, words = 60, (vocab + 31) // 32
+    logits = random_rows(rng, num_rows, vocab)
+    step = random_step(rng, num_rows, vocab, masks=5, mask_words=words)
+    masks = rng.random((5, 32 * words)) < np.array([0, 0.01, 0.5, 0.99, 1])[:, None]
+    step.header[3] = 5
+    step.token_masks[:] = np.packbits(masks, axis=1, bitorder="little").view(np.uint32).ravel()
+    step.mask_index[:] = rng.integers(-1, 5, num_rows)
+    with Sampler(num_rows, vocab) as sampler:
+        step.run(sampler, torch.from_numpy(logits).cuda())
+        moved = 0
+        for row, mask in enumerate(step.mask_index):
+            allowed = np.where(masks[mask, :vocab], logits[row], -np.inf).astype(np.float32) if mask >= 0 else logits[row]
+            moved += check_row(step, row, allowed)
+        assert moved <= 2
+        # Without masks in the step the column is not read.
+        step.header[3] = 0
+        step.run(sampler, torch.from_numpy(logits).cuda())
+    assert sum(check_row(step, row, logits[row]) for row in range(num_rows)) <= 2
+
+
+@pytest.mark.parametrize("clusters", [True, False])
+@pytest.mark.parametrize("vocab", [1, 100, 49152, 128257, 262144])
+def test_scores_equal_numpy(vocab, clusters):
+    rng = np.random.default_rng(vocab)
+    num_scores, first = 50, 17
+    logits = random_rows(rng, num_scores, vocab)
+    step = Step(1, scores=num_scores + first)
+    step.score_token[first:] = rng.integers(0, vocab, num_scores)
+    step.score_num_logprobs[first:] = rng.choice([0, 1, 5, MAX_LOGPROBS], num_scores)
+    step.score_rank[:] = -7
+    with Sampler(num_scores, vocab, clusters=clusters) as sampler:
+        step.score(sampler, torch.from_numpy(logits).cuda(), first, num_scores)
+    assert np.all(step.score_rank[:first] == -7)
+    with np.errstate(all="ignore"):
+        for row in range(num_scores):
+            x = np.where(np.isnan(logits[row]), -np.inf, logits[row]).astype(np.float64)
+            logprobs = x - (x.max() + np.log(np.exp(x - x.max()).sum()))
+            token, wanted = step.score_token[first + row], step.score_num_logprobs[first + row]
+            found = step.score_logprob[first + row]
+            part = slice((first + row) * MAX_LOGPROBS, (first + row + 1) * MAX_LOGPROBS)
+            top, top_logprob = step.score_top_token[part], step.score_top_logprob[part]
+            assert step.score_rank[first + row] == 1 + np.sum(x > x[token])
+            order = most_likely(x, wanted) if wanted > 0 else []
+            assert np.array_equal(top[:len(order)], order) and np.all(top[len(order):] == -1), (row, top, order)
+            if not np.isfinite(x.max()):
+                assert not found > -np.inf  # nothing is a number, or one is infinite
+                continue
+            np.testing.assert_allclose(found, logprobs[token], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(top_logprob[:len(order)], logprobs[top[:len(order)]], rtol=1e-5, atol=1e-5)
 
 
 def test_rows_do_not_depend_on_batch_mates():
