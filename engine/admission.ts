@@ -22,10 +22,6 @@ export interface RequestLimits {
   readonly maxNumSeqs: number;
   readonly maxLogprobs: number;
   readonly maxLogitEdits: number;
-  /** 0: the device takes no masks. */
-  readonly maxTokenMasks: number;
-  /** 0: the device tells no log-probabilities of prompts. */
-  readonly maxScores: number;
 }
 
 /** More sequences than fit in one step wait their turn; a request may fill this many turns. */
@@ -113,9 +109,6 @@ function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: 
   checkPromptLogprobs({ promptTokens: promptTokenIds.length, numTop: sampling.promptLogprobs }, limits);
   checkTokenIds("logit_bias", sampling.logitBias.keys(), vocabSize);
   checkTokenIds("stop_token_ids", sampling.stopTokenIds, vocabSize);
-  if (sampling.allowedTokenIds !== null && limits.maxTokenMasks === 0) {
-    throw new RequestError("allowed_token_ids is not offered on this device", { param: "allowed_token_ids" });
-  }
   checkTokenIds("allowed_token_ids", sampling.allowedTokenIds ?? [], vocabSize);
   for (const word of sampling.badWords) checkTokenIds("bad_words", word, vocabSize);
   const numStopBans = sampling.minTokens > 0 ? sampling.stopTokenIds.length + numEosTokenIds : 0;
@@ -135,11 +128,10 @@ function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: 
 
 function checkPromptLogprobs(
   { promptTokens, numTop }: { promptTokens: number; numTop: number | null },
-  { maxLogprobs, maxScores }: RequestLimits,
+  { maxLogprobs }: RequestLimits,
 ): void {
   if (numTop === null) return;
   const param = "prompt_logprobs";
-  if (maxScores === 0) throw new RequestError("prompt_logprobs is not offered on this device", { param });
   if (numTop > maxLogprobs) {
     throw new RequestError(`prompt_logprobs must be at most ${maxLogprobs} on this server, received ${numTop}`, {
       param,

@@ -176,7 +176,7 @@ function readyMessage(parts: {
   const { kvKinds, maxModelLen, maxLogprobs } = settings;
   const [{ pageSize }] = kvKinds as [KvKind];
   const pageBytes = kvPageBytes(nativeModel, settings);
-  const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits, maxTokenMasks, maxScores } = sizes;
+  const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits } = sizes;
   const { backend, name, isa, numCores } = device.library.deviceInfo();
   return {
     type: "ready",
@@ -218,8 +218,6 @@ function readyMessage(parts: {
       maxNumSeqs,
       maxLogprobs,
       maxLogitEdits,
-      maxTokenMasks,
-      maxScores,
     },
   };
 }

@@ -66,7 +66,7 @@ export const GENERATION_FIELDS = {
   ),
   allowed_token_ids: field(
     z.array(integer(0)).min(1),
-    "The only tokens that may be sampled; the end-of-sequence token too only if it is among them. On the CPU only.",
+    "The only tokens that may be sampled; the end-of-sequence token too only if it is among them.",
   ),
   prompt_logprobs: field(
     integer(0),

@@ -23,8 +23,6 @@ export function clientOptions() {
     maxNumSeqs,
     maxLogprobs: 4,
     maxLogitEdits: 4096,
-    maxTokenMasks: 16,
-    maxScores: 5,
   };
   const info = {
     kvCacheDtype: "float32",

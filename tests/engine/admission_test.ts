@@ -12,8 +12,6 @@ const LIMITS: RequestLimits = {
   maxNumSeqs: 2,
   maxLogprobs: 5,
   maxLogitEdits: 30,
-  maxTokenMasks: 2,
-  maxScores: 5,
 };
 
 function check(promptTokenIds: number[], options: SamplingOptions = {}, limits: Partial<RequestLimits> = {}) {
@@ -90,13 +88,20 @@ Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine 
   );
   check([1], { allowedTokenIds: [1, 49] });
   assertEquals(refusal([1], { allowedTokenIds: [50] })[1], "allowed_token_ids");
-  assertThrows(() => check([1], { allowedTokenIds: [1] }, { maxTokenMasks: 0 }), RequestError, "not offered");
   const badWords = tokens(48).map((id) => [id]);
   check([1], { badWords }, { maxLogitEdits: 50 });
   assertEquals(refusal([1], { badWords, minTokens: 2, maxTokens: 3 })[1], "bad_words");
   assertEquals(refusal([1], { badWords: [[1, 50]] })[1], "bad_words");
   check([1], { logprobs: 5 });
   assertEquals(refusal([1], { logprobs: 6 })[0], "At most 5 log-probabilities a token are offered, requested 6");
+  check([1], { promptLogprobs: 5 });
+  assertEquals(refusal([1], { promptLogprobs: 6 }).slice(0, 2), [
+    "prompt_logprobs must be at most 5 on this server, received 6",
+    "prompt_logprobs",
+  ]);
+  const long = { maxModelLen: 1e6, numPages: 1e6 };
+  check(tokens(43_690), { promptLogprobs: 5 }, long);
+  assertEquals(refusal(tokens(43_691), { promptLogprobs: 5 }, long)[1], "prompt_logprobs");
   check(tokens(14), { repetitionPenalty: 1.5 });
   assertEquals(
     refusal(tokens(15), { repetitionPenalty: 1.5 })[0],

@@ -137,7 +137,7 @@ function submit(
     : never,
 ) {
   const sampling = samplingParams({ ...options, minTokens: Math.min(options.minTokens, options.maxTokens) });
-  const { numPages, maxNumSeqs, maxLogitEdits = 0, maxScores = 0 } = harness.config;
+  const { numPages, maxNumSeqs, maxLogitEdits = 0 } = harness.config;
   const pageSizes = [harness.config.pageSize, ...harness.config.morePageSizes ?? []];
   const kvIndex = anyIndex % pageSizes.length;
   const pageSize = pageSizes[kvIndex]!;
@@ -151,8 +151,6 @@ function submit(
       maxNumSeqs,
       maxLogprobs: 4,
       maxLogitEdits,
-      maxTokenMasks: maxNumSeqs,
-      maxScores,
     });
   } catch (error) {
     if (error instanceof RequestError) return 0;

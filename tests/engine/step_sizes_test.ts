@@ -15,9 +15,9 @@ Deno.test("stepSizes() takes what is given, else what suits the device", () => {
     maxNumSeqs: 256,
     maxNumBatchedTokens: 2048,
     maxLogitEdits: 300_000,
-    maxTokenMasks: 0,
-    tokenMaskWords: 0,
-    maxScores: 0,
+    maxTokenMasks: 256,
+    tokenMaskWords: 9375,
+    maxScores: 1024,
   });
   // A step holds at least a token of each sequence.
   const many = stepSizes({ maxNumSeqs: 300, maxNumBatchedTokens: 8 }, "cpu", 100);
