@@ -61,6 +61,8 @@ export interface LLMOptions {
   readonly calculateKvScalesTokens?: number;
   /** Count magnitudes, saturated elements and sampled errors of what the KV cache stores: {@linkcode LLM.kvCacheStats}. */
   readonly kvCacheStats?: boolean;
+  /** For finding faults: compare checksums of shared pages, which is slow; the engine fails when one changes. */
+  readonly checkPages?: boolean;
   /** File of scales for an FP8 KV cache (safetensors or JSON), used before the checkpoint's. */
   readonly kvScales?: string;
   /** Missing or unusable scales of an FP8 KV cache are an error, not a warning. */
@@ -145,6 +147,7 @@ export class LLM implements AsyncDisposable {
       calculateKvScales: options.calculateKvScales ?? false,
       calculateKvScalesTokens: options.calculateKvScalesTokens ?? OPTIONS.calculateKvScalesTokens.default,
       kvCacheStats: options.kvCacheStats ?? false,
+      checkPages: options.checkPages ?? false,
       kvScales: options.kvScales ?? null,
       strictKvScales: options.strictKvScales ?? false,
       enablePrefixCaching: options.enablePrefixCaching ?? true,

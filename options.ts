@@ -121,6 +121,10 @@ export const OPTIONS = {
     "kv-cache-stats",
     "Count magnitudes, saturated elements and sampled errors of what the KV cache stores, for /v1/kv and /metrics",
   ),
+  checkPages: toggle(
+    "check-pages",
+    "For finding faults: compare checksums of shared KV pages, which is slow; the engine fails when one changes",
+  ),
   kvCacheMemory: spec<KvCacheMemory | null>(
     "kv-cache-memory",
     "SIZE",

@@ -19,6 +19,7 @@ import { calculatedKvScales, nativeKMean, nativeKvScales, takesKvScales } from "
 import { loadModel } from "./load_model.ts";
 import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
+import { PageGuard } from "./page_guard.ts";
 import { type StepSizes, stepSizes } from "./step_sizes.ts";
 import { StepLoop } from "./step_loop.ts";
 import type { KvCacheDtype } from "./types.ts";
@@ -75,6 +76,7 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     kvFingerprint: settings.enablePrefixCaching ? kvFingerprint(model, settings) : null,
     kvScaleWindow: kvScaleWindow(engine, settings),
     hostTier: numHostPages > 0 ? new HostTier(engine, { numHostPages, numPages, pageBytes }) : null,
+    pageGuard: settings.checkPages ? new PageGuard((page) => engine.pageChecksum(page)) : null,
     looksAhead: backend !== "cpu",
     warn: (message) => post({ type: "warning", message }),
   });

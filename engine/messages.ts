@@ -58,6 +58,8 @@ export interface EngineSettings {
   readonly kvScaleTokens: number | null;
   /** Count what the cache makes of K and V. */
   readonly kvCacheStats: boolean;
+  /** Find pages that change while they are shared. */
+  readonly checkPages: boolean;
   /** Of each layer; null where its dtype takes none from outside. */
   readonly kvScales: readonly (LayerKvScales | null)[];
   /** Of each layer; null = none. */

@@ -22,6 +22,7 @@
  */
 
 import { MAX_KV_DTYPES } from "../ffi/enums.ts";
+import type { PageGuard } from "./page_guard.ts";
 import type { PageName } from "./prefix_hash.ts";
 
 const NONE = -1;
@@ -34,6 +35,7 @@ export class PagePool {
   readonly numPages: number;
   readonly #pageSize: number;
   readonly #onEvict: EvictionListener;
+  readonly #guard: PageGuard | null;
   /** `#free[0 .. #numFree - 1]` is a stack: the page freed last is handed out first, still warm in the caches. */
   readonly #free: Int32Array;
   #numFree = 0;
@@ -59,11 +61,18 @@ export class PagePool {
   /**
    * @param pageSize Tokens of a page at most.
    * @param onEvict Told of an idle page whose name is about to be void, before the page is used again.
+   * @param guard Told of names, for finding pages that change while they have one.
    */
-  constructor(numPages: number, pageSize: number, onEvict: EvictionListener = () => {}) {
+  constructor(
+    numPages: number,
+    pageSize: number,
+    onEvict: EvictionListener = () => {},
+    guard: PageGuard | null = null,
+  ) {
     this.numPages = numPages;
     this.#pageSize = pageSize;
     this.#onEvict = onEvict;
+    this.#guard = guard;
     this.#free = new Int32Array(numPages);
     this.#refs = new Int32Array(numPages);
     this.#names = new Array<PageName | null>(numPages).fill(null);
@@ -136,6 +145,7 @@ export class PagePool {
 
   /** Adds an owner to a page found by name. */
   acquire(page: number): void {
+    this.#guard?.check(page);
     if (this.isIdle(page)) {
       this.#unlink(page);
       this.#numOwnedOf[this.#kvIndex[page]!]!++;
@@ -150,6 +160,7 @@ export class PagePool {
     this.#names[page] = name;
     this.#tokens.set(tokens, page * this.#pageSize);
     this.#numTokens[page] = tokens.length;
+    this.#guard?.named(page);
   }
 
   /** Voids an owned page's name: nobody finds it any more. */
@@ -189,6 +200,7 @@ export class PagePool {
    * @returns How many pages were lost, and what else is wrong; 0 unless there is a bug.
    */
   reclaim(): number {
+    this.#guard?.checkAll();
     const lost = this.#numFaults();
     if (lost > 0) this.#clear();
     return lost;
@@ -236,8 +248,10 @@ export class PagePool {
 
   #forget(page: number): void {
     const name = this.#names[page];
-    if (name !== null && name !== undefined) this.#byName.delete(name);
+    if (name === null || name === undefined) return;
+    this.#byName.delete(name);
     this.#names[page] = null;
+    this.#guard?.unnamed(page);
   }
 
   #clear(): void {

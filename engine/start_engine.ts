@@ -52,6 +52,8 @@ export interface StartEngineOptions {
   readonly calculateKvScalesTokens?: number;
   /** Count magnitudes, saturated elements and errors of what the cache stores. Default false. */
   readonly kvCacheStats?: boolean;
+  /** Compare checksums of shared pages, which is slow: an engine in which one changes fails. Default false. */
+  readonly checkPages?: boolean;
   /** A file of scales for an FP8 cache (safetensors or JSON), before the checkpoint's own. Default none. */
   readonly kvScales?: string | null;
   /** Missing or unusable KV scales are an error rather than a warning. Default false. */
@@ -207,6 +209,7 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
     quantization,
     kvScaleTokens: scales.calculate ? kvScaleTokens : null,
     kvCacheStats: options.kvCacheStats ?? false,
+    checkPages: options.checkPages ?? false,
     kvScales: scales.layers,
     kMeans: scales.means,
     maxModelLen,

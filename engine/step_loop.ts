@@ -29,6 +29,7 @@ import type { KvScaleWindow } from "./kv_scale_window.ts";
 import { LogitEdits, maxLogitEdits, stopIds } from "./logit_edits.ts";
 import type { EngineMessage, Outcome } from "./messages.ts";
 import type { StepBufferViews, StepRunner } from "./native.ts";
+import type { PageGuard } from "./page_guard.ts";
 import { PagePool } from "./page_pool.ts";
 import { PrefixCache } from "./prefix_cache.ts";
 import { type PromptScores, readScores } from "./prompt_scores.ts";
@@ -52,6 +53,8 @@ export interface StepLoopOptions {
   readonly kvScaleWindow?: KvScaleWindow | null;
   /** Keeps the pages that the pool gives up; null or left out: nothing does. Needs prefix caching. */
   readonly hostTier?: HostTier | null;
+  /** Finds pages that change while they are shared; null: nobody looks. */
+  readonly pageGuard?: PageGuard | null;
   /** Submit a step before the last one's tokens are read: for devices that run on by themselves. */
   readonly looksAhead: boolean;
   /** Told of faults that cost no request. */
@@ -123,7 +126,8 @@ export class StepLoop {
     const { kvFingerprint: fingerprint } = options;
     const pageSizes = [options.pageSize, ...options.morePageSizes ?? []];
     const hostTier = this.#hostTier = options.hostTier ?? null;
-    this.#pool = new PagePool(options.numPages, Math.max(...pageSizes), hostTier?.save.bind(hostTier));
+    const { pageGuard = null } = options;
+    this.#pool = new PagePool(options.numPages, Math.max(...pageSizes), hostTier?.save.bind(hostTier), pageGuard);
     this.#cache = new PrefixCache(this.#pool, { pageSizes, fingerprint, hostTier });
     const limits = {
       pageSizes,
@@ -203,6 +207,7 @@ export class StepLoop {
       const isSubmitted = this.#submitStep();
       if (!isSubmitted || !this.#options.looksAhead || this.#flights.length > 1) this.#finishFlight();
     }
+    this.#options.pageGuard?.settle();
     if (this.#live.size === 0) this.#rest();
     this.#updateGauges();
   }

@@ -5,7 +5,7 @@
  */
 
 /** `OCTAVO_ABI_VERSION` of the header this version was written against; `tests/ffi/abi_test.ts` compares them. */
-export const ABI_VERSION = 10;
+export const ABI_VERSION = 11;
 
 /** What there is a native library for, in the order in which "auto" tries them. */
 export const BACKENDS = ["cuda", "cpu"] as const;

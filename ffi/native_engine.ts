@@ -250,6 +250,13 @@ export class NativeEngine extends Handle {
     return bytes;
   }
 
+  /** Of all bytes of a page after the steps and transfers submitted so far, for checks: equal for equal bytes. */
+  pageChecksum(page: number): bigint {
+    const checksum = new BigUint64Array(1);
+    this.library.check(this.library.symbols.octavo_engine_page_checksum(this.pointer, page, checksum));
+    return checksum[0]!;
+  }
+
   /**
    * Raw logits of a row of the step submitted last, for tests and accuracy reports.
    *

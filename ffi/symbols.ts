@@ -187,6 +187,14 @@ export const SYMBOLS = {
     ],
     result: "i32",
   },
+  octavo_engine_page_checksum: {
+    parameters: [
+      "pointer", // octavo_engine *engine
+      "i32", // int32_t page
+      "buffer", // uint32_t *checksum
+    ],
+    result: "i32",
+  },
   octavo_engine_close: {
     parameters: [
       "pointer", // octavo_engine *engine

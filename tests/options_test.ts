@@ -30,6 +30,7 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     calculateKvScales: ["true", true],
     calculateKvScalesTokens: ["100", 100],
     kvCacheStats: ["true", true],
+    checkPages: ["true", true],
     kvCacheMemory: ["2GiB", { bytes: 2 ** 31 }],
     kvOffloadMemory: ["1.5GiB", 1.5 * 2 ** 30],
     maxModelLen: ["4096", 4096],

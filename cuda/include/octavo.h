@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of a symbol, a struct or a meaning. */
-#define OCTAVO_ABI_VERSION 10
+#define OCTAVO_ABI_VERSION 11
 
 typedef struct octavo_model octavo_model;   /* weights, immutable after octavo_model_finish */
 typedef struct octavo_engine octavo_engine; /* KV pages, scratch memory and threads for one model */
@@ -468,6 +468,11 @@ OCTAVO_API int32_t octavo_engine_transfer_stats(octavo_engine *engine, octavo_tr
  * largest of the engine's dtypes.
  * Errors: OCTAVO_INVALID_ARGUMENT. */
 OCTAVO_API int32_t octavo_engine_host_page(octavo_engine *engine, int32_t host_page, uint8_t *bytes, double size_bytes);
+
+/* A checksum of all bytes of a page after the steps and transfers submitted so far, waiting for them: pages that several
+ * sequences share must not change. checksum: uint32_t[2], low and high word; the same in every build for the same bytes.
+ * Errors: OCTAVO_INVALID_ARGUMENT (a page that there is not). */
+OCTAVO_API int32_t octavo_engine_page_checksum(octavo_engine *engine, int32_t page, uint32_t *checksum);
 
 /* Frees the engine. NULL is allowed. */
 OCTAVO_API void octavo_engine_close(octavo_engine *engine);

@@ -234,6 +234,16 @@ void DeviceEngine::copy_host_page(int32_t host_page, uint8_t* bytes, double size
   on_device([&] { std::copy_n(host_pages_.page(host_page), kv_.page_bytes(), bytes); });
 }
 
+uint64_t DeviceEngine::page_checksum(int32_t page) {
+  check_cache_page(config_, page);
+  uint64_t checksum = 0;
+  on_device([&] {
+    host_pages_.wait();
+    checksum = kv_.page_checksum(page, stream_.get());
+  });
+  return checksum;
+}
+
 // The largest steps, so that every workspace has its size: few long sequences, many, and many of two tokens, which cut the
 // attention's work into the most rows.
 void DeviceEngine::warm_up() {

@@ -43,6 +43,7 @@ class DeviceEngine : public EngineBase {
   void transfer(const Transfer& transfer) override;
   octavo_transfer_stats transfer_stats() override;
   void copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) override;
+  uint64_t page_checksum(int32_t page) override;
 
  private:
   void end_kv_scales() override;

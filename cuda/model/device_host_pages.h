@@ -32,6 +32,9 @@ class DeviceHostPages {
 
   octavo_transfer_stats stats();
 
+  // Until all transfers have finished.
+  void wait() const { stream_.wait(); }
+
   // What the host page holds after all transfers.
   const uint8_t* page(int32_t host_page) const;
 

@@ -5,10 +5,29 @@
 #include <vector>
 
 #include "kv/format.h"
+#include "kv/page_checksum.h"
 #include "model/kv_cache_config.h"
 
 namespace octavo {
 namespace {
+
+constexpr int kChecksumThreads = 256;
+constexpr int kChecksumBlocks = 64;
+
+struct ChecksumParams {
+  const uint64_t* words;
+  int64_t num_words;
+  unsigned long long* checksum;
+};
+
+__global__ void __launch_bounds__(kChecksumThreads) checksum_kernel(const __grid_constant__ ChecksumParams p) {
+  uint64_t sum = 0;
+  for (int64_t place = blockIdx.x * kChecksumThreads + threadIdx.x; place < p.num_words;
+       place += kChecksumBlocks * kChecksumThreads) {
+    sum += checksum_share(p.words[place], place);
+  }
+  atomicAdd(p.checksum, static_cast<unsigned long long>(sum));
+}
 
 GpuMemory allocate_pages(uint64_t size_bytes, int32_t num_pages) {
   size_t free_bytes = 0;
@@ -27,6 +46,7 @@ DeviceKvCache::DeviceKvCache(const octavo_model_config& model, const std::vector
                              const octavo_engine_config& config, const KvValues& values)
     : layout_(model, layers, config),
       num_scales_(size_t{2} * static_cast<size_t>(model.num_layers) * static_cast<size_t>(model.num_kv_heads)),
+      checksum_(sizeof(uint64_t)),
       has_mean_(layers_with_mean(model, layout_, values.k_mean)),
       calculated_(config) {
   check_kv_scales(model, config, values.scales);
@@ -110,6 +130,18 @@ void DeviceKvCache::copy_stats(double* stats, GpuStream stream) const {
     *stats++ = row.square_sum;
     *stats++ = row.error_sum;
   }
+}
+
+uint64_t DeviceKvCache::page_checksum(int32_t page_id, GpuStream stream) const {
+  uint64_t checksum = 0;
+  OCTAVO_GPU_CHECK(cudaMemsetAsync(checksum_.as<uint8_t>(), 0, sizeof checksum, stream));
+  const ChecksumParams params = {reinterpret_cast<const uint64_t*>(page(page_id)), page_bytes() / 8,
+                                 checksum_.as<unsigned long long>()};
+  gpu_launch(checksum_kernel, kChecksumBlocks, kChecksumThreads, 0, stream, false, params);
+  OCTAVO_GPU_CHECK(
+      cudaMemcpyAsync(&checksum, checksum_.as<uint8_t>(), sizeof checksum, cudaMemcpyDeviceToHost, stream));
+  OCTAVO_GPU_CHECK(cudaStreamSynchronize(stream));
+  return checksum;
 }
 
 void DeviceKvCache::clear(GpuStream stream) {

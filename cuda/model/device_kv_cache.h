@@ -59,6 +59,9 @@ class DeviceKvCache {
   // them. Something must be counted.
   void copy_stats(double* stats, GpuStream stream) const;
 
+  // Of all bytes of a page, once the stream's work so far is done.
+  uint64_t page_checksum(int32_t page, GpuStream stream) const;
+
   // Makes all pages and counts zero again.
   void clear(GpuStream stream);
 
@@ -68,7 +71,8 @@ class DeviceKvCache {
   GpuMemory scales_;  // f32[num_scales_]; empty = 1
   size_t num_scales_;
   GpuMemory absmax_;  // f32[num_layers][2] for calculate_kv_scales, else empty
-  GpuMemory stats_;   // KvStatsRow[num_scales_], or empty: not counted
+  GpuMemory checksum_;  // u64
+  GpuMemory stats_;     // KvStatsRow[num_scales_], or empty: not counted
   GpuMemory k_mean_;  // f32[num_layers][num_kv_heads][head_dim] or empty
   std::vector<bool> has_mean_;
   CalculatedScales calculated_;

@@ -1,12 +1,14 @@
 #include "model/engine.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <utility>
 
 #include "arch/cpu.h"
 #include "arch/error.h"
 #include "arch/memory.h"
+#include "kv/page_checksum.h"
 
 namespace octavo {
 namespace {
@@ -183,6 +185,18 @@ void Engine::transfer(const Transfer& transfer) {
 void Engine::copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) {
   check_host_page(config_, host_page, size_bytes, kv_.page_bytes());
   std::copy_n(host_pages_.page(host_page), kv_.page_bytes(), bytes);
+}
+
+uint64_t Engine::page_checksum(int32_t page) {
+  check_cache_page(config_, page);
+  const uint8_t* bytes = kv_.page(page);
+  uint64_t checksum = 0;
+  for (int64_t place = 0; place < kv_.page_bytes() / 8; ++place) {
+    uint64_t word;
+    std::memcpy(&word, bytes + 8 * place, sizeof word);
+    checksum += checksum_share(word, place);
+  }
+  return checksum;
 }
 
 std::unique_ptr<EngineBase> open_engine(const octavo_model& model, const octavo_engine_config& config,

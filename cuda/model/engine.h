@@ -37,6 +37,7 @@ class Engine final : public EngineBase {
   void transfer(const Transfer& transfer) override;
   octavo_transfer_stats transfer_stats() override { return host_pages_.stats(); }
   void copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) override;
+  uint64_t page_checksum(int32_t page) override;
 
  private:
   void end_kv_scales() override { kv_.freeze_scales(); }

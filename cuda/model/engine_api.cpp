@@ -134,4 +134,14 @@ extern "C" int32_t octavo_engine_host_page(octavo_engine* engine, int32_t host_p
   });
 }
 
+extern "C" int32_t octavo_engine_page_checksum(octavo_engine* engine, int32_t page, uint32_t* checksum) {
+  return guard([&] {
+    check_not_null("engine", engine);
+    check_not_null("checksum", checksum);
+    const uint64_t value = engine->engine->page_checksum(page);
+    checksum[0] = static_cast<uint32_t>(value);
+    checksum[1] = static_cast<uint32_t>(value >> 32);
+  });
+}
+
 extern "C" void octavo_engine_close(octavo_engine* engine) { delete engine; }

@@ -50,6 +50,9 @@ class EngineBase {
   virtual octavo_transfer_stats transfer_stats() = 0;
   virtual void copy_host_page(int32_t host_page, uint8_t* bytes, double size_bytes) = 0;
 
+  // octavo_engine_page_checksum. Throws Error (OCTAVO_INVALID_ARGUMENT).
+  virtual uint64_t page_checksum(int32_t page) = 0;
+
  protected:
   // Sets the calculated scales for good. Throws Error (OCTAVO_INVALID_ARGUMENT) where there is nothing to set.
   virtual void end_kv_scales() = 0;

@@ -19,6 +19,8 @@ void check_transfer(const octavo_engine_config& config, const Transfer& transfer
   }
 }
 
+void check_cache_page(const octavo_engine_config& config, int32_t page) { check_page("page", page, config.num_pages); }
+
 void check_host_page(const octavo_engine_config& config, int32_t host_page, double size_bytes, int64_t page_bytes) {
   check_page("host_page", host_page, config.num_host_pages);
   if (size_bytes == static_cast<double>(page_bytes)) return;

@@ -19,6 +19,7 @@ struct Transfer {
 
 // Throw Error (OCTAVO_INVALID_ARGUMENT) naming the page that config does not have, or the size that a page has not.
 void check_transfer(const octavo_engine_config& config, const Transfer& transfer);
+void check_cache_page(const octavo_engine_config& config, int32_t page);
 void check_host_page(const octavo_engine_config& config, int32_t host_page, double size_bytes, int64_t page_bytes);
 
 // Notes a finished transfer.

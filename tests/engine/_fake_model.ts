@@ -301,6 +301,18 @@ export class FakeRunner implements StepRunner, PageMover {
     });
   }
 
+  /** Of what a page holds once all transfers have happened. */
+  pageChecksum(page: number): bigint {
+    this.#runTransfers(this.#transfers.length);
+    const stored = this.#kv.subarray(page * this.#stride, (page + 1) * this.#stride);
+    return BigInt(stored.reduce((hash, word) => mix(hash, word), 1));
+  }
+
+  /** A fault: a page that nobody was to write changes. */
+  spoilPage(page: number): void {
+    this.#kv[page * this.#stride]!++;
+  }
+
   /** What is stored is worth nothing any more: whoever reads it gets other tokens. */
   spoil(): void {
     this.#kv.fill(-1);

@@ -4,6 +4,7 @@ import { assertEquals } from "@std/assert";
 import { Counters } from "../../engine/counters.ts";
 import type { KvScaleWindow } from "../../engine/kv_scale_window.ts";
 import { HostTier } from "../../engine/host_tier.ts";
+import { PageGuard } from "../../engine/page_guard.ts";
 import { StepLoop } from "../../engine/step_loop.ts";
 import { promptLogprobs } from "../../engine/prompt_scores.ts";
 import type { Delta, FinishReason, PromptLogprob, SamplingParams, Usage } from "../../engine/types.ts";
@@ -49,6 +50,7 @@ export class Harness {
   readonly counters = new Counters();
   readonly loop: StepLoop;
   readonly hostTier: HostTier | null;
+  readonly pageGuard: PageGuard | null;
   readonly transcripts = new Map<number, Transcript>();
   readonly warnings: string[] = [];
   /** The loop's clock. */
@@ -56,9 +58,10 @@ export class Harness {
 
   constructor(
     readonly config: FakeRunnerConfig,
-    { caches = true, looksAhead = false, kvScaleWindow }: {
+    { caches = true, looksAhead = false, checksPages = false, kvScaleWindow }: {
       caches?: boolean;
       looksAhead?: boolean;
+      checksPages?: boolean;
       /** Makes the window; the harness's runner is there. */
       kvScaleWindow?: (runner: FakeRunner) => KvScaleWindow;
     } = {},
@@ -77,6 +80,7 @@ export class Harness {
       kvFingerprint: caches ? "fake" : null,
       kvScaleWindow: kvScaleWindow?.(this.runner) ?? null,
       hostTier: this.hostTier,
+      pageGuard: this.pageGuard = checksPages ? new PageGuard((page) => this.runner.pageChecksum(page)) : null,
       looksAhead,
       warn: (message) => this.warnings.push(message),
       now: () => this.nowMs,

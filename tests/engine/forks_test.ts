@@ -9,10 +9,10 @@ const SAMPLED = greedy({ temperature: 1, seed: 7, maxTokens: 6, ignoreEos: true 
 const tokens = (length: number, first = 2) => Array.from({ length }, (_, i) => first + (i * 7) % 30);
 
 const KINDS = [
-  { caches: false, looksAhead: false },
-  { caches: true, looksAhead: false },
-  { caches: false, looksAhead: true },
-  { caches: true, looksAhead: true },
+  { caches: false, looksAhead: false, checksPages: true },
+  { caches: true, looksAhead: false, checksPages: true },
+  { caches: false, looksAhead: true, checksPages: true },
+  { caches: true, looksAhead: true, checksPages: true },
 ];
 
 function checkTokens(harness: Harness, key: number): void {

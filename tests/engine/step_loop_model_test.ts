@@ -94,6 +94,8 @@ for (const options of VARIANTS) {
         maxNumBatchedTokens: config.maxNumSeqs + config.extraTokens,
       }, {
         ...options,
+        // Reading a page waits for its copies, which shall be as late as they may.
+        checksPages: numHostPages === 0 && scaleTokens === undefined,
         ...scaleTokens === undefined ? {} : { kvScaleWindow: (runner) => changingWindow(runner, scaleTokens) },
       });
       numOperations += operations.length;

@@ -106,7 +106,7 @@ Deno.test("Engine samples by seed alone, whatever else is in the batch", async (
 Deno.test("Engine forks a prompt to what each sequence gives alone, bit for bit", async () => {
   for (const kvCacheDtype of ["float32", "fp8", "int4"] as const) {
     for (const enablePrefixCaching of [true, false]) {
-      await using engine = await start({ kvCacheDtype, enablePrefixCaching });
+      await using engine = await start({ kvCacheDtype, enablePrefixCaching, checkPages: true });
       // 37 tokens: two pages are shared, the third is each sequence's own.
       const prompt = Array.from({ length: 37 }, (_, i) => (PROMPT[i % PROMPT.length]! + 3 * i) % 300);
       const sampling = { ...SAMPLING, temperature: 1, seed: 9n, logprobs: 4 };

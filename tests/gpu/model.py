@@ -327,6 +327,12 @@ class Engine:
         self._check(self.library.octavo_engine_transfer_stats(ctypes.c_void_p(self.handle), ctypes.byref(stats)))
         return stats
 
+    def page_checksum(self, page):
+        checksum = numpy.zeros(1, numpy.uint64)
+        self._check(self.library.octavo_engine_page_checksum(ctypes.c_void_p(self.handle), page,
+                                                             checksum.ctypes.data_as(ctypes.c_void_p)))
+        return int(checksum[0])
+
     def host_page(self, host_page):
         size = self.library.octavo_kv_page_bytes(ctypes.c_void_p(self.model.handle), self.config.kv_dtype,
                                                  self.config.page_size)

@@ -41,6 +41,32 @@ def test_restore_brings_back_what_was_saved(kv_dtype, tmp_path):
     assert (engine.host_page(0) != engine.host_page(1)).any() and engine.host_page(0).any()
 
 
+def checksum(page):
+    """octavo_engine_page_checksum's: each word of 8 bytes, mixed with its place, added up."""
+    words = page.view(numpy.uint64)
+    with numpy.errstate(over="ignore"):
+        z = words + numpy.arange(1, len(words) + 1, dtype=numpy.uint64) * numpy.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
+        return int((z ^ (z >> numpy.uint64(31))).sum(dtype=numpy.uint64))
+
+
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "fp8_e4m3", "int4"])
+def test_page_checksum_is_of_the_pages_bytes(kv_dtype, tmp_path):
+    engine = Engine(Model(GPU, make_model(models.RECIPES[0], tmp_path)), kv_dtype=kv_dtype, num_host_pages=2)
+    empty = engine.page_checksum(7)
+    engine.step([{"tokens": PROMPT, "pages": PAGES}])
+    full, partial = engine.page_checksum(5), engine.page_checksum(3)
+    assert len({empty, full, partial}) == 3
+    engine.step([{"tokens": [7], "cached": len(PROMPT), "pages": PAGES}])
+    assert engine.page_checksum(5) == full and engine.page_checksum(3) != partial
+    engine.save_pages([5], [0])
+    engine.restore_pages([7], [0])
+    assert engine.page_checksum(7) == full == checksum(engine.host_page(0))
+    with pytest.raises(OctavoError, match="page must be 0 to 127, found 128"):
+        engine.page_checksum(128)
+
+
 def test_steps_wait_for_the_transfers_of_their_pages(tmp_path):
     """Saves and restores of all pages in flight: every step reads what it would have read without them."""
     engine = Engine(Model(GPU, make_model(models.RECIPES[0], tmp_path)), num_pages=4096, num_host_pages=4096)

@@ -68,3 +68,38 @@ Deno.test("octavo_engine_save_pages() refuses pages that there are not, and copi
   refuse(() => openEngine(native, { numHostPages: -1 }), "num_host_pages must be 0 to 2147483647, found -1");
   refuse(() => openEngine(native, { numHostPages: 2 ** 31 - 1 }), "2147483647 host pages need");
 });
+
+Deno.test("octavo_engine_page_checksum() tells equal pages from others, wherever they lie", () => {
+  for (const kvDtype of KV_DTYPES) {
+    using engine = openEngine(native, { kvDtype, numHostPages: 1 });
+    const empty = engine.pageChecksum(6);
+    assertEquals(engine.pageChecksum(5), empty);
+    runStep(engine, [{ tokens: prompt, pages: [5, 0, 3] }]);
+    const [full, partial] = [engine.pageChecksum(5), engine.pageChecksum(3)];
+    assertEquals(new Set([empty, full, partial, engine.pageChecksum(0)]).size, 4);
+    runStep(engine, [{ tokens: [7], cached: prompt.length, pages: [5, 0, 3] }]);
+    assertEquals(engine.pageChecksum(5), full);
+    assertNotEquals(engine.pageChecksum(3), partial);
+    engine.savePages(ids(5), ids(0));
+    engine.restorePages(ids(7), ids(0));
+    assertEquals(engine.pageChecksum(7), full);
+    assertEquals(engine.pageChecksum(7), checksum(engine.hostPage(0)));
+    const refused = `page must be 0 to ${63}, found`;
+    for (const page of [-1, 64]) {
+      assertThrows(() => engine.pageChecksum(page), NativeError, `${refused} ${page}`);
+    }
+  }
+});
+
+/** Its definition: each word of 8 bytes, mixed with its place, added up. */
+function checksum(bytes: Uint8Array<ArrayBuffer>): bigint {
+  let sum = 0n;
+  new BigUint64Array(bytes.buffer).forEach((word, place) => {
+    const u64 = (value: bigint) => BigInt.asUintN(64, value);
+    let z = u64(word + u64(BigInt(place + 1) * 0x9e3779b97f4a7c15n));
+    z = u64((z ^ (z >> 30n)) * 0xbf58476d1ce4e5b9n);
+    z = u64((z ^ (z >> 27n)) * 0x94d049bb133111ebn);
+    sum = u64(sum + (z ^ (z >> 31n)));
+  });
+  return sum;
+}
