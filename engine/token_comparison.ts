@@ -22,8 +22,8 @@ export interface ComparedToken extends Comparison {
   readonly isPrompt: boolean;
 }
 
-/** Tokens of the prompt that one turn compares. */
-const TURN = 256;
+/** Tokens of the prompt that one turn compares: other requests wait for it. */
+const TURN = 64;
 
 /** The work in turns, so that others can run between them. */
 export class TokenComparison {

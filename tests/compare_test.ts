@@ -28,8 +28,8 @@ Deno.test("TokenComparison goes through the prompt and on as the reference decod
     return { tokens: work.tokens, turns };
   };
   const { tokens, turns } = run(prompt, 10);
-  // 256 and 44 tokens of prompt, of which the last gives the first of ten.
-  assertEquals([tokens.length, turns], [309, 2 + 9]);
+  // The prompt in parts of 64 tokens, of which the last one gives the first of ten.
+  assertEquals([tokens.length, turns], [309, 5 + 9]);
   assertEquals(tokens.slice(0, 299).map(({ tokenId, isPrompt }) => isPrompt ? tokenId : -1), prompt.slice(1));
   const text = [...prompt, ...tokens.slice(299).map(({ tokenId }) => tokenId)];
   const pages = Array.from({ length: 20 }, (_, page) => page);
