@@ -4,6 +4,7 @@
  * @module
  */
 
+import { PROJECT_FOLDER } from "../ffi/library_search.ts";
 import { type Options, parseCommandLine } from "../options.ts";
 
 /** A bench's command line. */
@@ -45,6 +46,21 @@ export async function driverVersion(): Promise<string | null> {
     const args = ["--query-gpu=driver_version", "--format=csv,noheader"];
     const { success, stdout } = await new Deno.Command("nvidia-smi", { args, stderr: "null" }).output();
     return success ? new TextDecoder().decode(stdout).split("\n")[0]!.trim() : null;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw error;
+  }
+}
+
+/**
+ * The card's read bandwidth in TB/s as `gpu_matmul` measures it (4 GB, read linearly), or null where that bench was not
+ * built (`deno task build --backend cuda --bench`) or finds no card. To be called before an engine takes the memory.
+ */
+export async function measureReadBandwidth(): Promise<number | null> {
+  const bench = new URL("build/cuda/gpu_matmul", PROJECT_FOLDER);
+  try {
+    const { success, stdout } = await new Deno.Command(bench, { args: ["--only", "read"], stderr: "null" }).output();
+    return success ? JSON.parse(new TextDecoder().decode(stdout)).read_tb_s : null;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return null;
     throw error;

@@ -1,7 +1,7 @@
 // The products' speed on the GPU at hand, as JSON lines.
 //
 //   gpu_matmul [--shapes NAME=ROWSxCOLS[/EPILOGUE],...] [--types bf16,f16,e4m3] [--m 1,8,64,...] [--no-library]
-//              [--layers N] [--only products|layers]
+//              [--layers N] [--only products|layers|read]
 //
 // products: a CUDA graph of dependent products of one shape, each with other weights (at least 512 MB in all, so that
 // they come from memory), overlapping as in the model; time = graph / products, median of the replays. Beside it
@@ -307,7 +307,7 @@ Options parse(int argc, char** argv) {
       options.layers = std::atoi(value().c_str());
     } else if (flag == "--only") {
       const std::string which = value();
-      options.products = which != "layers";
+      options.products = which == "products";
       if (which != "layers") options.layers = 0;
     } else {
       std::fprintf(stderr, "unknown option %s\n", flag.c_str());

@@ -6,7 +6,8 @@
  *     deno task bench:offline [MODEL | --shape llama-3.1-8b [--layers N]] [--cells 1x1000+256,8x1000+256]
  *         [--prefills 1x8192,8x2048] [--repeats 1] [--read-bandwidth TB/s] [--out FILE] [options of serve]
  *
- * `--shape` makes the weights up. `--read-bandwidth` is the card's measured one, for `compare.ts`.
+ * `--shape` makes the weights up. `--read-bandwidth` is the card's, for `compare.ts`; without it the bench gpu_matmul
+ * measures it, where that was built.
  *
  * @module
  */
@@ -16,7 +17,7 @@ import type { Engine } from "../engine/types.ts";
 import { openModel } from "../models/open_model.ts";
 import type { ModelConfig } from "../models/types.ts";
 import { VERSION } from "../version.ts";
-import { driverVersion, emit, parseBenchCommand } from "./_bench_command.ts";
+import { driverVersion, emit, measureReadBandwidth, parseBenchCommand } from "./_bench_command.ts";
 import { benchModel } from "./_bench_model.ts";
 import {
   benchSampling,
@@ -105,6 +106,9 @@ const cells = parseCells(flags.cells ?? "1x1000+256,8x1000+256,64x1000+256,256x1
 const prefills = parseCells(flags.prefills ?? "1x8192,8x2048");
 const repeats = Number(flags.repeats ?? 1);
 await using files = await benchModel({ source, shape: flags.shape, layers: flags.layers });
+const readTerabytesPerSecond = flags["read-bandwidth"] === undefined
+  ? await measureReadBandwidth()
+  : Number(flags["read-bandwidth"]);
 const loadStart = performance.now();
 const { loadFormat } = files;
 const model = await openModel(files.source, { loadFormat });
@@ -138,7 +142,7 @@ try {
     model: flags.shape ?? model.name,
     device: info.device,
     driver: await driverVersion(),
-    readTerabytesPerSecond: flags["read-bandwidth"] === undefined ? null : Number(flags["read-bandwidth"]),
+    readTerabytesPerSecond,
     kvCacheDtype: info.kvCacheDtype,
     quantization: options.quantization,
     maxNumBatchedTokens: info.maxNumBatchedTokens,

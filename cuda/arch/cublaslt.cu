@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <cstdio>
+
 namespace octavo {
 namespace {
 
@@ -68,6 +70,7 @@ Loaded load() {
   result.note = "cuBLASLt 12 or newer was not found (" + tried +
                 "): prompts run on slower kernels; install cuBLAS (python3 -m pip install nvidia-cublas, or NVIDIA's "
                 "package libcublas) and put its folder into LD_LIBRARY_PATH";
+  std::fprintf(stderr, "%s\n", result.note.c_str());  // once a process
   return result;
 }
 
