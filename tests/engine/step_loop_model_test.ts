@@ -25,6 +25,7 @@ const request = fc.record({
   minTokens: fc.integer({ min: 0, max: 4 }),
   allowedTokenIds: fc.option(fc.uniqueArray(fc.integer({ min: 0, max: 39 }), { minLength: 8 }), { freq: 3 }),
   badWords: fc.array(fc.array(fc.integer({ min: 0, max: 4 }), { minLength: 1, maxLength: 2 }), { maxLength: 3 }),
+  stopTokenIds: fc.array(fc.integer({ min: 0, max: VOCAB_SIZE - 1 }), { maxLength: 2 }),
   n: fc.integer({ min: 1, max: 3 }),
   temperature: fc.constantFrom(0, 1),
   seed: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
