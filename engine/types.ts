@@ -305,7 +305,7 @@ export interface EngineStats {
   readonly requestsFinishedTotal: Readonly<Record<EndReason, number>>;
   /** Milliseconds since the last step ended; null before the first. */
   readonly lastStepAgeMs: number | null;
-  /** Up to a second old; null unless `kvCacheStats` is on and a step has run. */
+  /** Up to a second old; null unless `kvCacheStats` is on. */
   readonly kvCache: KvCacheStats | null;
   /** False once the engine has failed or closed. */
   readonly alive: boolean;

@@ -13,7 +13,8 @@ namespace octavo {
 
 class KvCache {
  public:
-  // Throws Error for a shape, scale or mean out of range and when there is not enough memory. Fresh pages are zero and take memory as they are written.
+  // Throws Error for a shape, scale or mean out of range and when there is not enough memory. Fresh pages are zero and
+  // take memory as they are written.
   KvCache(const octavo_model_config& model, const std::vector<octavo_layer_config>& layers,
           const octavo_engine_config& config, const KvValues& values);
 
