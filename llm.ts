@@ -69,6 +69,10 @@ export interface LLMOptions {
   readonly strictKvScales?: boolean;
   /** Keep the KV pages of prompts, so that equal beginnings are computed once. Default true. */
   readonly enablePrefixCaching?: boolean;
+  /** Most tokens guessed for a sequence from its own text and checked in one step. Default 0: none. */
+  readonly numSpeculativeTokens?: number;
+  /** Tokens that must have stood in a text before, for those that followed to be guessed. Default 3. */
+  readonly promptLookupMin?: number;
   /** Longest sequence, prompt and output together. Default: the model's own limit. */
   readonly maxModelLen?: number;
   /** Sequences that run at the same time. */
@@ -151,6 +155,8 @@ export class LLM implements AsyncDisposable {
       kvScales: options.kvScales ?? null,
       strictKvScales: options.strictKvScales ?? false,
       enablePrefixCaching: options.enablePrefixCaching ?? true,
+      numSpeculativeTokens: options.numSpeculativeTokens ?? OPTIONS.numSpeculativeTokens.default,
+      promptLookupMin: options.promptLookupMin ?? OPTIONS.promptLookupMin.default,
       maxModelLen: options.maxModelLen ?? null,
       gpuMemoryUtilization: options.gpuMemoryUtilization ?? OPTIONS.gpuMemoryUtilization.default,
       quantization: options.quantization ?? OPTIONS.quantization.default,

@@ -179,6 +179,22 @@ export const OPTIONS = {
     "Keep the KV pages of prompts, so that equal beginnings are computed once",
     true,
   ),
+  numSpeculativeTokens: integer(
+    "num-speculative-tokens",
+    "N",
+    0,
+    0,
+    32,
+    "Most tokens guessed for a sequence from its own text and checked in one step, which changes no output; 0: none",
+  ),
+  promptLookupMin: integer(
+    "prompt-lookup-min",
+    "N",
+    3,
+    1,
+    32,
+    "Tokens that must have stood in a text before, for those that followed to be guessed",
+  ),
   enableKvCompare: toggle(
     "enable-kv-compare",
     "Serve POST /v1/kv/compare, which takes memory and time from other requests while it runs",

@@ -47,14 +47,14 @@ export class BatchWriter {
     this.#numScores = 0;
     for (let s = 0; s < batch.length; s++) {
       const sequence = batch[s]!;
-      sequence.copyTokens(this.#buffer.tokens, numTokens, sequence.numComputed, sequence.queryLen);
+      this.#writeTokens(sequence, numTokens);
       if (sequence.numScores > 0) this.#writeScores(sequence, numTokens);
       numTokens += sequence.queryLen;
       this.#writePages(s, sequence);
       this.#writeSequence(s, sequence);
-      if (samples(sequence)) this.#buffer.maskIndex[numRows++] = this.#placeMask(sequence.request);
+      numRows += this.#writeMasks(sequence, numRows);
       editBegin[s] = numEdits;
-      if (sequence.edits && samples(sequence)) {
+      if (sequence.edits && countRows(sequence) > 0) {
         sequence.edits.write(this.#buffer, numEdits);
         numEdits += sequence.edits.length;
       }
@@ -75,6 +75,20 @@ export class BatchWriter {
     scoreToken.set(request.prompt.subarray(scoreBegin + 1, scoreBegin + 1 + numScores), from);
     scoreNumLogprobs.fill(request.scores!.numTop, from, from + numScores);
     this.#numScores += numScores;
+  }
+
+  #writeTokens(sequence: Sequence, at: number): void {
+    const { numComputed, queryLen, numGuesses, guesser } = sequence;
+    const { tokens } = this.#buffer;
+    sequence.copyTokens(tokens, at, numComputed, queryLen - numGuesses);
+    if (numGuesses > 0) tokens.set(guesser!.guesses.subarray(0, numGuesses), at + queryLen - numGuesses);
+  }
+
+  /** One a row, all the same; returns their number. */
+  #writeMasks(sequence: Sequence, firstRow: number): number {
+    const numRows = countRows(sequence);
+    if (numRows > 0) this.#buffer.maskIndex.fill(this.#placeMask(sequence.request), firstRow, firstRow + numRows);
+    return numRows;
   }
 
   /** The mask's place in the table; sequences of one request share it, and one that stays in its place is not copied. */
@@ -111,7 +125,7 @@ export class BatchWriter {
     const { sampling } = sequence.request;
     buffer.queryLen[s] = sequence.queryLen;
     buffer.seqLen[s] = sequence.numComputed + sequence.queryLen;
-    buffer.sample[s] = samples(sequence) ? 1 : 0;
+    buffer.sample[s] = countRows(sequence);
     buffer.temperature[s] = sampling.temperature;
     buffer.topK[s] = sampling.topK;
     buffer.topP[s] = sampling.topP;
@@ -127,9 +141,9 @@ export class BatchWriter {
   }
 }
 
-/** Whether this step computes the sequence's last token, so that the next one can be sampled. */
-export function samples(sequence: Sequence): boolean {
-  return sequence.queryLen === sequence.numPending;
+/** Tokens sampled for a sequence: one after its last token, if this step computes that, and one after each guess. */
+export function countRows({ queryLen, numGuesses, numPending }: Sequence): number {
+  return queryLen - numGuesses === numPending ? 1 + numGuesses : 0;
 }
 
 /** A mask that lets these tokens be sampled; null for all. */

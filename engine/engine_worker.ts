@@ -20,6 +20,7 @@ import { loadModel } from "./load_model.ts";
 import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
 import { PageGuard } from "./page_guard.ts";
+import { speculationOptions } from "./speculator.ts";
 import { type StepSizes, stepSizes } from "./step_sizes.ts";
 import { StepLoop } from "./step_loop.ts";
 import type { KvCacheDtype } from "./types.ts";
@@ -77,6 +78,7 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     kvScaleWindow: kvScaleWindow(engine, settings),
     hostTier: numHostPages > 0 ? new HostTier(engine, { numHostPages, numPages, pageBytes }) : null,
     pageGuard: settings.checkPages ? new PageGuard((page) => engine.pageChecksum(page)) : null,
+    speculation: speculationOptions(settings, backend),
     looksAhead: backend !== "cpu",
     warn: (message) => post({ type: "warning", message }),
   });
@@ -135,6 +137,7 @@ function openEngine(nativeModel: NativeModel, settings: EngineSettings, sizes: S
     numPages: 1,
     maxNumSeqs: sizes.maxNumSeqs,
     maxNumBatchedTokens: sizes.maxNumBatchedTokens,
+    maxSamples: sizes.maxSamples,
     maxPagesPerSeq: Math.ceil(settings.maxModelLen / Math.min(...settings.kvKinds.map(({ pageSize }) => pageSize))),
     maxLogprobs: settings.maxLogprobs,
     maxLogitEdits: sizes.maxLogitEdits,

@@ -69,6 +69,10 @@ export interface EngineSettings {
   readonly maxNumBatchedTokens: number | null;
   /** Share the pages of equal beginnings. */
   readonly enablePrefixCaching: boolean;
+  /** Most tokens guessed for a sequence in one step; 0: none. */
+  readonly numSpeculativeTokens: number;
+  /** Tokens of a text's end that must have stood in it before, for what followed to be guessed. */
+  readonly promptLookupMin: number;
   readonly maxLogprobs: number;
   /** 0 = physical cores. */
   readonly numThreads: number;

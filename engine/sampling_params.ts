@@ -80,6 +80,7 @@ export function samplingParams(options: SamplingOptions = {}, defaults: Generati
     promptLogprobs: (options.promptLogprobs ?? null) === null
       ? null
       : integer("prompt_logprobs", options.promptLogprobs!, 0, MAX_INT32),
+    speculate: options.speculate ?? true,
     skipSpecialTokens: options.skipSpecialTokens ?? true,
   };
 }

@@ -163,6 +163,21 @@ export class Scheduler {
     }
   }
 
+  /** Adds guesses to a decode of the step just scheduled: `count`, or as many as its budget and the sequence's pages hold. */
+  extend(sequence: Sequence, count: number): void {
+    const room = sequence.numPages * this.#limits.pageSizes[sequence.request.kvIndex]! - sequence.numTokens;
+    sequence.numGuesses = Math.max(0, Math.min(count, room, this.#budget));
+    sequence.queryLen += sequence.numGuesses;
+    this.#budget -= sequence.numGuesses;
+  }
+
+  /** Counts a guess that was right as computed; its tenant pays for it, and for the token sampled after it. */
+  keep(sequence: Sequence): void {
+    sequence.numComputed++;
+    sequence.numEverComputed = Math.max(sequence.numEverComputed, sequence.numComputed);
+    this.waiting.charge(sequence.request, 2);
+  }
+
   /** Takes a sequence out for good: its pages are free again. Without effect on one that has finished. */
   finish(sequence: Sequence): void {
     if (sequence.state === "running") {
@@ -194,6 +209,7 @@ export class Scheduler {
     if (begin + numScores < request.prompt.length - 1) end = Math.min(end, begin + numScores);
     if (end === numComputed) return;
     sequence.queryLen = end - numComputed;
+    sequence.numGuesses = 0;
     sequence.scoreBegin = begin;
     sequence.numScores = numScores;
     request.countScores(numScores);

@@ -13,6 +13,7 @@
  * @module
  */
 
+import type { Guesser } from "./guesser.ts";
 import type { LogitEdits } from "./logit_edits.ts";
 import type { PageName } from "./prefix_hash.ts";
 import { newPromptScores, type PromptScores } from "./prompt_scores.ts";
@@ -104,8 +105,10 @@ export class Sequence {
   numEverComputed = 0;
   /** The request's, or a lower one when it was admitted for its long wait. */
   priority: number;
-  /** Tokens of the step being scheduled. */
+  /** Tokens of the step being scheduled, its guesses among them. */
   queryLen = 0;
+  /** How many of the guesser's guesses are in that step, behind the last token. */
+  numGuesses = 0;
   /** Scores of that step: of the tokens that follow its tokens from place `scoreBegin` of the prompt on. */
   numScores = 0;
   scoreBegin = 0;
@@ -115,6 +118,8 @@ export class Sequence {
   numAdmissions = 0;
   /** Null when the sampling params need none; undefined before the first admission. */
   edits: LogitEdits | null | undefined = undefined;
+  /** Guesses at its next tokens; made when it first decodes, if it speculates. */
+  guesser: Guesser | null = null;
   /** Text so far; made with the first token. */
   text: SequenceOutput | null = null;
   readonly seedLow: number;

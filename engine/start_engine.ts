@@ -71,6 +71,10 @@ export interface StartEngineOptions {
   readonly pageSize: number;
   /** Compute equal beginnings of prompts once. Default true. */
   readonly enablePrefixCaching?: boolean;
+  /** Most tokens guessed for a sequence in one step. Default 0: none. */
+  readonly numSpeculativeTokens?: number;
+  /** Tokens of a text's end that must have stood in it before, for what followed to be guessed. Default 3. */
+  readonly promptLookupMin?: number;
   /** 0 = physical cores. */
   readonly numThreads: number;
   /** Requests that may wait. */
@@ -166,6 +170,7 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
   const maxModelLen = options.maxModelLen ?? config.maxModelLen;
   const { maxNumSeqs = null, maxNumBatchedTokens = null, pageSize, numThreads, calculateKvScales = false } = options;
   const { calculateKvScalesTokens: kvScaleTokens = KV_SCALE_TOKENS } = options;
+  const { numSpeculativeTokens = 0, promptLookupMin = 3 } = options;
   const { gpuMemoryUtilization = 0.9, quantization = "none" } = options;
   const skipped = skippedLayers(options.kvCacheDtypeSkipLayers ?? [], config.layers);
   const isSkipped = (layer: number) => skipped.includes(layer);
@@ -187,6 +192,8 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
   checkRange("max_model_len", maxModelLen, 2, config.maxModelLen);
   if (maxNumSeqs !== null) checkRange("max_num_seqs", maxNumSeqs, 1, 4096);
   if (maxNumBatchedTokens !== null) checkRange("max_num_batched_tokens", maxNumBatchedTokens, 1, 2 ** 20);
+  checkRange("num_speculative_tokens", numSpeculativeTokens, 0, 32);
+  checkRange("prompt_lookup_min", promptLookupMin, 1, 32);
   checkRange("num_threads", numThreads, 0, 1024);
   if (![16, 32, 64].includes(pageSize)) throw new RangeError(`page_size must be 16, 32 or 64, received ${pageSize}`);
   if ((options.kvOffloadMemory ?? 0) > 0 && options.enablePrefixCaching === false) {
@@ -216,6 +223,8 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
     maxNumSeqs,
     maxNumBatchedTokens,
     enablePrefixCaching: options.enablePrefixCaching ?? true,
+    numSpeculativeTokens,
+    promptLookupMin,
     maxLogprobs: Math.min(MAX_LOGPROBS, config.vocabSize),
     numThreads,
   };

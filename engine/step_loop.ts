@@ -18,7 +18,7 @@
 
 import { tokenFlag } from "../models/token_table.ts";
 import type { TokenTable } from "../models/types.ts";
-import { BatchWriter, samples } from "./batch_writer.ts";
+import { BatchWriter, countRows } from "./batch_writer.ts";
 import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
 import { Deadlines } from "./deadlines.ts";
@@ -36,6 +36,7 @@ import { type PromptScores, readScores } from "./prompt_scores.ts";
 import { Scheduler } from "./scheduler.ts";
 import { LiveRequest, type Sequence } from "./sequence.ts";
 import { SequenceOutput } from "./sequence_output.ts";
+import { type SpeculationOptions, Speculator } from "./speculator.ts";
 import { DEADLINE_STOP_REASON, type Delta, type EndReason, type TokenLogprob } from "./types.ts";
 
 export interface StepLoopOptions {
@@ -57,6 +58,8 @@ export interface StepLoopOptions {
   readonly pageGuard?: PageGuard | null;
   /** Submit a step before the last one's tokens are read: for devices that run on by themselves. */
   readonly looksAhead: boolean;
+  /** Guess tokens and check several in one step; null or left out: no. */
+  readonly speculation?: SpeculationOptions | null;
   /** Told of faults that cost no request. */
   readonly warn: (message: string) => void;
   /** The clock of deadlines; `nowMs()` if left out. */
@@ -73,16 +76,19 @@ interface Flight {
   readonly buffer: StepBufferViews;
   readonly parts: readonly Part[];
   readonly startMs: number;
+  /** The tokens of the step after it are known only when its guesses have been checked. */
+  readonly hasGuesses: boolean;
 }
 
 /** A sequence's part of a step. */
 interface Part {
   readonly sequence: Sequence;
-  /** Its tokens computed before, and by the step. */
+  /** Its tokens computed before, and by the step, guesses left out. */
   readonly before: number;
   readonly queryLen: number;
-  /** Of the result; null: the step does not sample for it. */
+  /** Of the result; null: the step does not sample for it. One more row follows for each guess. */
   readonly row: number | null;
+  readonly numGuesses: number;
   /** Its scores in the step buffer, and the place in the prompt of the first. */
   readonly scores: { readonly from: number; readonly at: number; readonly count: number };
 }
@@ -100,6 +106,7 @@ export class StepLoop {
   /** Of the buffer that the next step is written to. */
   #turn: 0 | 1 = 0;
   readonly #live = new Map<number, LiveRequest>();
+  readonly #speculator: Speculator | null;
   readonly #deadlines = new Deadlines<LiveRequest>();
   readonly #now: () => number;
   /** Requests with deltas not yet taken. */
@@ -112,7 +119,7 @@ export class StepLoop {
   #numGenerated = 0;
 
   constructor(runner: StepRunner, options: StepLoopOptions) {
-    const { maxNumSeqs, maxNumBatchedTokens, maxLogitEdits: maxEdits, maxScores } = runner.buffers[0];
+    const { maxNumSeqs, maxNumBatchedTokens, maxSamples, maxLogitEdits: maxEdits, maxScores } = runner.buffers[0];
     if (maxNumBatchedTokens < maxNumSeqs) {
       throw new RangeError(
         `Cannot schedule: the token budget must be at least max_num_seqs = ${maxNumSeqs}, received ` +
@@ -144,6 +151,7 @@ export class StepLoop {
         vocabSize: options.vocabSize,
       });
     this.#scheduler = new Scheduler(this.#pool, limits, editsNeeded, this.#cache, hostTier);
+    this.#speculator = options.speculation ? new Speculator(options.speculation, maxSamples) : null;
     this.#writers = [new BatchWriter(runner.buffers[0]), new BatchWriter(runner.buffers[1])];
   }
 
@@ -224,7 +232,8 @@ export class StepLoop {
   /** Whether a step can be written while one is under way: nothing of it depends on the tokens of that one. */
   #mayLookAhead(): boolean {
     const { running, waiting, hasRoomToGrow } = this.#scheduler;
-    if (!hasRoomToGrow) return false;
+    if (!hasRoomToGrow || this.#flights[0]!.hasGuesses) return false;
+    if (this.#speculator !== null && this.#speculator.plan(running).size > 0) return false;
     const isFree = (sequence: Sequence) => !sequence.edits?.dependsOnOutput;
     return running.every(isFree) && (waiting.length > 0 || running.some((sequence) => !sequence.isFull));
   }
@@ -252,6 +261,7 @@ export class StepLoop {
     for (const sequence of batch) {
       if (sequence.edits === undefined) sequence.edits = this.#makeEdits(sequence.request);
     }
+    if (this.#flights.length === 0) this.#addGuesses(batch);
     const buffer = this.#runner.buffers[this.#turn];
     this.#writers[this.#turn].write(batch);
     const startMs = this.#now();
@@ -259,8 +269,14 @@ export class StepLoop {
     this.#turn = this.#turn === 0 ? 1 : 0;
     this.#pool.beginStep();
     this.#options.kvScaleWindow?.count(batch.reduce((sum, { queryLen }) => sum + queryLen, 0));
-    this.#flights.push({ buffer, parts: advance(batch), startMs });
+    const parts = advance(batch);
+    this.#flights.push({ buffer, parts, startMs, hasGuesses: parts.some(({ numGuesses }) => numGuesses > 0) });
     return true;
+  }
+
+  #addGuesses(batch: readonly Sequence[]): void {
+    if (this.#speculator === null) return;
+    for (const [sequence, count] of this.#speculator.plan(batch)) this.#scheduler.extend(sequence, count);
   }
 
   #finishFlight(): void {
@@ -305,13 +321,39 @@ export class StepLoop {
   }
 
   /** Takes over what a step did for a sequence. */
-  #apply(buffer: StepBufferViews, { sequence, before, row, scores }: Part): void {
+  #apply(buffer: StepBufferViews, { sequence, before, row, numGuesses, scores }: Part): void {
     // Ended while the step was under way, or a sister's failure has ended the request.
     if (sequence.state === "finished") return;
     this.#cache.share(sequence, before);
     if (scores.count > 0) this.#readScores(sequence.request, buffer, scores);
     if (row === null) return;
     sequence.numUnread--;
+    this.#acceptRow(sequence, buffer, row);
+    if (numGuesses > 0) this.#checkGuesses(sequence, numGuesses, { buffer, row });
+  }
+
+  /** Goes on with the rows after `row` while the guess before each is the token sampled in its place. */
+  #checkGuesses(
+    sequence: Sequence,
+    numGuesses: number,
+    { buffer, row }: { buffer: StepBufferViews; row: number },
+  ): void {
+    const { guesses } = sequence.guesser!;
+    let numKept = 0;
+    while (numKept < numGuesses && sequence.state !== "finished" && guesses[numKept] === sequence.output.at(-1)) {
+      numKept++;
+      this.#scheduler.keep(sequence);
+      this.#cache.share(sequence, sequence.numComputed - 1);
+      this.#acceptRow(sequence, buffer, row + numKept);
+    }
+    const { counters } = this.#options;
+    counters.add("speculativeStepsTotal", 1);
+    counters.add("guessedTokensTotal", numGuesses);
+    counters.add("keptTokensTotal", numKept);
+  }
+
+  /** Takes over a token sampled. */
+  #acceptRow(sequence: Sequence, buffer: StepBufferViews, row: number): void {
     const { request } = sequence;
     const token = buffer.sampled[row]!;
     if (token < 0 || token >= this.#options.vocabSize) {
@@ -419,21 +461,24 @@ function takeScores(request: LiveRequest): PromptScores | null {
   return request.scores;
 }
 
-/** Sequences whose step was submitted: its tokens count as computed, one more as sampled. */
+/** Sequences whose step was submitted: its tokens count as computed, its guesses not yet; one more as sampled. */
 function advance(batch: readonly Sequence[]): Part[] {
   let numRows = 0;
   let numScores = 0;
   return batch.map((sequence) => {
-    const row = samples(sequence) ? numRows++ : null;
-    const before = sequence.numComputed;
-    sequence.numComputed += sequence.queryLen;
+    const { numComputed: before, numGuesses } = sequence;
+    const queryLen = sequence.queryLen - numGuesses;
+    const count = countRows(sequence);
+    const row = count > 0 ? numRows : null;
+    numRows += count;
+    sequence.numComputed += queryLen;
     if (row !== null) {
       sequence.row = row;
       sequence.numUnread++;
     }
     const scores = { from: numScores, at: sequence.scoreBegin, count: sequence.numScores };
     numScores += sequence.numScores;
-    return { sequence, before, queryLen: sequence.queryLen, row, scores };
+    return { sequence, before, queryLen, row, numGuesses, scores };
   });
 }
 

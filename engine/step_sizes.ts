@@ -11,6 +11,8 @@ export interface StepSizes {
   readonly maxNumSeqs: number;
   /** At least maxNumSeqs, so that every decode fits. */
   readonly maxNumBatchedTokens: number;
+  /** Tokens sampled: one a sequence and, where tokens are guessed, one a guess of some of them. */
+  readonly maxSamples: number;
   readonly maxLogitEdits: number;
   /** One for each sequence of a step. */
   readonly maxTokenMasks: number;
@@ -32,9 +34,12 @@ const DEFAULTS = {
 /** Logit edits that each sequence of a step may have on average, beyond what one alone may need. */
 const LOGIT_EDITS_PER_SEQ = 1024;
 
+/** Sequences for which a step takes all the guesses it may: a step of many has little room for them. */
+const GUESSING_SEQS = 8;
+
 /** @param backend The device's. */
 export function stepSizes(
-  settings: Pick<EngineSettings, "maxNumSeqs" | "maxNumBatchedTokens">,
+  settings: Pick<EngineSettings, "maxNumSeqs" | "maxNumBatchedTokens" | "numSpeculativeTokens">,
   backend: string,
   vocabSize: number,
 ): StepSizes {
@@ -44,6 +49,7 @@ export function stepSizes(
   return {
     maxNumSeqs,
     maxNumBatchedTokens,
+    maxSamples: maxNumSeqs + GUESSING_SEQS * settings.numSpeculativeTokens,
     maxLogitEdits: Math.max(vocabSize, maxNumSeqs * LOGIT_EDITS_PER_SEQ),
     maxTokenMasks: maxNumSeqs,
     tokenMaskWords: Math.ceil(vocabSize / 32),

@@ -69,6 +69,8 @@ export interface SamplingParams {
   readonly logprobs: number | null;
   /** Null: none; n >= 0: the log-probability of each token of the prompt and the n most likely ones' in its place. */
   readonly promptLogprobs: number | null;
+  /** Let the engine guess tokens where it does so: it changes how fast they come, never which. */
+  readonly speculate: boolean;
   /** Leave special tokens out of the text. */
   readonly skipSpecialTokens: boolean;
 }
@@ -299,6 +301,10 @@ export interface EngineStats {
   readonly prefixCacheHitsTotal: number;
   /** What host memory keeps of the cache; null without `--kv-offload-memory`. */
   readonly kvOffload: KvOffloadStats | null;
+  /** Steps of sequences that held guesses, guesses in them, and those that were right. */
+  readonly speculativeStepsTotal: number;
+  readonly guessedTokensTotal: number;
+  readonly keptTokensTotal: number;
   /** Steps run so far. */
   readonly stepsTotal: number;
   /** Requests that have ended, by how. */

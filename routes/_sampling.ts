@@ -64,6 +64,7 @@ export function requestSampling(
     frequencyPenalty: body.frequency_penalty ?? undefined,
     logitBias: body.logit_bias ?? null,
     allowedTokenIds: body.allowed_token_ids ?? null,
+    speculate: body.speculate ?? undefined,
     badWords: badWordTokens(server, body.bad_words ?? []),
     seed: body.seed ?? null,
     stop: body.stop ?? null,

@@ -21,6 +21,9 @@ const VLLM_NAMES: Readonly<Record<string, string>> = {
   octavo_preemptions_total: "vllm:num_preemptions_total",
   octavo_prefix_cache_queries_total: "vllm:prefix_cache_queries_total",
   octavo_prefix_cache_hits_total: "vllm:prefix_cache_hits_total",
+  octavo_spec_decode_num_drafts_total: "vllm:spec_decode_num_drafts_total",
+  octavo_spec_decode_num_draft_tokens_total: "vllm:spec_decode_num_draft_tokens_total",
+  octavo_spec_decode_num_accepted_tokens_total: "vllm:spec_decode_num_accepted_tokens_total",
   octavo_requests_finished_total: "vllm:request_success_total",
   octavo_time_to_first_token_seconds: "vllm:time_to_first_token_seconds",
   octavo_inter_token_latency_seconds: "vllm:inter_token_latency_seconds",
@@ -103,6 +106,20 @@ export class Metrics {
     return `${parts.join("\n")}\n`;
   }
 
+  #addSpeculation(): void {
+    this.#total(
+      "spec_decode_num_drafts_total",
+      "Sequences' steps that held guesses.",
+      (stats) => stats.speculativeStepsTotal,
+    );
+    this.#total("spec_decode_num_draft_tokens_total", "Tokens guessed.", (stats) => stats.guessedTokensTotal);
+    this.#total(
+      "spec_decode_num_accepted_tokens_total",
+      "Tokens guessed that were right.",
+      (stats) => stats.keptTokensTotal,
+    );
+  }
+
   #addEngineMetrics(): void {
     const { info } = this.#engine;
     this.#gauge("num_requests_running", "Requests in the running batch.", (stats) => stats.numRequestsRunning);
@@ -125,6 +142,7 @@ export class Metrics {
       "Prompt tokens found in the prefix cache.",
       (stats) => stats.prefixCacheHitsTotal,
     );
+    this.#addSpeculation();
     this.#total("steps_total", "Steps of the engine.", (stats) => stats.stepsTotal);
     this.#addKvDtypes();
     if (info.numHostPages > 0) this.#addKvOffload();

@@ -40,6 +40,8 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     deadlineMs: ["30000", 30000],
     pageSize: ["64", 64],
     enablePrefixCaching: ["false", false],
+    numSpeculativeTokens: ["5", 5],
+    promptLookupMin: ["2", 2],
     enableKvCompare: ["true", true],
     threads: ["3", 3],
   };

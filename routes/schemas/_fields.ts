@@ -78,6 +78,10 @@ export const GENERATION_FIELDS = {
     "Texts that the output shall not hold, at its beginning or after a space: their last token is banned where it would " +
       `complete one; at most ${MAX_BAD_WORDS / 2}.`,
   ),
+  speculate: field(
+    flag,
+    "Let the server guess tokens, where it does: it changes how fast they come, never which. Default true.",
+  ),
   skip_special_tokens: field(flag, "Leave special tokens out of the text. Default true."),
   return_token_ids: field(flag, "Add prompt_token_ids and token_ids to the response. Default false."),
   stream: field(flag, "Send the output as server-sent events while it is made. Default false."),

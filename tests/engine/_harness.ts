@@ -5,6 +5,7 @@ import { Counters } from "../../engine/counters.ts";
 import type { KvScaleWindow } from "../../engine/kv_scale_window.ts";
 import { HostTier } from "../../engine/host_tier.ts";
 import { PageGuard } from "../../engine/page_guard.ts";
+import type { SpeculationOptions } from "../../engine/speculator.ts";
 import { StepLoop } from "../../engine/step_loop.ts";
 import { promptLogprobs } from "../../engine/prompt_scores.ts";
 import type { Delta, FinishReason, PromptLogprob, SamplingParams, Usage } from "../../engine/types.ts";
@@ -58,10 +59,11 @@ export class Harness {
 
   constructor(
     readonly config: FakeRunnerConfig,
-    { caches = true, looksAhead = false, checksPages = false, kvScaleWindow }: {
+    { caches = true, looksAhead = false, checksPages = false, speculation = null, kvScaleWindow }: {
       caches?: boolean;
       looksAhead?: boolean;
       checksPages?: boolean;
+      speculation?: SpeculationOptions | null;
       /** Makes the window; the harness's runner is there. */
       kvScaleWindow?: (runner: FakeRunner) => KvScaleWindow;
     } = {},
@@ -82,6 +84,7 @@ export class Harness {
       hostTier: this.hostTier,
       pageGuard: this.pageGuard = checksPages ? new PageGuard((page) => this.runner.pageChecksum(page)) : null,
       looksAhead,
+      speculation,
       warn: (message) => this.warnings.push(message),
       now: () => this.nowMs,
     });

@@ -25,6 +25,7 @@ Deno.test("samplingParams() fills in defaults", () => {
     ignoreEos: false,
     logprobs: null,
     promptLogprobs: null,
+    speculate: true,
     skipSpecialTokens: true,
   });
 });

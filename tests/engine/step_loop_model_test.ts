@@ -1,5 +1,6 @@
 /** Random operations on a small engine, against the fake model's oracle. */
 
+import type { SpeculationOptions } from "../../engine/speculator.ts";
 import { assertEquals, assertGreater } from "@std/assert";
 import fc from "fast-check";
 import { checkRequest } from "../../engine/admission.ts";
@@ -62,7 +63,11 @@ interface Variant {
   readonly morePageSizes?: readonly number[];
   /** Tokens after which the scales change, and all that is stored is void. */
   readonly scaleTokens?: number;
+  /** Tokens are guessed, most of them wrong. */
+  readonly speculation?: SpeculationOptions;
 }
+
+const SPECULATION = { numSpeculativeTokens: 4, promptLookupMin: 1, tokenCost: 0.001, waitCost: 0 };
 
 const VARIANTS: readonly Variant[] = [
   { caches: false, looksAhead: false },
@@ -73,18 +78,23 @@ const VARIANTS: readonly Variant[] = [
   { caches: true, looksAhead: true, morePageSizes: [2, 4] },
   { caches: true, looksAhead: true, numHostPages: 5, morePageSizes: [2, 4] },
   { caches: true, looksAhead: true, numHostPages: 5, scaleTokens: 60 },
+  { caches: true, looksAhead: false, speculation: SPECULATION },
+  { caches: true, looksAhead: true, numHostPages: 5, morePageSizes: [2, 4], speculation: SPECULATION },
 ];
 
 for (const options of VARIANTS) {
   const name = `${options.caches ? "with" : "without"} prefix caching${options.looksAhead ? " and look-ahead" : ""}` +
     (options.numHostPages === undefined ? "" : " and a host tier") +
     (options.morePageSizes === undefined ? "" : " and several KV dtypes") +
-    (options.scaleTokens === undefined ? "" : " and calculated scales");
+    (options.scaleTokens === undefined ? "" : " and calculated scales") +
+    (options.speculation === undefined ? "" : " and guesses");
   Deno.test(`StepLoop gives every request its own tokens and one end at random ${name}`, () => {
     let numPreemptions = 0;
     let numRequests = 0;
     let numHits = 0;
     let numRestored = 0;
+    let numGuessed = 0;
+    let numKept = 0;
     let numOperations = 0;
     const property = fc.property(engine, fc.array(operation, { maxLength: 120, size: "max" }), (config, operations) => {
       const { numHostPages = 0, morePageSizes = [], scaleTokens } = options;
@@ -93,6 +103,7 @@ for (const options of VARIANTS) {
         numHostPages,
         morePageSizes,
         maxNumBatchedTokens: config.maxNumSeqs + config.extraTokens,
+        ...options.speculation === undefined ? {} : { maxSamples: 2 * config.maxNumSeqs },
       }, {
         ...options,
         // Reading a page waits for its copies, which shall be as late as they may.
@@ -113,6 +124,8 @@ for (const options of VARIANTS) {
         }
       }
       harness.finish();
+      numGuessed += harness.counters.get("guessedTokensTotal");
+      numKept += harness.counters.get("keptTokensTotal");
       numRestored += harness.counters.get("kvRestoredTokensTotal");
       numHits += harness.counters.get("prefixCacheHitsTotal");
       numPreemptions += harness.counters.get("preemptionsTotal");
@@ -124,6 +137,11 @@ for (const options of VARIANTS) {
     assertGreater(numPreemptions, 300);
     assertGreater(numRequests, 4000);
     assertEquals(numHits > 0, options.caches);
+    assertEquals(
+      [numGuessed > 500, numKept > 30],
+      Array(2).fill(options.speculation !== undefined),
+      `${numKept} of ${numGuessed}`,
+    );
     assertEquals(numRestored > 300, options.numHostPages !== undefined);
   });
 }

@@ -2,10 +2,11 @@ import { assertEquals } from "@std/assert";
 import { stepSizes } from "../../engine/step_sizes.ts";
 
 Deno.test("stepSizes() takes what is given, else what suits the device", () => {
-  const none = { maxNumSeqs: null, maxNumBatchedTokens: null };
+  const none = { maxNumSeqs: null, maxNumBatchedTokens: null, numSpeculativeTokens: 0 };
   assertEquals(stepSizes(none, "cpu", 100), {
     maxNumSeqs: 16,
     maxNumBatchedTokens: 256,
+    maxSamples: 16,
     maxLogitEdits: 16_384,
     maxTokenMasks: 16,
     tokenMaskWords: 4,
@@ -14,12 +15,14 @@ Deno.test("stepSizes() takes what is given, else what suits the device", () => {
   assertEquals(stepSizes(none, "cuda", 300_000), {
     maxNumSeqs: 256,
     maxNumBatchedTokens: 2048,
+    maxSamples: 256,
     maxLogitEdits: 300_000,
     maxTokenMasks: 256,
     tokenMaskWords: 9375,
     maxScores: 1024,
   });
   // A step holds at least a token of each sequence.
-  const many = stepSizes({ maxNumSeqs: 300, maxNumBatchedTokens: 8 }, "cpu", 100);
+  const many = stepSizes({ ...none, maxNumSeqs: 300, maxNumBatchedTokens: 8 }, "cpu", 100);
   assertEquals([many.maxNumSeqs, many.maxNumBatchedTokens], [300, 300]);
+  assertEquals(stepSizes({ ...none, numSpeculativeTokens: 4 }, "cpu", 100).maxSamples, 48);
 });

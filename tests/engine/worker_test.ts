@@ -119,6 +119,31 @@ Deno.test("Engine forks a prompt to what each sequence gives alone, bit for bit"
   }
 });
 
+Deno.test("Engine gives the same tokens and log-probabilities with guesses, bit for bit", async () => {
+  for (const kvCacheDtype of ["float32", "fp8", "int4"] as const) {
+    await using plain = await start({ kvCacheDtype });
+    await using guessing = await start({ kvCacheDtype, numSpeculativeTokens: 6, promptLookupMin: 1, checkPages: true });
+    const prompt = [...PROMPT, ...PROMPT, ...PROMPT];
+    const run = (engine: Engine) =>
+      Promise.all([0, 0.3, 0.3, 1].map((temperature, i) =>
+        // Few tokens to choose from: guesses are right and wrong by turns.
+        complete(engine, prompt, {
+          ...SAMPLING,
+          maxTokens: 80,
+          temperature,
+          seed: BigInt(i),
+          logprobs: 2,
+          n: i === 3 ? 2 : 1,
+          allowedTokenIds: i === 2 ? null : PROMPT.slice(0, 3),
+        })
+      ));
+    assertEquals(await run(guessing), await run(plain));
+    const { guessedTokensTotal, keptTokensTotal } = guessing.stats();
+    assertEquals([guessedTokensTotal > keptTokensTotal, keptTokensTotal > 20], [true, true]);
+    assertEquals(plain.stats().guessedTokensTotal, 0);
+  }
+});
+
 Deno.test("Engine gives log-probabilities that follow bias and bans", async () => {
   await using engine = await start();
   const [best = 0] = EXPECTED;

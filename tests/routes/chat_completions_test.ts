@@ -195,6 +195,7 @@ Deno.test("chat passes every sampling field on", async () => {
     ignoreEos: true,
     logprobs: 0,
     promptLogprobs: null,
+    speculate: true,
     skipSpecialTokens: false,
   });
 });

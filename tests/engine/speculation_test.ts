@@ -1,0 +1,59 @@
+import { assert, assertEquals } from "@std/assert";
+import type { SamplingOptions } from "../../engine/sampling_params.ts";
+import { expectedOutput, greedy } from "./_fake_model.ts";
+import { Harness } from "./_harness.ts";
+
+const CONFIG = { pageSize: 16, numPages: 40, maxNumSeqs: 4, maxNumBatchedTokens: 64, maxSamples: 20 };
+const SPECULATION = { numSpeculativeTokens: 4, promptLookupMin: 2, tokenCost: 0.001, waitCost: 0 };
+const PROMPT = [2, 3, 4, 2, 3];
+
+function run(options: SamplingOptions, { looksAhead = false, speculation = SPECULATION } = {}) {
+  const harness = new Harness(CONFIG, { looksAhead, speculation });
+  const sampling = greedy({ maxTokens: 60, ignoreEos: true, ...options });
+  const key = harness.submit(PROMPT, sampling);
+  harness.finish();
+  assertEquals(harness.tokens(key), [expectedOutput(PROMPT, sampling)]);
+  const [guessed, kept] = [harness.counters.get("guessedTokensTotal"), harness.counters.get("keptTokensTotal")];
+  return { steps: harness.runner.numSteps, guessed, kept };
+}
+
+for (const looksAhead of [false, true]) {
+  const name = looksAhead ? " with look-ahead" : "";
+  Deno.test(`StepLoop takes several tokens a step where guesses are right${name}`, () => {
+    const { steps, guessed, kept } = run({ allowedTokenIds: [7] }, { looksAhead });
+    assert(steps < 25, `${steps} steps`);
+    assertEquals(guessed, kept);
+  });
+
+  Deno.test(`StepLoop gives the same tokens where guesses are wrong, at any temperature${name}`, () => {
+    let [numGuessed, numKept] = [0, 0];
+    for (const temperature of [0, 1]) {
+      for (let seed = 0; seed < 30; seed++) {
+        const { guessed, kept } = run({ allowedTokenIds: [5, 6, 7], temperature, seed }, { looksAhead });
+        numGuessed += guessed;
+        numKept += kept;
+      }
+    }
+    assert(numGuessed - numKept > 500 && numKept > 500, `${numKept} of ${numGuessed}`);
+  });
+}
+
+Deno.test("StepLoop guesses nothing where a request says so, or its next token changes how the one after is sampled", () => {
+  for (const options of [{ speculate: false }, { presencePenalty: 1 }, { minTokens: 60, stopTokenIds: [9] }]) {
+    assertEquals(run({ allowedTokenIds: [7], ...options }), { steps: 60, guessed: 0, kept: 0 });
+  }
+});
+
+Deno.test("StepLoop guesses nothing where it does not pay", () => {
+  const options = { allowedTokenIds: [7] };
+  assertEquals(run(options, { speculation: { ...SPECULATION, tokenCost: 1000 } }).guessed, 0);
+  assertEquals(run(options, { looksAhead: true, speculation: { ...SPECULATION, waitCost: 5 } }).guessed, 0);
+});
+
+Deno.test("StepLoop stops at a stop token among its guesses", () => {
+  const harness = new Harness(CONFIG, { speculation: SPECULATION });
+  const sampling = greedy({ maxTokens: 60, allowedTokenIds: [7, 8], stopTokenIds: [8] });
+  const key = harness.submit([7, 7, 8, 7, 7, 8, 7, 7], sampling);
+  harness.finish();
+  assertEquals(harness.tokens(key), [expectedOutput([7, 7, 8, 7, 7, 8, 7, 7], sampling)]);
+});
