@@ -300,6 +300,10 @@ std::vector<Cell> make_set(const std::string& name) {
         for (int dtype : formats) cells.push_back(make_cell(b, c, 32, 8, 128, page, dtype));
       }
     }
+    for (int dtype : formats) {
+      cells.push_back(make_cell(1, 8192, 32, 8, 128, 16, dtype, 2048));
+      cells.push_back(make_cell(8, 2048, 32, 8, 128, 16, dtype, 2048));
+    }
   } else if (name == "grid") {
     for (int dtype : dtypes) {
       for (Heads heads : {Heads{32, 8}, {8, 1}, {64, 8}, {32, 32}}) {

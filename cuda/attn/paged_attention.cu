@@ -187,10 +187,8 @@ void plan_decode(const PagedAttentionArgs& args, const int32_t* prefilled, const
   make_plan(plan, stream, overlap);
 }
 
-void attend_decode(const PagedAttentionArgs& args, int max_query_len, const AttentionWorkspace::View& space,
-                   GpuStream stream, bool overlap) {
+void set_common(const PagedAttentionArgs& args, AttentionParams& params) {
   const octavo_attention_config& config = args.config;
-  DecodeParams params = {};
   params.pages = args.pages;
   params.kv = kv_geometry(args.shape);
   params.num_pages = args.shape.num_pages;
@@ -205,13 +203,19 @@ void attend_decode(const PagedAttentionArgs& args, int max_query_len, const Atte
   params.num_q_heads = config.num_q_heads;
   params.group = group_of(args);
   params.sliding_window = config.sliding_window;
-  params.is_rotated = kv_format(args.shape.kv_dtype).is_rotated;
   params.softmax_scale = config.softmax_scale;
   params.logit_softcap = config.logit_softcap;
+}
+
+void attend_decode(const PagedAttentionArgs& args, int max_query_len, const AttentionWorkspace::View& space,
+                   GpuStream stream, bool overlap) {
+  DecodeParams params = {};
+  set_common(args, params);
+  params.is_rotated = kv_format(args.shape.kv_dtype).is_rotated;
   params.rows = space.rows;
   params.ranges = space.ranges;
   params.first_pages = space.first_pages;
-  params.early = overlap && config.reuse_plan != 0 && args.early;
+  params.early = overlap && args.config.reuse_plan != 0 && args.early;
   params.partials = space.partials;
   params.counters = space.counters;
   run_decode(params, args.shape.kv_dtype, args.shape.head_dim, max_query_len, stream, overlap);
@@ -252,7 +256,7 @@ void plan_prefill(const PagedAttentionArgs& args, const Split& split, const Pref
   plan.fast_reads_pages = shape.fast_reads_pages;
   plan.has_general = shape.has_general;
   plan.scratch_granules = scratch.granules;
-  plan.shortest_scratch = shape.has_general ? kScratchRows / plan.group : 0;
+  plan.shortest_scratch = (shape.has_general ? kScratchRows : kScratchRowsOfDecode) / plan.group;
   plan.max_tiles = space.max_tiles;
   plan.seq_token = space.prefill_sums[kPrefillLists];
   plan.seq_scratch = space.prefill_sums[kPrefillLists + 1];
@@ -275,32 +279,15 @@ void convert_keys(const PagedAttentionArgs& args, const PrefillShape& shape, con
   params.num_spans = space.prefill_counts + kPrefillLists;
   params.scratch = scratch.memory;
   params.head_bytes = int64_t{scratch.granules} * shape.scratch_granule_bytes;
-  params.row_bytes = row_bytes_of(shape.scratch_dim, 2);
-  params.kv_dtype = args.shape.kv_dtype;
-  fill_scratch(params, stream, overlap);
+  params.head_dim = args.shape.head_dim;
+  fill_scratch(params, args.shape.kv_dtype, shape.scratch_dim, stream, overlap);
 }
 
 void attend_prefill(const PagedAttentionArgs& args, const PrefillShape& shape, const Scratch& scratch,
                     const AttentionWorkspace::View& space, GpuStream stream, bool overlap) {
-  const octavo_attention_config& config = args.config;
   PrefillParams params = {};
-  params.pages = args.pages;
-  params.kv = kv_geometry(args.shape);
-  params.num_pages = args.shape.num_pages;
-  params.q = args.q;
-  params.out = args.out;
-  params.lse = args.lse;
-  params.page_table = args.page_table;
-  params.scales = args.scales;
-  params.sinks = args.sinks;
-  params.q_dtype = config.q_dtype;
-  params.max_pages = config.max_pages_per_seq;
-  params.num_q_heads = config.num_q_heads;
-  params.group = group_of(args);
+  set_common(args, params);
   params.head_dim = args.shape.head_dim;
-  params.sliding_window = config.sliding_window;
-  params.softmax_scale = config.softmax_scale;
-  params.logit_softcap = config.logit_softcap;
   params.scratch = scratch.memory;
   params.scratch_head_bytes = int64_t{scratch.granules} * shape.scratch_granule_bytes;
   const bool uses_fast = shape.fast_reads_pages || scratch.granules > 0;

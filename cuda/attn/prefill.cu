@@ -21,22 +21,9 @@ PrefillLauncher find_general(int kv_dtype, int head_dim) {
   }
 }
 
-// Whether the fast kernel gets a format as 16-bit granules, from the pages or from the scratch.
-bool comes_in_16_bits(int kv_dtype) {
-  switch (kv_dtype) {
-    case OCTAVO_KV_FLOAT16:
-    case OCTAVO_KV_BFLOAT16:
-    case OCTAVO_KV_FP8_E4M3:
-    case OCTAVO_KV_FP8_E5M2:
-      return true;
-    default:
-      return false;
-  }
-}
-
-// Every format but bfloat16 comes as f16.
+// Every format but bfloat16 comes as f16, from the pages or from the scratch.
 PrefillLauncher find_fast(int kv_dtype, int head_dim) {
-  if (gpu_device().compute_major != 9 || !comes_in_16_bits(kv_dtype)) return {};
+  if (gpu_device().compute_major != 9 || kv_dtype == OCTAVO_KV_FLOAT32) return {};
   return kv_dtype == OCTAVO_KV_BFLOAT16 ? find_prefill_wgmma<true>(head_dim) : find_prefill_wgmma<false>(head_dim);
 }
 

@@ -7,30 +7,13 @@
 #include <cstdint>
 
 #include "arch/gpu.h"
+#include "attn/attention_params.h"
 #include "attn/prefill_types.h"
-#include "kv/granule_address.h"
-#include "octavo.h"
 
 namespace octavo {
 
-struct PrefillParams {
-  const uint8_t* pages;
-  KvGeometry kv;
-  int32_t num_pages;
-  const void* q;              // [num_tokens][num_q_heads][head_dim] of q_dtype
-  void* out;                  // the same shape and type
-  float* lse;                 // [num_tokens][num_q_heads] or nullptr
-  const int32_t* page_table;  // [num_seqs][max_pages]
-  const float* scales;        // [2][num_kv_heads] or nullptr = 1
-  const float* sinks;         // [num_q_heads] or nullptr
-  int32_t q_dtype;            // OCTAVO_F32, OCTAVO_F16 or OCTAVO_BF16
-  int32_t max_pages;
-  int32_t num_q_heads;
-  int32_t group;  // q heads of a kv head
+struct PrefillParams : AttentionParams {
   int32_t head_dim;
-  int32_t sliding_window;
-  float softmax_scale;
-  float logit_softcap;
   const PrefillTile* tiles;  // of one list
   const int32_t* num_tiles;
   const uint8_t* scratch;      // [num_kv_heads][granules] 16-bit granules, or nullptr
@@ -64,12 +47,12 @@ struct ScratchParams {
   const ScratchSpan* spans;
   const int32_t* num_spans;
   uint8_t* scratch;
-  int64_t head_bytes;   // of the scratch's part for one kv head
-  int32_t row_bytes;    // of the scratch's granules
-  int32_t kv_dtype;
+  int64_t head_bytes;  // of the scratch's part for one kv head
+  int32_t head_dim;
 };
 
-// Enqueues the conversion of the plan's spans into the scratch: FP8 becomes f16, exactly; 16-bit formats stay.
-void fill_scratch(const ScratchParams& params, GpuStream stream, bool overlap);
+// Enqueues the conversion of the plan's spans into granules of scratch_dim 16-bit elements a row: bfloat16 stays, every
+// other format becomes f16.
+void fill_scratch(const ScratchParams& params, int kv_dtype, int scratch_dim, GpuStream stream, bool overlap);
 
 }  // namespace octavo

@@ -7,7 +7,10 @@
 namespace octavo {
 
 constexpr int32_t kNoScratch = INT32_MIN;
-constexpr int32_t kScratchRows = 512;  // with so many rows of a sequence converting its keys pays
+// With so many rows of a sequence converting its keys pays: against the general kernel, and, of formats it does not read,
+// against decode's.
+constexpr int32_t kScratchRows = 512;
+constexpr int32_t kScratchRowsOfDecode = 128;
 
 // Consecutive rows of one sequence. A row is a new token and a q head of a group: row = token * group + head in group,
 // so that the heads of a group share the keys' loads.
