@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = ["ops/device_sampler.cu", "ops/sampling_params.cpp", "arch/gpu.cu", "arch/error.cpp"]
 INPUTS = ("header tokens query_len seq_len page_table sample temperature top_k top_p min_p repetition_penalty "
           "presence_penalty frequency_penalty seed sample_index num_logprobs edit_begin edit_token edit_count edit_flags "
-          "edit_bias mask_index token_masks score_index score_token score_num_logprobs").split()
+          "edit_bias mask_index token_masks score_index score_token score_num_logprobs kv_index").split()
 TABLES = INPUTS + ("sampled sampled_logprob top_token top_logprob score_logprob score_rank score_top_token "
                    "score_top_logprob").split()
 FLOATS = set("temperature top_p min_p repetition_penalty presence_penalty frequency_penalty edit_bias sampled_logprob "
