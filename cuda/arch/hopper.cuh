@@ -24,44 +24,6 @@ __device__ inline void cluster_wait() {
 #endif
 }
 
-// The address of the same place in the shared memory of the cluster's block `rank`.
-__device__ inline uint32_t cluster_address(uint32_t address, int rank) {
-  uint32_t result = 0;
-#if OCTAVO_BULK_COPY
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(result) : "r"(address), "r"(rank));
-#endif
-  return result;
-}
-
-__device__ inline void cluster_store(uint32_t address, float4 value) {
-#if OCTAVO_BULK_COPY
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x), "f"(value.y),
-               "f"(value.z), "f"(value.w)
-               : "memory");
-#endif
-}
-
-// Earlier writes of this thread, and what it has seen of others', come before the arrival for the whole cluster.
-__device__ inline void cluster_barrier_arrive(uint32_t barrier) {
-#if OCTAVO_BULK_COPY
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-#endif
-}
-
-__device__ inline void cluster_barrier_wait(uint32_t barrier, uint32_t parity) {
-#if OCTAVO_BULK_COPY
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-#endif
-}
-
 // --- Tensor copies: a box of a tensor to shared memory, zeros outside of the tensor ------------------------------
 
 __device__ inline void prefetch_tensor_map(const CUtensorMap& map) {

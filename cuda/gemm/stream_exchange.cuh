@@ -3,15 +3,16 @@
 //
 //   buffer of a block:  [source block][warp / split][8 tokens][lane] -> float4, as the source's threads held it
 //
-// Hopper: buffers are in shared memory, filled by the cluster's blocks; a barrier of 8 arrivals (one for each source warp
-// that sends here) says that a buffer is full. Elsewhere they are in global memory with a counter each; the blocks of a
-// launch then wait for each other and must fit the card at once (one a multiprocessor).
+// Buffers are in global memory, which here means the second-level cache, with a counter each: 8 arrivals (one for each
+// source warp that sends there) say that a buffer is full. The blocks of a launch wait for each other and must fit the
+// card at once; those of a later launch come after them. Clusters, which exchange through shared memory, take half a
+// microsecond less, but fewer of them fit the card than a matrix of 4096 rows wants, and how many differs from card to
+// card.
 //
 // Exchanges alternate between two buffers: who writes into a buffer again has seen an exchange in the other buffer that
 // its owner sent after it was done with the first.
 #pragma once
 
-#include "arch/hopper.cuh"
 #include "arch/wgmma.cuh"
 #include "gemm/stream_epilogue.cuh"
 
@@ -24,19 +25,12 @@ __device__ inline void stream_barrier() { named_barrier_wait(kStreamBarrier, kSt
 template <class Tile>
 class StreamExchange {
  public:
-  __device__ StreamExchange(const StreamParams& p, uint32_t smem, int warp, int lane)
+  __device__ StreamExchange(const StreamParams& p, int warp, int lane)
       : p_(p),
-        smem_(smem),
         warp_(warp),
         lane_(lane),
         rank_(blockIdx.x % p.plan.split),
         warps_per_owner_(kStreamWarps / p.plan.split) {}
-
-  __device__ static void init(uint32_t smem) {
-    if constexpr (Tile::kHopper) {
-      for (int i = 0; i < 2; ++i) barrier_init(barrier(smem, i), kStreamWarps);
-    }
-  }
 
   // Exchanges the sums of a tile and finishes this block's share.
   __device__ void finish(int tile, const float (&sums)[Tile::kSums]) {
@@ -60,14 +54,10 @@ class StreamExchange {
   }
 
  private:
-  __device__ static uint32_t barrier(uint32_t smem, int buffer) {
-    return smem + Tile::kBarriersAt + (2 * Tile::kStages + buffer) * 8;
-  }
-
   __device__ int owner() const { return warp_ % p_.plan.split; }
   __device__ int buffer() const { return exchanges_ & 1; }
 
-  __device__ float4* global_buffer(int rank) const {
+  __device__ float4* buffer_of(int rank) const {
     return reinterpret_cast<float4*>(p_.partials) +
            (static_cast<int64_t>(blockIdx.x - rank_ + rank) * 2 + buffer()) * (Tile::kExchangeBytes / 16);
   }
@@ -79,47 +69,28 @@ class StreamExchange {
   }
 
   __device__ void put(int unit, int count, float4 sums) const {
-    const int at = place(rank_, unit, count);
-    if constexpr (Tile::kHopper) {
-      cluster_store(cluster_address(smem_ + Tile::kExchangeAt + buffer() * Tile::kExchangeBytes + at * 16, owner()),
-                    sums);
-    } else {
-      __stcg(global_buffer(owner()) + at, sums);
-    }
+    __stcg(buffer_of(owner()) + place(rank_, unit, count), sums);
   }
 
   // Says that this warp's sums are there.
   __device__ void send() const {
     __syncwarp();
-    if (lane_ != 0) return;
-    if constexpr (Tile::kHopper)
-      cluster_barrier_arrive(cluster_address(barrier(smem_, buffer()), owner()));
-    else
-      atomic_increment(counter(owner()));
+    if (lane_ == 0) atomic_increment(counter(owner()));
   }
 
   // Waits until all sums for this block are there.
   __device__ void receive() const {
-    if constexpr (Tile::kHopper) {
-      cluster_barrier_wait(barrier(smem_, buffer()), (exchanges_ >> 1) & 1);
-    } else {
-      if (threadIdx.x == 0) {
-        while (atomicAdd(counter(rank_), 0) < kStreamWarps) {
-        }
-        *counter(rank_) = 0;
-        __threadfence();
+    if (threadIdx.x == 0) {
+      int32_t* const own = counter(rank_);
+      while (load_acquire(reinterpret_cast<const uint32_t*>(own)) < kStreamWarps) {
       }
-      stream_barrier();
+      *own = 0;
     }
+    stream_barrier();
   }
 
   __device__ float4 take(int source, int unit, int count) const {
-    const int at = place(source, unit, count);
-    if constexpr (Tile::kHopper) {
-      return load_shared_float4(smem_ + Tile::kExchangeAt + buffer() * Tile::kExchangeBytes + at * 16);
-    } else {
-      return __ldcg(global_buffer(rank_) + at);
-    }
+    return __ldcg(buffer_of(rank_) + place(source, unit, count));
   }
 
   __device__ void add_share(int tile, int column, int count) {
@@ -146,7 +117,6 @@ class StreamExchange {
   }
 
   const StreamParams& p_;
-  uint32_t smem_;
   int warp_;
   int lane_;
   int rank_;

@@ -6,31 +6,6 @@
 
 namespace octavo {
 
-// As gpu_launch, but on Hopper in clusters of a tile's blocks; of one block too, without which the launch is refused.
-template <class Tile>
-void launch_stream(const StreamParams& params, GpuStream stream, bool overlap) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(params.plan.num_groups * params.plan.split));
-  config.blockDim = dim3(Tile::kThreads);
-  config.dynamicSmemBytes = Tile::kSmemBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {};
-  unsigned count = 0;
-  if (Tile::kHopper) {
-    attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count].val.clusterDim = {static_cast<unsigned>(params.plan.split), 1, 1};
-    ++count;
-  }
-  if (overlap && gpu_device().compute_major >= 9) {
-    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[count].val.programmaticStreamSerializationAllowed = 1;
-    ++count;
-  }
-  config.attrs = attributes;
-  config.numAttrs = count;
-  OCTAVO_GPU_CHECK(cudaLaunchKernelEx(&config, stream_kernel<Tile>, params));
-}
-
 // Launches (or, with nullptr, prepares) the kernel for `columns` tokens.
 template <int kWeight, int kActivation, bool kHopper, int kColumns>
 void launch_stream_at(const StreamParams* params, GpuStream stream, bool overlap) {
@@ -38,7 +13,8 @@ void launch_stream_at(const StreamParams* params, GpuStream stream, bool overlap
   if (params == nullptr)
     gpu_allow_smem(stream_kernel<Tile>, Tile::kSmemBytes);
   else
-    launch_stream<Tile>(*params, stream, overlap);
+    gpu_launch(stream_kernel<Tile>, params->plan.num_groups * params->plan.split, Tile::kThreads, Tile::kSmemBytes,
+               stream, overlap, *params);
 }
 
 template <int kWeight, int kActivation>

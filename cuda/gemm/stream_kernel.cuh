@@ -70,7 +70,6 @@ class TensorFeed {
     const int early = min(steps, Tile::kStages);
     for (int i = 0; i < early; ++i, weights.advance()) copy_weights(i, weights, weight_policy);
     gpu_wait_for_predecessor();
-    gpu_release_successor();
     for (int i = 0; i < early; ++i, x.advance()) copy_x(i, x, x_policy);
     int index = 0;
     int round = 0;
@@ -80,6 +79,7 @@ class TensorFeed {
       copy_x(index, weights, x_policy);
       if (++index == Tile::kStages) index = 0, ++round;
     }
+    gpu_release_successor();  // whose copies then queue behind the last of these, not among them
   }
 
  private:
@@ -239,7 +239,7 @@ template <class Tile>
 class StreamBlock {
  public:
   __device__ StreamBlock(const StreamParams& p, uint32_t smem)
-      : p_(p), smem_(smem), warp_(threadIdx.x >> 5), lane_(threadIdx.x & 31), exchange_(p, smem, warp_, lane_) {}
+      : p_(p), smem_(smem), warp_(threadIdx.x >> 5), lane_(threadIdx.x & 31), exchange_(p, warp_, lane_) {}
 
   __device__ void run() {
     if constexpr (Tile::kHopper)
@@ -251,20 +251,13 @@ class StreamBlock {
  private:
   __device__ void run_on_hopper() {
     const TensorFeed<Tile> feed(p_, smem_);
-    if (threadIdx.x == 0) {
-      StreamExchange<Tile>::init(smem_);
-      feed.init();
-    }
+    if (threadIdx.x == 0) feed.init();
     __syncthreads();
-    cluster_arrive();  // this block's barriers can be used
     if (warp_ == kStreamWarps) {
       if (lane_ == 0) feed.run();
-      __syncwarp();
-      cluster_wait();
       return;
     }
     gpu_wait_for_predecessor();
-    cluster_wait();
     walk([&](int, float(&sums)[Tile::kSums], bool accumulate) {
       barrier_wait(feed.full(stage_), round_ & 1);
       const uint32_t at = feed.stage(stage_);
@@ -360,7 +353,7 @@ constexpr bool kStreamCompiledHopper = false;
 #endif
 
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, 1)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     stream_kernel(const __grid_constant__ StreamParams p) {
   if constexpr (Tile::kHopper == kStreamCompiledHopper) {
     extern __shared__ __align__(1024) uint8_t smem[];

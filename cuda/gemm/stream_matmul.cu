@@ -11,7 +11,6 @@ namespace octavo {
 namespace {
 
 constexpr int kEnoughBlocks = 96;  // to keep the memory busy
-constexpr int kOccupantSmem = 226 * 1024;
 
 __device__ int built_with_warpgroup_mma = OCTAVO_WGMMA;
 
@@ -73,32 +72,6 @@ CUtensorMap map_tokens(const StreamParams& p, int32_t dtype, int columns) {
                           {static_cast<uint32_t>(128 / bytes), static_cast<uint32_t>(columns)}});
 }
 
-// As large a block as the products' are, to ask how many clusters of them fit the card.
-__global__ void occupant() {}
-
-int count_groups(int split) {
-  static int counts[kStreamMaxSplit + 1] = {};
-  if (counts[split] != 0) return counts[split];
-  int count = gpu_device().num_sms / split;
-  if (is_hopper() && split > 1) {
-    OCTAVO_GPU_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(occupant),
-                                          cudaFuncAttributeMaxDynamicSharedMemorySize, kOccupantSmem));
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(count * split));
-    config.blockDim = dim3(kStreamThreads + 32);
-    config.dynamicSmemBytes = kOccupantSmem;
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {static_cast<unsigned>(split), 1, 1};
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    int fitting = 0;
-    OCTAVO_GPU_CHECK(cudaOccupancyMaxActiveClusters(&fitting, occupant, &config));
-    count = std::min(count, fitting);
-  }
-  return counts[split] = count;
-}
-
 }  // namespace
 
 // Of the splits, the smallest with the best product of: the share of time in which all blocks work, and how nearly there
@@ -111,7 +84,7 @@ StreamPlan plan_stream(const DeviceMatrix& w, MatmulEpilogue epilogue) {
   plan.tile_steps = (w.cols + plan.step_cols - 1) / plan.step_cols;
   double best = 0;
   for (int split = 1; split <= std::min(kStreamMaxSplit, plan.tile_steps); split *= 2) {
-    const int most = count_groups(split);
+    const int most = gpu_device().num_sms / split;
     if (most == 0) break;
     const int rounds = (plan.num_tiles + most - 1) / most;
     const int groups = (plan.num_tiles + rounds - 1) / rounds;
@@ -131,10 +104,10 @@ bool stream_takes_e4m3() { return is_hopper(); }
 int32_t stream_max_columns() { return is_hopper() ? 128 : 64; }
 
 size_t stream_partial_bytes(int32_t columns) {
-  return is_hopper() ? 0 : size_t{2} * gpu_device().num_sms * stream_exchange_bytes(columns_for(columns));
+  return size_t{2} * gpu_device().num_sms * stream_exchange_bytes(columns_for(columns));
 }
 
-size_t stream_counter_bytes() { return is_hopper() ? 0 : size_t{2} * gpu_device().num_sms * sizeof(int32_t); }
+size_t stream_counter_bytes() { return size_t{2} * gpu_device().num_sms * sizeof(int32_t); }
 
 void prepare_stream(int32_t weight_dtype, int32_t x_dtype) {
   for (int columns = 8; columns <= stream_max_columns(); columns *= 2) {

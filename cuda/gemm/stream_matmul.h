@@ -19,7 +19,7 @@ namespace octavo {
 struct StreamPlan {
   int32_t num_tiles;
   int32_t tile_steps;  // along the columns
-  int32_t split;       // 1, 2, 4 or 8: a cluster on Hopper
+  int32_t split;       // 1, 2, 4 or 8
   int32_t num_groups;
   int32_t step_cols;  // columns of a step
   int32_t gate;       // 1: a tile's lines are 8 rows of gate, 8 of up, and so on
@@ -37,8 +37,8 @@ struct StreamParams {
   const float* bias;        // f32[rows] or nullptr
   void* y;
   int64_t y_stride;   // elements
-  float* partials;    // not on Hopper: two exchange buffers a block
-  int32_t* counters;  // not on Hopper: [block][2], warps that have stored into a buffer; 0 between launches
+  float* partials;    // two exchange buffers a block
+  int32_t* counters;  // [block][2], warps that have stored into a buffer; 0 between launches
   int32_t rows;       // of W
   int32_t cols;
   int32_t m;

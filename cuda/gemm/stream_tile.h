@@ -25,7 +25,7 @@ constexpr int stream_exchange_bytes(int columns) {
 // by a warp of its own, warpgroup MMA and clusters (9.0a), else asynchronous copies and mma.sync.
 //
 //   stage:  W [128 rows][128 bytes] | x [panel][kColumns tokens][128 bytes]     chunk c of a row lies at c ^ (row & 7)
-//   memory: stages | Hopper: two exchange buffers | full and empty barrier of each stage, one of each buffer
+//   memory: stages | Hopper: full and empty barrier of each stage
 template <int kWeightType, int kActivationType, int kTokens, bool kOnHopper>
 struct StreamTile {
   static constexpr int kWeight = kWeightType;
@@ -40,13 +40,13 @@ struct StreamTile {
   static constexpr int kPanelBytes = kColumns * 128;
   static constexpr int kStageBytes = kWeightBytes + kPanels * kPanelBytes;
   static constexpr int kExchangeBytes = stream_exchange_bytes(kColumns);
-  // All of Hopper's 227 KB: two blocks of one kernel on a multiprocessor would finish later than the others. Elsewhere 99
-  // KB must do (8.6 to 8.9, 12.0).
-  static constexpr int kRingBytes = kHopper ? 226 * 1024 - 2 * kExchangeBytes : 96 * 1024;
+  // Blocks of a multiprocessor. Two: a launch's blocks fetch weights while their predecessor's finish. More tokens need
+  // the whole of Hopper's 227 KB for enough weights on their way. Elsewhere 99 KB must do (8.6 to 8.9, 12.0).
+  static constexpr int kBlocks = kHopper && kColumns <= 16 ? 2 : 1;
+  static constexpr int kRingBytes = (!kHopper ? 96 : kBlocks == 2 ? 112 : 226) * 1024;
   static constexpr int kStages = kRingBytes / kStageBytes < 12 ? kRingBytes / kStageBytes : 12;
-  static constexpr int kExchangeAt = kStages * kStageBytes;
-  static constexpr int kBarriersAt = kExchangeAt + (kHopper ? 2 * kExchangeBytes : 0);
-  static constexpr int kSmemBytes = kBarriersAt + (2 * kStages + 2) * 8;
+  static constexpr int kBarriersAt = kStages * kStageBytes;
+  static constexpr int kSmemBytes = kBarriersAt + 2 * kStages * 8;
   static constexpr int kThreads = kStreamThreads + (kHopper ? 32 : 0);
   static constexpr int kSums = kColumns / 2;  // f32 sums of a thread
   static_assert(kPanels >= 1 && kStages >= 3, "a stage does not fit");
