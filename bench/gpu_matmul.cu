@@ -231,7 +231,7 @@ class Bench {
     p.dtype = dtype;
     p.y_dtype = y_dtype_of(shape, dtype);
     p.add = shape.epilogue == MatmulEpilogue::kAdd;
-    if (!library_->prepare(p, m, workspace.data, stream_)) {
+    if (!library_->prepare(p, m, {static_cast<size_t>(weights.bytes), workspace.data}, stream_)) {
       std::printf(", \"library\": \"not offered\"");
       return;
     }

@@ -63,6 +63,7 @@ struct DeviceMatmul::State {
   int32_t compute_dtype;
   bool widens_only;  // this card multiplies E4M3 weights by 16-bit x whatever m is
   std::vector<MatmulShape> shapes;
+  std::vector<bool> in_library;  // of each shape, whether cuBLASLt does its many tokens
   std::unique_ptr<LibraryMatmul> library;
   std::string note = "cuBLASLt is not needed: no product has many tokens";
   DeviceBuffer partials;
@@ -76,6 +77,18 @@ struct DeviceMatmul::State {
 
   int32_t x_dtype(int32_t weight_dtype, int32_t m) const {
     return takes_e4m3(weight_dtype, m) ? OCTAVO_F8_E4M3 : compute_dtype;
+  }
+
+  bool makes_e4m3(const DeviceMatrix& w, int32_t m) const {
+    const int32_t half = w.rows / 2;
+    if (m <= kStreamedMax || half % 16 != 0 || half > kMaxGateE4m3) return false;
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      const MatmulShape& s = shapes[i];
+      if (is_gate(s.epilogue) && s.rows == w.rows && s.cols == w.cols && s.dtype == w.dtype && in_library[i]) {
+        return is_16_bit(s.y_dtype);
+      }
+    }
+    return false;
   }
 
   const MatmulShape* find(const MatmulArgs& args) const {
@@ -130,7 +143,7 @@ struct DeviceMatmul::State {
     gate_product.allocate(gate_bytes);
   }
 
-  // Runs the library's kernels once on memory of zeros, which is given back.
+  // Chooses the library's kernels and runs them, on memory that is given back.
   void prepare_library() {
     if (library == nullptr || !library->is_usable()) return;
     size_t w_bytes = 0;
@@ -148,9 +161,12 @@ struct DeviceMatmul::State {
     DeviceBuffer w, x, y, ones;
     w.allocate(w_bytes);
     x.allocate(x_bytes);
+    fill_noise(w.data(), w_bytes, nullptr);
+    fill_noise(x.data(), x_bytes, nullptr);
     y.allocate(y_bytes);
     ones.allocate(static_cast<size_t>(scales) * sizeof(float));
-    for (const MatmulShape& s : shapes) {
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      const MatmulShape& s = shapes[i];
       if (s.max_m <= kStreamedMax) continue;
       LibraryProduct p = library_product(s);
       if (s.dtype != p.dtype) continue;  // E4M3 weights that this card widens
@@ -158,7 +174,8 @@ struct DeviceMatmul::State {
       p.x = x.data();
       p.y = y.data();
       p.row_scales = p.x_scales = static_cast<const float*>(ones.data());
-      if (!library->prepare(p, library_tokens(s), library_workspace.data(), nullptr)) {
+      in_library[i] = library->prepare(p, library_tokens(s), {w_bytes, library_workspace.data()}, nullptr);
+      if (!in_library[i]) {
         note += "; it does not offer " + std::to_string(s.rows) + " x " + std::to_string(s.cols) + " in dtype " +
                 std::to_string(s.dtype) + ", which runs on slower kernels";
       }
@@ -179,7 +196,8 @@ struct DeviceMatmul::State {
       p.m = std::min(args.m - first, most);
       p.x = static_cast<const uint8_t*>(args.x) + first * args.x_stride * stream_element_bytes(p.dtype);
       p.x_scales = args.x_scales == nullptr ? nullptr : args.x_scales + first;
-      void* y = static_cast<uint8_t*>(args.y) + first * args.y_stride * (args.y_dtype == OCTAVO_F32 ? 4 : 2);
+      const int64_t y_bytes = args.y_scales != nullptr ? 1 : args.y_dtype == OCTAVO_F32 ? 4 : 2;
+      void* y = static_cast<uint8_t*>(args.y) + first * args.y_stride * y_bytes;
       p.y = gate ? gate_product.data() : y;
       p.y_stride = gate ? shape.rows : args.y_stride;
       if (!library->multiply(p, library_workspace.data(), stream)) {
@@ -187,8 +205,18 @@ struct DeviceMatmul::State {
         fail(OCTAVO_INTERNAL, "cuBLASLt refused a product of %d tokens after it took one of %d", p.m, most);
       }
       if (gate) {
-        gate_rows({p.y, compute_dtype, y, args.y_dtype, args.y_stride, args.bias, shape.rows / 2, p.m, args.epilogue},
-                  stream, overlap);
+        GateRows rows = {};
+        rows.product = p.y;
+        rows.product_dtype = compute_dtype;
+        rows.y = y;
+        rows.y_dtype = args.y_dtype;
+        rows.y_scales = args.y_scales == nullptr ? nullptr : args.y_scales + first;
+        rows.y_stride = args.y_stride;
+        rows.bias = args.bias;
+        rows.half = shape.rows / 2;
+        rows.m = p.m;
+        rows.epilogue = args.epilogue;
+        gate_rows(rows, stream, overlap);
       } else if (args.bias != nullptr) {
         add_bias(y, args.y_dtype, args.y_stride, args.bias, shape.rows, p.m, stream, overlap);
       }
@@ -206,6 +234,7 @@ DeviceMatmul::DeviceMatmul(int32_t compute_dtype, const std::vector<MatmulShape>
   state_->compute_dtype = compute_dtype;
   state_->widens_only = !stream_takes_e4m3();
   state_->shapes = shapes;
+  state_->in_library.assign(shapes.size(), false);
   state_->allocate();
   state_->prepare_library();
 }
@@ -213,6 +242,8 @@ DeviceMatmul::DeviceMatmul(int32_t compute_dtype, const std::vector<MatmulShape>
 DeviceMatmul::~DeviceMatmul() = default;
 
 bool DeviceMatmul::takes_e4m3(const DeviceMatrix& w, int32_t m) const { return state_->takes_e4m3(w.dtype, m); }
+
+bool DeviceMatmul::makes_e4m3(const DeviceMatrix& w, int32_t m) const { return state_->makes_e4m3(w, m); }
 
 void DeviceMatmul::multiply(const MatmulArgs& args, GpuStream stream, bool overlap) {
   if (args.m <= 0) return;
@@ -224,6 +255,10 @@ void DeviceMatmul::multiply(const MatmulArgs& args, GpuStream stream, bool overl
   if ((args.x_scales != nullptr) != state_->takes_e4m3(args.w->dtype, args.m)) {
     fail(OCTAVO_INVALID_ARGUMENT, "x of %d tokens must %sbe E4M3 with scales", args.m,
          args.x_scales != nullptr ? "not " : "");
+  }
+  if (args.y_scales != nullptr && !(is_gate(args.epilogue) && state_->makes_e4m3(*args.w, args.m))) {
+    fail(OCTAVO_INVALID_ARGUMENT, "y of %d tokens by %d x %d cannot be E4M3 with scales", args.m, args.w->rows,
+         args.w->cols);
   }
   if (args.m > kStreamedMax && state_->library != nullptr &&
       state_->multiply_by_library(*shape, args, stream, overlap)) {

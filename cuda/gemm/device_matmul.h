@@ -46,6 +46,7 @@ struct MatmulArgs {
   void* y;                // [m][rows], gates: [m][rows / 2]; aligned to 16 bytes
   int64_t y_stride;       // elements, a multiple of 8
   int32_t y_dtype;        // OCTAVO_F32 (the only one with kAdd), OCTAVO_BF16, OCTAVO_F16
+  float* y_scales;        // device f32[m]: y, where makes_e4m3(), is rounded to E4M3 after y_dtype; or nullptr
   const float* bias;      // device f32[rows] or nullptr
   MatmulEpilogue epilogue;
 };
@@ -61,6 +62,9 @@ class DeviceMatmul {
 
   // Whether x of this product must be E4M3 with x_scales (both operands FP8: large m of FP8 weights).
   bool takes_e4m3(const DeviceMatrix& w, int32_t m) const;
+
+  // Whether a gate of m tokens can leave y in E4M3 with a scale a row, as the next product takes it.
+  bool makes_e4m3(const DeviceMatrix& w, int32_t m) const;
 
   // Enqueues one product; can be captured in a graph. With overlap it may start before its predecessor in the stream
   // has finished, to fetch weights, and it lets its successor do the same; x, bias, scales and y are touched after the

@@ -1,8 +1,10 @@
 #include "gemm/library_matmul.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <tuple>
+#include <vector>
 
 #include "arch/cublaslt.h"
 
@@ -27,6 +29,35 @@ int32_t bucket_of(int32_t m) {
   }
   return power;
 }
+
+constexpr int32_t kCandidates = 8;      // of the heuristic's, that are timed
+constexpr int kRuns = 4;                // of each
+constexpr float kEnoughFaster = 0.96f;  // than the first, of which runs then mostly agree which it is
+
+class Stopwatch {
+ public:
+  Stopwatch() {
+    OCTAVO_GPU_CHECK(cudaEventCreate(&begin_));
+    OCTAVO_GPU_CHECK(cudaEventCreate(&end_));
+  }
+  ~Stopwatch() {
+    cudaEventDestroy(begin_);
+    cudaEventDestroy(end_);
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  void start(GpuStream stream) { OCTAVO_GPU_CHECK(cudaEventRecord(begin_, stream)); }
+  float stop_ms(GpuStream stream) {
+    OCTAVO_GPU_CHECK(cudaEventRecord(end_, stream));
+    OCTAVO_GPU_CHECK(cudaEventSynchronize(end_));
+    float ms = 0;
+    OCTAVO_GPU_CHECK(cudaEventElapsedTime(&ms, begin_, end_));
+    return ms;
+  }
+
+ private:
+  cudaEvent_t begin_ = nullptr;
+  cudaEvent_t end_ = nullptr;
+};
 
 // rows, cols, dtype, y_dtype, add, bucket
 using Key = std::tuple<int32_t, int32_t, int32_t, int32_t, bool, int32_t>;
@@ -91,10 +122,11 @@ struct LibraryMatmul::State {
   size_t workspace_bytes;
   std::map<Key, CublasLtAlgorithm> algorithms;
 
-  bool choose(const LibraryProduct& product, const Description& description) {
+  // What the heuristic offers, best first.
+  std::vector<CublasLtAlgorithm> list_candidates(const Description& description) const {
     CublasLtPreference* preference = nullptr;
-    if (lt->MatmulPreferenceCreate(&preference) != 0) return false;
-    CublasLtHeuristic best = {};
+    if (lt->MatmulPreferenceCreate(&preference) != 0) return {};
+    CublasLtHeuristic results[kCandidates] = {};
     int32_t found = 0;
     bool ok = lt->MatmulPreferenceSetAttribute(preference, kPreferenceWorkspaceBytes, &workspace_bytes,
                                                sizeof workspace_bytes) == 0;
@@ -104,11 +136,48 @@ struct LibraryMatmul::State {
                                                   sizeof alignment) == 0;
     }
     ok = ok && lt->MatmulAlgoGetHeuristic(context, description.operation, description.a, description.b,
-                                               description.d, description.d, preference, 1, &best, &found) == 0;
+                                          description.d, description.d, preference, kCandidates, results, &found) == 0;
     lt->MatmulPreferenceDestroy(preference);
-    if (!ok || found == 0 || best.status != 0) return false;
-    algorithms[key_of(product, product.m)] = best.algorithm;
-    return true;
+    std::vector<CublasLtAlgorithm> candidates;
+    for (int32_t i = 0; ok && i < found; ++i) {
+      if (results[i].status == 0) candidates.push_back(results[i].algorithm);
+    }
+    return candidates;
+  }
+
+  // Milliseconds of kRuns products, each with other weights of w_bytes of memory; infinite if one is refused.
+  float time_runs(LibraryProduct p, const CublasLtAlgorithm& algorithm, const LibraryMemory& memory, GpuStream stream) {
+    const Description description(*lt, p);
+    const size_t used = static_cast<size_t>(p.rows) * p.cols * (p.dtype == OCTAVO_F8_E4M3 ? 1 : 2);
+    const uint8_t* first = static_cast<const uint8_t*>(p.w);
+    const auto run_once = [&](size_t i) {
+      const size_t copies = std::max<size_t>(1, memory.w_bytes / used);
+      p.w = first + i % copies * used;
+      return run(p, description, algorithm, memory.workspace, stream);
+    };
+    if (!description.ok() || !run_once(0)) return INFINITY;
+    Stopwatch watch;
+    watch.start(stream);
+    for (size_t i = 1; i <= kRuns; ++i) {
+      if (!run_once(i)) return INFINITY;
+    }
+    return watch.stop_ms(stream);
+  }
+
+  // The first candidate, or one that is clearly faster. product.m: the bucket; max_m: tokens that the memory holds.
+  bool choose(const LibraryProduct& product, int32_t max_m, const LibraryMemory& memory, GpuStream stream) {
+    const Description description(*lt, product);
+    if (!description.ok()) return false;
+    LibraryProduct timed = product;
+    timed.m = std::min(product.m, max_m);
+    float best_ms = INFINITY;
+    for (const CublasLtAlgorithm& candidate : list_candidates(description)) {
+      const float ms = time_runs(timed, candidate, memory, stream);
+      if (ms > best_ms * kEnoughFaster) continue;
+      best_ms = ms;
+      algorithms[key_of(product, product.m)] = candidate;
+    }
+    return best_ms < INFINITY;
   }
 
   bool run(const LibraryProduct& p, const Description& description, const CublasLtAlgorithm& algorithm,
@@ -139,15 +208,13 @@ bool LibraryMatmul::is_usable() const { return state_->lt != nullptr; }
 
 const std::string& LibraryMatmul::note() const { return state_->note; }
 
-bool LibraryMatmul::prepare(const LibraryProduct& product, int32_t max_m, void* workspace, GpuStream stream) {
+bool LibraryMatmul::prepare(const LibraryProduct& product, int32_t max_m, const LibraryMemory& memory,
+                            GpuStream stream) {
   if (!is_usable()) return false;
   for (int32_t m = bucket_of(1);; m = bucket_of(m + 1)) {
     LibraryProduct one = product;
     one.m = m;
-    const Description description(*state_->lt, one);
-    if (!description.ok() || !state_->choose(one, description)) return false;
-    one.m = std::min(m, max_m);  // the memory given holds no more
-    if (!multiply(one, workspace, stream)) return false;
+    if (!state_->choose(one, max_m, memory, stream)) return false;
     if (m >= max_m) return true;
   }
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "gemm/rows.h"
 #include "kv/append.h"
 #include "model/kv_cache_config.h"
 #include "model/kv_dtypes.h"
@@ -133,9 +134,9 @@ void DeviceForward::prepare(const DeviceStep& step, GpuStream stream) {
   embed_tokens(embed, stream, true);
 }
 
-// Inputs of FP8 products of many tokens are rounded to E4M3 first.
+// Inputs of FP8 products of many tokens are rounded to E4M3 first, unless who made them has done so.
 void DeviceForward::multiply(MatmulArgs args, GpuStream stream) {
-  if (matmul_.takes_e4m3(*args.w, args.m)) {
+  if (matmul_.takes_e4m3(*args.w, args.m) && args.x_scales == nullptr) {
     quantize_rows({args.x, scratch_.e4m3, scratch_.e4m3_scales, args.m, args.w->cols, model_.compute_dtype()}, stream,
                   true);
     args.x = scratch_.e4m3;
@@ -145,27 +146,40 @@ void DeviceForward::multiply(MatmulArgs args, GpuStream stream) {
   matmul_.multiply(args, stream, true);
 }
 
-void DeviceForward::add_to_hidden(const DeviceMatrix& w, const void* x, const float* bias, bool has_post_norm,
-                                  int32_t m, GpuStream stream) {
+// The MatmulArgs of a product of scratch.normed, as norm() has left it for w.
+MatmulArgs DeviceForward::of_normed(const DeviceMatrix& w, int32_t m) const {
   MatmulArgs args = {};
   args.w = &w;
-  args.x = x;
   args.m = m;
+  args.x = scratch_.normed;
+  if (matmul_.takes_e4m3(w, m)) {
+    args.x = scratch_.e4m3;
+    args.x_scales = scratch_.e4m3_scales;
+  }
+  return args;
+}
+
+void DeviceForward::add_to_hidden(MatmulArgs args, const float* bias, bool has_post_norm, GpuStream stream) {
   args.y = has_post_norm ? scratch_.projected : scratch_.hidden;
-  args.y_stride = w.rows;
+  args.y_stride = args.w->rows;
   args.y_dtype = OCTAVO_F32;
   args.bias = bias;
   args.epilogue = has_post_norm ? MatmulEpilogue::kStore : MatmulEpilogue::kAdd;
   multiply(args, stream);
 }
 
-void DeviceForward::norm(const DeviceStep& step, const float* post_norm, const float* weight, GpuStream stream) {
+void DeviceForward::norm(const DeviceStep& step, const float* post_norm, const float* weight, const DeviceMatrix* next,
+                         GpuStream stream) {
   NormParams params = {};
   params.hidden = scratch_.hidden;
   params.projected = post_norm == nullptr ? nullptr : scratch_.projected;
   params.post_norm = post_norm;
   params.norm = weight;
   params.normed = scratch_.normed;
+  if (next != nullptr && matmul_.takes_e4m3(*next, step.num_tokens)) {
+    params.e4m3 = scratch_.e4m3;
+    params.e4m3_scales = scratch_.e4m3_scales;
+  }
   params.eps = model_.config().rms_norm_eps;
   params.num_rows = step.num_tokens;
   params.columns = model_.config().hidden_size;
@@ -177,10 +191,11 @@ void DeviceForward::run_layer(const DeviceStep& step, int32_t index, GpuStream s
   const octavo_model_config& config = model_.config();
   const DeviceLayerWeights& layer = model_.layer(index);
   const bool is_last = index + 1 == config.num_layers;
-  MatmulArgs qkv = {};
-  qkv.w = &layer.qkv;
-  qkv.x = scratch_.normed;
-  qkv.m = step.num_tokens;
+  MatmulArgs qkv = of_normed(layer.qkv, step.num_tokens);
+  if (index == 0) {  // the embedding's norm leaves it in the compute type
+    qkv.x = scratch_.normed;
+    qkv.x_scales = nullptr;
+  }
   qkv.y = scratch_.qkv;
   qkv.y_stride = layer.qkv.rows;
   qkv.y_dtype = OCTAVO_F32;
@@ -191,22 +206,31 @@ void DeviceForward::run_layer(const DeviceStep& step, int32_t index, GpuStream s
     append(group, index, stream);
     attend(group, index, stream);
   }
-  add_to_hidden(layer.attn_out, scratch_.attn, layer.o_bias, layer.attn_post_norm != nullptr, step.num_tokens, stream);
-  norm(step, layer.attn_post_norm, layer.ffn_norm, stream);
-  MatmulArgs gate_up = {};
-  gate_up.w = &layer.gate_up;
-  gate_up.x = scratch_.normed;
-  gate_up.m = step.num_tokens;
+  MatmulArgs attn_out = {};
+  attn_out.w = &layer.attn_out;
+  attn_out.x = scratch_.attn;
+  attn_out.m = step.num_tokens;
+  add_to_hidden(attn_out, layer.o_bias, layer.attn_post_norm != nullptr, stream);
+  norm(step, layer.attn_post_norm, layer.ffn_norm, &layer.gate_up, stream);
+  MatmulArgs gate_up = of_normed(layer.gate_up, step.num_tokens);
   gate_up.y = scratch_.activation;
   gate_up.y_stride = config.intermediate_size;
   gate_up.y_dtype = model_.compute_dtype();
   gate_up.epilogue = gate_epilogue(config);
+  MatmulArgs down = {};
+  down.w = &layer.down;
+  down.x = scratch_.activation;
+  down.m = step.num_tokens;
+  if (matmul_.takes_e4m3(layer.down, down.m) && matmul_.makes_e4m3(layer.gate_up, down.m)) {
+    gate_up.y_scales = scratch_.activation_scales;
+    down.x_scales = scratch_.activation_scales;
+  }
   multiply(gate_up, stream);
-  add_to_hidden(layer.down, scratch_.activation, nullptr, layer.ffn_post_norm != nullptr, step.num_tokens, stream);
+  add_to_hidden(down, nullptr, layer.ffn_post_norm != nullptr, stream);
   if (!is_last) {
-    norm(step, layer.ffn_post_norm, model_.layer(index + 1).attn_norm, stream);
+    norm(step, layer.ffn_post_norm, model_.layer(index + 1).attn_norm, &model_.layer(index + 1).qkv, stream);
   } else if (layer.ffn_post_norm != nullptr) {
-    norm(step, layer.ffn_post_norm, nullptr, stream);
+    norm(step, layer.ffn_post_norm, nullptr, nullptr, stream);
   }
 }
 

@@ -57,10 +57,11 @@ class DeviceForward {
   void append(const KvGroup& group, int32_t index, GpuStream stream);
   void calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream);
   void attend(const KvGroup& group, int32_t index, GpuStream stream);
-  void add_to_hidden(const DeviceMatrix& w, const void* x, const float* bias, bool has_post_norm, int32_t m,
-                     GpuStream stream);
+  MatmulArgs of_normed(const DeviceMatrix& w, int32_t m) const;
+  void add_to_hidden(MatmulArgs args, const float* bias, bool has_post_norm, GpuStream stream);
   void multiply(MatmulArgs args, GpuStream stream);
-  void norm(const DeviceStep& step, const float* post_norm, const float* weight, GpuStream stream);
+  void norm(const DeviceStep& step, const float* post_norm, const float* weight, const DeviceMatrix* next,
+            GpuStream stream);
   PlanKey plan_key(int32_t kv_index, int32_t layer) const;
   AppendParams append_params(const KvGroup& group, int32_t index) const;
 

@@ -61,13 +61,14 @@ void DeviceScratch::place_rows(const DeviceModel& model, const octavo_engine_con
   if (widest_e4m3_input(model) > 0) {
     place(e4m3, tokens, static_cast<uint64_t>(widest_e4m3_input(model)), 1);
     place(e4m3_scales, tokens, 1, sizeof(float));
+    place(activation_scales, tokens, 1, sizeof(float));
   }
   if (config.calculate_kv_scales != 0) place(keys, tokens, kv_width, sizeof(float));
 }
 
 DeviceScratch::DeviceScratch(const DeviceModel& model, const octavo_engine_config& config,
                              const octavo_step_layout& layout)
-    : projected(nullptr), cosines{}, sines{}, e4m3(nullptr), e4m3_scales(nullptr), keys(nullptr) {
+    : projected(nullptr), cosines{}, sines{}, e4m3(nullptr), e4m3_scales(nullptr), activation_scales(nullptr), keys(nullptr) {
   const uint64_t tokens = static_cast<uint64_t>(config.max_num_batched_tokens);
   const uint64_t rows = static_cast<uint64_t>(config.max_samples);
   logits_stride = (int64_t{model.config().vocab_size} + 7) / 8 * 8;

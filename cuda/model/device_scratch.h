@@ -32,6 +32,7 @@ struct DeviceScratch {
   float* inv_freq;     // [2][head_dim / 2]
   uint8_t* e4m3;       // [T][widest input] and its scales [T]: inputs of FP8 products; nullptr without FP8 weights
   float* e4m3_scales;
+  float* activation_scales;  // [T]: of the activation where it is stored in E4M3; nullptr without FP8 weights
   float* keys;         // [T][num_kv_heads][head_dim] for calculate_kv_scales; else nullptr
   void* head_input;    // [R][hidden_size] compute
   float* logits;       // [R][logits_stride]

@@ -1,6 +1,4 @@
-#include <cuda_fp8.h>
-
-#include "arch/ptx.cuh"
+#include "arch/block_rows.cuh"
 #include "ops/device_ops.h"
 
 namespace octavo {
@@ -95,8 +93,7 @@ __global__ void __launch_bounds__(kUnpackThreads) unpack_kernel(const __grid_con
 
 // --- Rows ----------------------------------------------------------------------------------------------------------
 
-constexpr int kMaxRowThreads = 1024;
-constexpr int kCached = kMaxRowColumns / (4 * kMaxRowThreads);  // groups of four columns that a thread holds
+constexpr int kMaxRowThreads = 256;  // few: a row's block fits on a multiprocessor beside two of the products'
 
 int row_threads(int32_t columns) {
   const int wanted = (columns / 4 + kWarp - 1) / kWarp * kWarp;
@@ -111,14 +108,15 @@ void check_columns(int32_t columns) {
 // A row of the block's: thread i holds groups i, i + threads, ... of four columns.
 //
 //   columns   | 0..3 | 4..7 | ... |         group g is held by thread g % threads as value[g / threads]
+template <int kGroups>
 struct RowPart {
-  float4 value[kCached];
+  float4 value[kGroups];
 };
 
-template <class Body>
+template <int kGroups, class Body>
 __device__ void for_groups(int columns, Body body) {
 #pragma unroll
-  for (int c = 0; c < kCached; ++c) {
+  for (int c = 0; c < kGroups; ++c) {
     const int column = 4 * (c * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x));
     if (column < columns) body(c, column);
   }
@@ -127,9 +125,10 @@ __device__ void for_groups(int columns, Body body) {
 __device__ float4 load4(const float* x) { return *reinterpret_cast<const float4*>(x); }
 __device__ void store4(float* x, float4 value) { *reinterpret_cast<float4*>(x) = value; }
 
-__device__ RowPart load_row(const float* x, int columns) {
-  RowPart part = {};
-  for_groups(columns, [&](int c, int column) { part.value[c] = load4(x + column); });
+template <int kGroups>
+__device__ RowPart<kGroups> load_row(const float* x, int columns) {
+  RowPart<kGroups> part = {};
+  for_groups<kGroups>(columns, [&](int c, int column) { part.value[c] = load4(x + column); });
   return part;
 }
 
@@ -137,86 +136,57 @@ __device__ float4 multiply(float4 a, float4 b) { return make_float4(a.x * b.x, a
 __device__ float4 scaled(float4 a, float b) { return make_float4(a.x * b, a.y * b, a.z * b, a.w * b); }
 __device__ float4 add(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
-// The sum over the block, in an order that depends on its size alone.
-__device__ float block_sum(float value) {
-  __shared__ float warp_sums[kWarp];
-  const int lane = threadIdx.x % kWarp;
-  const int num_warps = blockDim.x / kWarp;
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
-  __syncthreads();  // the sums of the call before have been read
-  if (lane == 0) warp_sums[threadIdx.x / kWarp] = value;
-  __syncthreads();
-  value = lane < num_warps ? warp_sums[lane] : 0;
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
-  return value;
-}
-
-// The largest value of the block, NaN left out.
-__device__ float block_max(float value) {
-  __shared__ float warp_values[kWarp];
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(~0u, value, offset));
-  if (threadIdx.x % kWarp == 0) warp_values[threadIdx.x / kWarp] = value;
-  __syncthreads();
-  for (int warp = 0; warp < static_cast<int>(blockDim.x) / kWarp; ++warp) value = fmaxf(value, warp_values[warp]);
-  return value;
-}
-
 // 1 / sqrt(mean of squares + eps)
-__device__ float norm_factor(const RowPart& part, int columns, float eps) {
+template <int kGroups>
+__device__ float norm_factor(const RowPart<kGroups>& part, int columns, float eps) {
   float squares = 0;
 #pragma unroll
-  for (int c = 0; c < kCached; ++c) {
+  for (int c = 0; c < kGroups; ++c) {
     const float4 x = part.value[c];
     squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
   }
   return 1.0f / sqrtf(block_sum(squares) / static_cast<float>(columns) + eps);
 }
 
-__device__ void store_compute(void* row, int dtype, int column, float4 x) {
-  uint2 bits;
-  if (dtype == OCTAVO_BF16) {
-    bits = make_uint2(pack_bf16x2(x.x, x.y), pack_bf16x2(x.z, x.w));
-  } else {
-    bits = make_uint2(pack_f16x2(x.x, x.y), pack_f16x2(x.z, x.w));
-  }
-  *reinterpret_cast<uint2*>(static_cast<uint16_t*>(row) + column) = bits;
-}
-
-__device__ float4 load_compute(const void* row, int dtype, int column) {
-  const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(row) + column);
-  float2 low, high;
-  if (dtype == OCTAVO_BF16) {
-    low = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&bits.x));
-    high = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&bits.y));
-  } else {
-    low = __half22float2(*reinterpret_cast<const __half2*>(&bits.x));
-    high = __half22float2(*reinterpret_cast<const __half2*>(&bits.y));
-  }
-  return make_float4(low.x, low.y, high.x, high.y);
-}
-
 // normed = part * factor * weight, of the compute type.
-__device__ void store_normed(const RowPart& part, const RowPart& weight, float factor, void* normed, int64_t row,
-                             int columns, int dtype) {
-  void* target = static_cast<uint16_t*>(normed) + row * columns;
-  for_groups(columns, [&](int c, int column) {
-    store_compute(target, dtype, column, multiply(scaled(part.value[c], factor), weight.value[c]));
+template <int kGroups>
+__device__ void store_normed(const RowPart<kGroups>& part, const RowPart<kGroups>& weight, float factor, void* normed,
+                             int64_t row, int columns, int dtype) {
+  uint16_t* target = static_cast<uint16_t*>(normed) + row * columns;
+  for_groups<kGroups>(columns, [&](int c, int column) {
+    *reinterpret_cast<uint2*>(target + column) =
+        pack_compute(multiply(scaled(part.value[c], factor), weight.value[c]), dtype);
+  });
+}
+
+// The same, rounded to the compute type and then to E4M3.
+template <int kGroups>
+__device__ void store_normed_e4m3(RowPart<kGroups>& part, const RowPart<kGroups>& weight, float factor,
+                                  const NormParams& p, int64_t row) {
+  float largest = 0;
+  for_groups<kGroups>(p.columns, [&](int c, int) {
+    const float4 exact = multiply(scaled(part.value[c], factor), weight.value[c]);
+    part.value[c] = unpack_compute(pack_compute(exact, p.compute_dtype), p.compute_dtype);
+    largest = fmaxf(largest, largest_of(part.value[c]));
+  });
+  const float scale = e4m3_scale(block_max(largest));
+  if (threadIdx.x == 0) p.e4m3_scales[row] = scale;
+  for_groups<kGroups>(p.columns, [&](int c, int column) {
+    *reinterpret_cast<uint32_t*>(p.e4m3 + row * p.columns + column) = pack_e4m3(part.value[c], scale);
   });
 }
 
 // A block a token.
+template <int kGroups>
 __global__ void __launch_bounds__(kMaxRowThreads) embed_kernel(const __grid_constant__ EmbedParams p) {
-  const RowPart weight = load_row(p.norm, p.columns);
+  const RowPart<kGroups> weight = load_row<kGroups>(p.norm, p.columns);
   gpu_wait_for_predecessor();
   gpu_release_successor();
   const int64_t token = blockIdx.x;
-  const void* source = static_cast<const uint16_t*>(p.embedding) + static_cast<int64_t>(p.tokens[token]) * p.columns;
-  RowPart part = {};
-  for_groups(p.columns, [&](int c, int column) {
-    part.value[c] = scaled(load_compute(source, p.compute_dtype, column), p.scale);
+  const uint16_t* source = static_cast<const uint16_t*>(p.embedding) + static_cast<int64_t>(p.tokens[token]) * p.columns;
+  RowPart<kGroups> part = {};
+  for_groups<kGroups>(p.columns, [&](int c, int column) {
+    part.value[c] = scaled(unpack_compute(*reinterpret_cast<const uint2*>(source + column), p.compute_dtype), p.scale);
     store4(p.hidden + token * p.columns + column, part.value[c]);
   });
   store_normed(part, weight, norm_factor(part, p.columns, p.eps), p.normed, token, p.columns, p.compute_dtype);
@@ -233,17 +203,18 @@ __global__ void __launch_bounds__(kMaxRowThreads) embed_kernel(const __grid_cons
 }
 
 // A block a row. The norm's weights are constant: they are on their way before the predecessor has ended.
+template <int kGroups>
 __global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(const __grid_constant__ NormParams p) {
-  const RowPart weight = p.norm == nullptr ? RowPart{} : load_row(p.norm, p.columns);
+  const RowPart<kGroups> weight = p.norm == nullptr ? RowPart<kGroups>{} : load_row<kGroups>(p.norm, p.columns);
+  gpu_release_successor();  // a product, which fetches weights first
   gpu_wait_for_predecessor();
-  gpu_release_successor();
   const int64_t row = p.rows == nullptr ? blockIdx.x : p.rows[blockIdx.x];
   float* hidden = p.hidden + row * p.columns;
-  RowPart part = load_row(hidden, p.columns);
+  RowPart<kGroups> part = load_row<kGroups>(hidden, p.columns);
   if (p.projected != nullptr) {
-    const RowPart projected = load_row(p.projected + row * p.columns, p.columns);
+    const RowPart<kGroups> projected = load_row<kGroups>(p.projected + row * p.columns, p.columns);
     const float factor = p.post_norm == nullptr ? 1.0f : norm_factor(projected, p.columns, p.eps);
-    for_groups(p.columns, [&](int c, int column) {
+    for_groups<kGroups>(p.columns, [&](int c, int column) {
       float4 x = projected.value[c];
       if (p.post_norm != nullptr) x = multiply(scaled(x, factor), load4(p.post_norm + column));
       part.value[c] = add(part.value[c], x);
@@ -251,32 +222,18 @@ __global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(const __grid_const
     });
   }
   if (p.norm == nullptr) return;
-  store_normed(part, weight, norm_factor(part, p.columns, p.eps), p.normed, blockIdx.x, p.columns, p.compute_dtype);
+  const float factor = norm_factor(part, p.columns, p.eps);
+  if (p.e4m3 != nullptr)
+    store_normed_e4m3(part, weight, factor, p, blockIdx.x);
+  else
+    store_normed(part, weight, factor, p.normed, blockIdx.x, p.columns, p.compute_dtype);
 }
 
-constexpr float kLargestE4m3 = 448;
-constexpr int kQuantizeThreads = 256;
-
-__device__ float largest_of(float4 x) { return fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w))); }
-
-// A block a row. The row is read twice, the second time from the cache.
-__global__ void __launch_bounds__(kQuantizeThreads) quantize_kernel(const __grid_constant__ QuantizeRowsParams p) {
-  gpu_wait_for_predecessor();
-  gpu_release_successor();
-  const int64_t row = blockIdx.x;
-  const uint16_t* x = static_cast<const uint16_t*>(p.x) + row * p.columns;
-  float largest = 0;
-  for (int column = 4 * threadIdx.x; column < p.columns; column += 4 * kQuantizeThreads) {
-    largest = fmaxf(largest, largest_of(load_compute(x, p.compute_dtype, column)));
-  }
-  largest = block_max(largest);
-  const float scale = largest > 0 ? largest / kLargestE4m3 : 1.0f;
-  if (threadIdx.x == 0) p.scales[row] = scale;
-  for (int column = 4 * threadIdx.x; column < p.columns; column += 4 * kQuantizeThreads) {
-    const float4 value = load_compute(x, p.compute_dtype, column);
-    const __nv_fp8x4_e4m3 stored(make_float4(value.x / scale, value.y / scale, value.z / scale, value.w / scale));
-    *reinterpret_cast<uint32_t*>(p.values + row * p.columns + column) = stored.__x;
-  }
+// The kernel whose threads hold as many groups of four columns as a row needs.
+template <class Kernel>
+Kernel pick_groups(int32_t columns, Kernel one, Kernel two, Kernel four, Kernel eight, Kernel sixteen) {
+  const int groups = (columns / 4 + kMaxRowThreads - 1) / kMaxRowThreads;
+  return groups <= 1 ? one : groups <= 2 ? two : groups <= 4 ? four : groups <= 8 ? eight : sixteen;
 }
 
 constexpr int kSoftcapThreads = 256;
@@ -324,17 +281,17 @@ void unpack_step(const UnpackParams& params, GpuStream stream, bool overlap) {
 
 void embed_tokens(const EmbedParams& params, GpuStream stream, bool overlap) {
   check_columns(params.columns);
-  gpu_launch(embed_kernel, params.num_tokens, row_threads(params.columns), 0, stream, overlap, params);
+  const auto kernel = pick_groups(params.columns, embed_kernel<1>, embed_kernel<2>, embed_kernel<4>, embed_kernel<8>,
+                                  embed_kernel<16>);
+  gpu_launch(kernel, params.num_tokens, row_threads(params.columns), 0, stream, overlap, params);
 }
 
 void norm_rows(const NormParams& params, GpuStream stream, bool overlap) {
   check_columns(params.columns);
   if (params.num_rows == 0) return;
-  gpu_launch(norm_kernel, params.num_rows, row_threads(params.columns), 0, stream, overlap, params);
-}
-
-void quantize_rows(const QuantizeRowsParams& params, GpuStream stream, bool overlap) {
-  if (params.num_rows > 0) gpu_launch(quantize_kernel, params.num_rows, kQuantizeThreads, 0, stream, overlap, params);
+  const auto kernel = pick_groups(params.columns, norm_kernel<1>, norm_kernel<2>, norm_kernel<4>, norm_kernel<8>,
+                                  norm_kernel<16>);
+  gpu_launch(kernel, params.num_rows, row_threads(params.columns), 0, stream, overlap, params);
 }
 
 void softcap_logits(const SoftcapParams& params, GpuStream stream, bool overlap) {

@@ -75,6 +75,8 @@ struct NormParams {
   const float* post_norm;  // [columns] or nullptr
   const float* norm;       // [columns] or nullptr
   void* normed;            // [num_rows][columns] of compute_dtype
+  uint8_t* e4m3;           // [num_rows][columns], written instead of normed, with a scale a row; or nullptr
+  float* e4m3_scales;      // [num_rows]
   const int32_t* rows;     // [num_rows] which rows of hidden and projected; nullptr: 0, 1, ...
   float eps;
   int32_t num_rows;
@@ -82,17 +84,6 @@ struct NormParams {
   int32_t compute_dtype;
 };
 void norm_rows(const NormParams& params, GpuStream stream, bool overlap);
-
-// x [num_rows][columns] of compute_dtype to E4M3 with a scale a row, its largest |value| / 448: values = x / scale.
-struct QuantizeRowsParams {
-  const void* x;
-  uint8_t* values;  // [num_rows][columns]
-  float* scales;    // [num_rows]
-  int32_t num_rows;
-  int32_t columns;  // a multiple of 16
-  int32_t compute_dtype;
-};
-void quantize_rows(const QuantizeRowsParams& params, GpuStream stream, bool overlap);
 
 // logits = cap * tanh(logits / cap), [count].
 struct SoftcapParams {

@@ -230,13 +230,17 @@ class Case {
   ~Case() { cudaStreamDestroy(stream_); }
 
   // Returns y's bytes.
-  std::vector<uint8_t> run(int m, bool overlap) {
+  std::vector<uint8_t> run(int m, bool overlap, float* y_scales = nullptr) {
     const int64_t count = y_.count / element_bytes(p_.y_dtype);
     fill_with<<<blocks(count), 256, 0, stream_>>>(y_.data, p_.y_dtype, count, kPoison);
-    matmul_.multiply(arguments(m), stream_, overlap);
+    MatmulArgs args = arguments(m);
+    args.y_scales = y_scales;
+    matmul_.multiply(args, stream_, overlap);
     OCTAVO_GPU_CHECK(cudaStreamSynchronize(stream_));
     return y_.host();
   }
+
+  bool makes_e4m3(int m) const { return matmul_.makes_e4m3(matrix_, m); }
 
   MatmulArgs arguments(int m) {
     const bool e4m3 = matmul_.takes_e4m3(matrix_, m);
@@ -357,6 +361,36 @@ void test_chain(int dtype, int m) {
   std::printf("chain of %d, dtype %d, m %d: done\n", links, dtype, m);
 }
 
+// A gate's y in E4M3 is what its y in the compute type rounds to, with the row's largest value at 448.
+void test_gate_e4m3(int compute, int m) {
+  const Product p = {compute, OCTAVO_F8_E4M3, 3072, 640, compute, MatmulEpilogue::kSiluGate, true};
+  Case one(p, m);
+  if (!one.makes_e4m3(m)) {
+    std::printf("gate to E4M3, m %d: not offered here\n", m);
+    return;
+  }
+  const int columns = p.rows / 2;
+  const MatmulArgs args = one.arguments(m);
+  const std::vector<uint8_t> plain = one.run(m, false);
+  Buffer<float> scales(m);
+  const std::vector<uint8_t> y = one.run(m, true, scales.data);
+  const std::vector<float> found = scales.host();
+  for (int token = 0; token < m; ++token) {
+    float largest = 0;
+    const auto value = [&](int column) { return widen(plain.data() + (token * args.y_stride + column) * 2, compute); };
+    for (int column = 0; column < columns; ++column) largest = std::fmax(largest, std::fabs(value(column)));
+    const float scale = largest / 448;
+    if (found[static_cast<size_t>(token)] != scale) report(p, m, "the scale of a row of E4M3 is not its largest / 448");
+    for (int column = 0; column < columns; ++column) {
+      const uint8_t expected = __nv_fp8_e4m3(value(column) / scale).__x;
+      if (y[static_cast<size_t>(token * args.y_stride + column)] != expected) {
+        return report(p, m, "a gate's E4M3 differs from its rounded y");
+      }
+    }
+  }
+  std::printf("gate to E4M3, compute %d, m %d: done\n", compute, m);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -396,6 +430,8 @@ int main(int argc, char** argv) {
       for (int dtype : {OCTAVO_BF16, OCTAVO_F8_E4M3}) {
         for (int m : {1, 16, 64}) test_chain(dtype, m);
       }
+      for (int m : {65, 300}) test_gate_e4m3(OCTAVO_BF16, m);
+      test_gate_e4m3(OCTAVO_F16, 130);
     }
   } catch (const std::exception& error) {
     std::printf("error: %s\n", error.what());
