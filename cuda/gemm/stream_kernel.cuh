@@ -353,7 +353,7 @@ constexpr bool kStreamCompiledHopper = false;
 #endif
 
 template <class Tile>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+__global__ void __launch_bounds__(Tile::kThreads, 1)
     stream_kernel(const __grid_constant__ StreamParams p) {
   if constexpr (Tile::kHopper == kStreamCompiledHopper) {
     extern __shared__ __align__(1024) uint8_t smem[];

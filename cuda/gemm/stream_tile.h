@@ -40,10 +40,9 @@ struct StreamTile {
   static constexpr int kPanelBytes = kColumns * 128;
   static constexpr int kStageBytes = kWeightBytes + kPanels * kPanelBytes;
   static constexpr int kExchangeBytes = stream_exchange_bytes(kColumns);
-  // Blocks of a multiprocessor. Two: a launch's blocks fetch weights while their predecessor's finish. More tokens need
-  // the whole of Hopper's 227 KB for enough weights on their way. Elsewhere 99 KB must do (8.6 to 8.9, 12.0).
-  static constexpr int kBlocks = kHopper && kColumns <= 16 ? 2 : 1;
-  static constexpr int kRingBytes = (!kHopper ? 96 : kBlocks == 2 ? 112 : 226) * 1024;
+  // All of Hopper's 227 KB: two blocks on a multiprocessor, with half of it each, took 6 to 14 % longer. Elsewhere 99 KB
+  // must do (8.6 to 8.9, 12.0).
+  static constexpr int kRingBytes = (kHopper ? 226 : 96) * 1024;
   static constexpr int kStages = kRingBytes / kStageBytes < 12 ? kRingBytes / kStageBytes : 12;
   static constexpr int kBarriersAt = kStages * kStageBytes;
   static constexpr int kSmemBytes = kBarriersAt + 2 * kStages * 8;
