@@ -334,8 +334,11 @@ class Engine:
         return int(checksum[0])
 
     def host_page(self, host_page):
-        size = self.library.octavo_kv_page_bytes(ctypes.c_void_p(self.model.handle), self.config.kv_dtype,
-                                                 self.config.page_size)
+        config = self.config
+        kinds = [(config.kv_dtype, config.page_size),
+                 *zip(config.more_kv_dtypes[:config.num_more_kv_dtypes], config.more_page_sizes)]
+        # All pages have the bytes that the largest dtype's needs.
+        size = max(self.library.octavo_kv_page_bytes(ctypes.c_void_p(self.model.handle), *kind) for kind in kinds)
         memory = numpy.empty(int(size), numpy.uint8)
         self._check(self.library.octavo_engine_host_page(ctypes.c_void_p(self.handle), host_page,
                                                          memory.ctypes.data_as(ctypes.c_void_p), ctypes.c_double(size)))

@@ -158,6 +158,14 @@ def test_step_samples_only_where_asked(tmp_path):
         gpu.step([{"tokens": [-1], "cached": 20, "pages": [0, 1]}])
 
 
+def is_same_draw(a, b, logits, temperature):
+    """Tokens are drawn in the order of ids: rounding takes a draw no farther than over what weighs nearly nothing."""
+    if a == b or temperature == 0:
+        return a == b
+    weights = numpy.exp((logits - logits.max()) / temperature)
+    return weights[min(a, b) + 1:max(a, b)].sum() < 1e-3 * weights.sum()
+
+
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_step_samples_after_several_tokens(temperature, tmp_path):
     """Rows in the middle of a sequence are those of steps that end there."""
@@ -180,8 +188,10 @@ def test_step_samples_after_several_tokens(temperature, tmp_path):
                 if index < 0:
                     continue
                 assert difference(gpu.logits(r), one_by_one.logits(0)) < LIMITS[models.F16]
-                assert mine.sampled[r] == theirs.sampled[r] == alone.sampled[0]
-                numpy.testing.assert_allclose(mine.sampled_logprob[r], theirs.sampled_logprob[r], atol=0.02)
+                for other in (theirs.sampled[r], alone.sampled[0]):
+                    assert is_same_draw(int(mine.sampled[r]), int(other), gpu.logits(r), temperature)
+                if mine.sampled[r] == theirs.sampled[r]:
+                    numpy.testing.assert_allclose(mine.sampled_logprob[r], theirs.sampled_logprob[r], atol=0.02)
                 assert mine.top_token[4 * r:4 * r + 4].tolist() == theirs.top_token[4 * r:4 * r + 4].tolist()
                 r += 1
         assert r == 9
