@@ -31,6 +31,9 @@ export class LiveRequest {
   /** Sequences that hold pages. */
   numRunning = 0;
   numCompletionTokens = 0;
+  /** Tokens guessed for its sequences, and those of them that were kept. */
+  numGuessed = 0;
+  numKept = 0;
   /** Of its tenant; set when it is queued. */
   account: Account | null = null;
   /** The running sequence that computes the prompt's pages, for which its sisters wait. */

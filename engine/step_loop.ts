@@ -328,6 +328,7 @@ export class StepLoop {
     if (scores.count > 0) this.#readScores(sequence.request, buffer, scores);
     if (row === null) return;
     sequence.numUnread--;
+    sequence.request.numGuessed += numGuesses;
     this.#acceptRow(sequence, buffer, row);
     if (numGuesses > 0) this.#checkGuesses(sequence, numGuesses, { buffer, row });
   }
@@ -338,10 +339,13 @@ export class StepLoop {
     numGuesses: number,
     { buffer, row }: { buffer: StepBufferViews; row: number },
   ): void {
-    const { guesses } = sequence.guesser!;
+    const { guesser, request } = sequence;
     let numKept = 0;
-    while (numKept < numGuesses && sequence.state !== "finished" && guesses[numKept] === sequence.output.at(-1)) {
+    while (
+      numKept < numGuesses && sequence.state !== "finished" && guesser!.guesses[numKept] === sequence.output.at(-1)
+    ) {
       numKept++;
+      request.numKept++;
       this.#scheduler.keep(sequence);
       this.#cache.share(sequence, sequence.numComputed - 1);
       this.#acceptRow(sequence, buffer, row + numKept);
@@ -412,6 +416,7 @@ export class StepLoop {
         promptTokens: request.prompt.length,
         completionTokens: request.numCompletionTokens,
         cachedTokens: request.numCachedTokens ?? 0,
+        ...this.#speculator && { guesses: { kept: request.numKept, rejected: request.numGuessed - request.numKept } },
       },
       error: null,
     });

@@ -133,6 +133,8 @@ export interface Usage {
   readonly completionTokens: number;
   /** Prompt tokens found in the prefix cache. */
   readonly cachedTokens: number;
+  /** Tokens guessed, of all n sequences, that were kept and that were not; left out where the engine does not guess. */
+  readonly guesses?: { readonly kept: number; readonly rejected: number };
 }
 
 /**

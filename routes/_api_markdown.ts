@@ -32,6 +32,9 @@ OpenAI's wire format. This page is made from the schemas that check the requests
 - Streams are server-sent events. A chat choice's first chunk has the role, its last one the finish reason; then comes the usage
   when asked for, then \`[DONE]\`. A comment is sent every 15 s of silence. An error after the start is an event with the error
   envelope, the last one. A reader that leaves more than 1 MiB unread is cut off.
+- Where the server [guesses](scheduling.md#guesses), the usage has \`completion_tokens_details\`: of all tokens guessed, those that
+  were output (\`accepted_prediction_tokens\`) and those that were not (\`rejected_prediction_tokens\`, which
+  \`completion_tokens\` does not count). The running usage of \`continuous_usage_stats\` leaves them out.
 - Prompt and output must fit the model's context: longer ones are refused, never cut. A completion request may have at most
   ${MAX_CHOICES} choices.
 - Log-probabilities of -infinity are sent as -9999. \`stop_reason\` is the stop text or token id that ended a choice, \`"deadline"\` where finish_reason \`"length"\` means the request's deadline, else null.`;

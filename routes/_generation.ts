@@ -133,6 +133,7 @@ export class Generation {
       promptTokens: this.#usage.promptTokens + usage.promptTokens,
       completionTokens: this.#usage.completionTokens + usage.completionTokens,
       cachedTokens: this.#usage.cachedTokens + usage.cachedTokens,
+      ...usage.guesses && { guesses: addGuesses(this.#usage.guesses, usage.guesses) },
     };
     this.#server.metrics.observeEnd((performance.now() - this.#startedMs) / 1000);
     if (--this.#numOpen > 0) return;
@@ -140,6 +141,13 @@ export class Generation {
     this.#output = null;
     output.end(this.#usage);
   }
+}
+
+function addGuesses(
+  sum: Usage["guesses"],
+  { kept, rejected }: NonNullable<Usage["guesses"]>,
+): NonNullable<Usage["guesses"]> {
+  return { kept: (sum?.kept ?? 0) + kept, rejected: (sum?.rejected ?? 0) + rejected };
 }
 
 /** Whether a sequence's deadline has ended it. */

@@ -178,11 +178,17 @@ function addDelta(choice: Choice, delta: Delta): void {
 }
 
 /** `usage` as OpenAI writes it. */
-export function usageJson({ promptTokens, completionTokens, cachedTokens }: Usage): Record<string, unknown> {
+export function usageJson({ promptTokens, completionTokens, cachedTokens, guesses }: Usage): Record<string, unknown> {
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
     prompt_tokens_details: { cached_tokens: cachedTokens },
+    ...guesses && {
+      completion_tokens_details: {
+        accepted_prediction_tokens: guesses.kept,
+        rejected_prediction_tokens: guesses.rejected,
+      },
+    },
   };
 }

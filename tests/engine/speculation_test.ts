@@ -44,6 +44,22 @@ Deno.test("StepLoop guesses nothing where a request says so, or its next token c
   }
 });
 
+Deno.test("StepLoop tells in a request's usage what became of its guesses, where it guesses", () => {
+  for (const speculation of [SPECULATION, null]) {
+    const harness = new Harness(CONFIG, { speculation });
+    const sampling = greedy({ n: 2, maxTokens: 60, temperature: 1, allowedTokenIds: [5, 6, 7] });
+    const usages = [sampling, { ...sampling, speculate: false }].map((own) => {
+      const key = harness.submit(PROMPT, own);
+      harness.finish();
+      return harness.transcripts.get(key)!.usage!.guesses;
+    });
+    const [guessed, kept] = [harness.counters.get("guessedTokensTotal"), harness.counters.get("keptTokensTotal")];
+    const expected = [{ kept, rejected: guessed - kept }, { kept: 0, rejected: 0 }];
+    assert(speculation === null || kept > 0 && guessed > kept, `${kept} of ${guessed}`);
+    assertEquals(usages, speculation === null ? [undefined, undefined] : expected);
+  }
+});
+
 Deno.test("StepLoop guesses nothing where it does not pay", () => {
   const options = { allowedTokenIds: [7] };
   assertEquals(run(options, { speculation: { ...SPECULATION, tokenCost: 1000 } }).guessed, 0);

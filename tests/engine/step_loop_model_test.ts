@@ -202,6 +202,7 @@ function checkTranscript(transcript: Transcript, isAborted: boolean) {
     promptTokens: prompt.length,
     completionTokens: sequences.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0),
     cachedTokens: usage!.cachedTokens,
+    ...usage!.guesses && { guesses: usage!.guesses },
   });
   for (const { tokenIds, logprobs } of deltas) {
     if (sampling.logprobs === null) assertEquals(logprobs, null);

@@ -51,6 +51,20 @@ Deno.test("completion indexes the choices of prompt p from p x n and sums the us
   assertEquals(streamed, texts);
 });
 
+Deno.test("completion sums what became of guesses in its usage, streamed and not", async () => {
+  const { app, engine } = fakeApp();
+  engine.script = (fake) => {
+    fake.emit({ text: "H", tokenIds: [72], finishReason: "stop" });
+    fake.end({ guesses: { kept: 3, rejected: fake.request.promptTokenIds.length } });
+  };
+  const body = { prompt: [[1], [1, 2]] };
+  const whole = await (await post(app, PATH, body)).json();
+  const expected = { accepted_prediction_tokens: 6, rejected_prediction_tokens: 3 };
+  assertEquals(whole.usage.completion_tokens_details, expected);
+  const streamed = await post(app, PATH, { ...body, stream: true, stream_options: { include_usage: true } });
+  assertEquals(events(await streamed.text()).at(-2).usage, whole.usage);
+});
+
 Deno.test("completion returns the n most likely of best_of choices, by mean log-probability", async () => {
   const { app, engine } = fakeApp();
   // Choice 0: -1 a token, choice 1: -0.5, choice 2: the highest sum but -0.9 a token.
