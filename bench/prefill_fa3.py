@@ -8,10 +8,11 @@ TFLOPS count what the causal mask leaves, as the bench does.
 """
 
 import json
-import statistics
 import sys
 
 import torch
+
+from _gpu_timing import time_us
 
 # batch, chunk, context, q heads, kv heads, head_dim
 CELLS = [(1, 512, 8192, 32, 8, 128), (1, 1024, 8192, 32, 8, 128), (1, 2048, 2048, 32, 8, 128),
@@ -20,21 +21,6 @@ CELLS = [(1, 512, 8192, 32, 8, 128), (1, 1024, 8192, 32, 8, 128), (1, 2048, 2048
          (8, 2048, 2048, 32, 8, 128), (1, 8192, 8192, 32, 32, 128), (1, 8192, 8192, 8, 1, 128),
          (1, 8192, 8192, 32, 8, 64), (1, 8192, 8192, 16, 8, 256)]
 PAGES = [0, 16, 128]  # 0: dense
-
-
-def time_us(run, calls=4, samples=5):
-    for _ in range(2):
-        run()
-    times = []
-    for _ in range(samples):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(calls):
-            run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / calls)
-    return statistics.median(times)
 
 
 def attend(q, k, v, begins, lengths, chunk, context, table, splits):
@@ -80,7 +66,7 @@ def main():
                     run = {s: attend(q, *pages, begins, lengths, chunk, context, table, s) for s in (0, 1)}
                     if page == 0 and batch == 1 and chunk * context <= 2048 * 2048:
                         line["error"] = round(check(run[1], q, k, v, heads, kv_heads), 5)
-                    us = {s: time_us(run[s]) for s in run}
+                    us = {s: time_us(run[s], calls=4) for s in run}
                     best = min(us, key=us.get)
                     line |= {"splits": best, "us": round(us[best], 1),
                              "tflops": round(4 * keys * dim * heads / us[best] * 1e-6, 1)}

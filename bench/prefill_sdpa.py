@@ -5,31 +5,17 @@ the shape is timed; TFLOPS count what the causal mask leaves, as the bench does.
 """
 
 import json
-import statistics
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
+from _gpu_timing import time_us
+
 # batch, chunk, context, q heads, head_dim
 CELLS = [(1, 512, 8192, 32, 128), (1, 1024, 8192, 32, 128), (1, 2048, 2048, 32, 128), (1, 2048, 8192, 32, 128),
          (1, 2048, 32768, 32, 128), (1, 4096, 4096, 32, 128), (1, 8192, 8192, 32, 128), (1, 8192, 32768, 32, 128),
          (8, 2048, 2048, 32, 128), (1, 8192, 8192, 8, 128), (1, 8192, 8192, 32, 64), (1, 8192, 8192, 16, 256)]
-
-
-def time_us(run, calls=8, samples=5):
-    for _ in range(2):
-        run()
-    times = []
-    for _ in range(samples):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        for _ in range(calls):
-            run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / calls)
-    return statistics.median(times)
 
 
 for batch, chunk, context, heads, dim in CELLS:
@@ -43,7 +29,7 @@ for batch, chunk, context, heads, dim in CELLS:
             mask = dict(attn_mask=causal_lower_right(chunk, context))
         try:
             with sdpa_kernel(backend):
-                us = time_us(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, **mask))
+                us = time_us(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, **mask), calls=8)
         except RuntimeError as error:
             print(json.dumps({"cell": f"{batch}*{chunk}x{context} {heads} d{dim}", "backend": backend.name,
                               "error": str(error).split("\n")[0][:80]}))
