@@ -39,7 +39,8 @@ export interface SpeculationOptions {
 
 /**
  * What the arithmetic of a device makes of a token: a CPU is busy with it for about a quarter of the time that the weights
- * take to be read, a GPU for much less, but that runs on by itself while it need not wait. Estimates, not measured.
+ * take to be read, a GPU for much less, but that runs on by itself while it need not wait. The CPU's is the upper end of
+ * what `bench/speculation.ts` makes of it with SmolLM2 (0.15 to 0.25); the GPU's are estimates, not measured.
  */
 const COSTS = {
   cpu: { tokenCost: 0.25, waitCost: 0 },
