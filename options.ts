@@ -179,13 +179,13 @@ export const OPTIONS = {
     "Keep the KV pages of prompts, so that equal beginnings are computed once",
     true,
   ),
-  numSpeculativeTokens: integer(
+  numSpeculativeTokens: optionalInteger(
     "num-speculative-tokens",
     "N",
-    0,
-    0,
+    "4 on a CPU, 0 on a GPU",
     32,
     "Most tokens guessed for a sequence from its own text and checked in one step, which changes no output; 0: none",
+    0,
   ),
   promptLookupMin: integer(
     "prompt-lookup-min",
@@ -351,8 +351,8 @@ function integer(flag: string, value: string, defaultValue: number, low: number,
   return spec(flag, value, defaultValue, `${defaultValue}`, help, (text) => parseInteger(text, low, high));
 }
 
-function optionalInteger(flag: string, value: string, defaultText: string, high: number, help: string) {
-  return spec<number | null>(flag, value, null, defaultText, help, (text) => parseInteger(text, 1, high));
+function optionalInteger(flag: string, value: string, defaultText: string, high: number, help: string, low = 1) {
+  return spec<number | null>(flag, value, null, defaultText, help, (text) => parseInteger(text, low, high));
 }
 
 function choice<const C extends readonly string[]>(flag: string, choices: C, defaultValue: C[number], help: string) {

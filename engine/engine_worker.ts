@@ -78,7 +78,7 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     kvScaleWindow: kvScaleWindow(engine, settings),
     hostTier: numHostPages > 0 ? new HostTier(engine, { numHostPages, numPages, pageBytes }) : null,
     pageGuard: settings.checkPages ? new PageGuard((page) => engine.pageChecksum(page)) : null,
-    speculation: speculationOptions(settings, backend),
+    speculation: speculationOptions(settings, sizes.numSpeculativeTokens, backend),
     looksAhead: backend !== "cpu",
     warn: (message) => post({ type: "warning", message }),
   });

@@ -69,8 +69,8 @@ export interface EngineSettings {
   readonly maxNumBatchedTokens: number | null;
   /** Share the pages of equal beginnings. */
   readonly enablePrefixCaching: boolean;
-  /** Most tokens guessed for a sequence in one step; 0: none. */
-  readonly numSpeculativeTokens: number;
+  /** Most tokens guessed for a sequence in one step; 0: none; null: as many as the device gains by. */
+  readonly numSpeculativeTokens: number | null;
   /** Tokens of a text's end that must have stood in it before, for what followed to be guessed. */
   readonly promptLookupMin: number;
   readonly maxLogprobs: number;

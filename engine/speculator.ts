@@ -50,13 +50,14 @@ const COSTS = {
 /**
  * How an engine speculates; null: it does not. Scales that are being calculated are not to depend on guesses.
  *
+ * @param numSpeculativeTokens Most tokens guessed for a sequence; 0: none.
  * @param backend The device's.
  */
 export function speculationOptions(
-  settings: Pick<EngineSettings, "numSpeculativeTokens" | "promptLookupMin" | "kvScaleTokens">,
+  { promptLookupMin, kvScaleTokens }: Pick<EngineSettings, "promptLookupMin" | "kvScaleTokens">,
+  numSpeculativeTokens: number,
   backend: string,
 ): SpeculationOptions | null {
-  const { numSpeculativeTokens, promptLookupMin, kvScaleTokens } = settings;
   if (numSpeculativeTokens === 0 || kvScaleTokens !== null) return null;
   return { numSpeculativeTokens, promptLookupMin, ...backend === "cpu" ? COSTS.cpu : COSTS.gpu };
 }

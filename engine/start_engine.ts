@@ -71,8 +71,8 @@ export interface StartEngineOptions {
   readonly pageSize: number;
   /** Compute equal beginnings of prompts once. Default true. */
   readonly enablePrefixCaching?: boolean;
-  /** Most tokens guessed for a sequence in one step. Default 0: none. */
-  readonly numSpeculativeTokens?: number;
+  /** Most tokens guessed for a sequence in one step. Default: 4 on a CPU, 0 (none) on a GPU. */
+  readonly numSpeculativeTokens?: number | null;
   /** Tokens of a text's end that must have stood in it before, for what followed to be guessed. Default 3. */
   readonly promptLookupMin?: number;
   /** 0 = physical cores. */
@@ -170,7 +170,7 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
   const maxModelLen = options.maxModelLen ?? config.maxModelLen;
   const { maxNumSeqs = null, maxNumBatchedTokens = null, pageSize, numThreads, calculateKvScales = false } = options;
   const { calculateKvScalesTokens: kvScaleTokens = KV_SCALE_TOKENS } = options;
-  const { numSpeculativeTokens = 0, promptLookupMin = 3 } = options;
+  const { numSpeculativeTokens = null, promptLookupMin = 3 } = options;
   const { gpuMemoryUtilization = 0.9, quantization = "none" } = options;
   const skipped = skippedLayers(options.kvCacheDtypeSkipLayers ?? [], config.layers);
   const isSkipped = (layer: number) => skipped.includes(layer);
@@ -192,7 +192,7 @@ function engineSettings(options: StartEngineOptions): { settings: EngineSettings
   checkRange("max_model_len", maxModelLen, 2, config.maxModelLen);
   if (maxNumSeqs !== null) checkRange("max_num_seqs", maxNumSeqs, 1, 4096);
   if (maxNumBatchedTokens !== null) checkRange("max_num_batched_tokens", maxNumBatchedTokens, 1, 2 ** 20);
-  checkRange("num_speculative_tokens", numSpeculativeTokens, 0, 32);
+  if (numSpeculativeTokens !== null) checkRange("num_speculative_tokens", numSpeculativeTokens, 0, 32);
   checkRange("prompt_lookup_min", promptLookupMin, 1, 32);
   checkRange("num_threads", numThreads, 0, 1024);
   if (![16, 32, 64].includes(pageSize)) throw new RangeError(`page_size must be 16, 32 or 64, received ${pageSize}`);

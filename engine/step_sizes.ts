@@ -13,6 +13,8 @@ export interface StepSizes {
   readonly maxNumBatchedTokens: number;
   /** Tokens sampled: one a sequence and, where tokens are guessed, one a guess of some of them. */
   readonly maxSamples: number;
+  /** Most tokens guessed for a sequence; 0: none. */
+  readonly numSpeculativeTokens: number;
   readonly maxLogitEdits: number;
   /** One for each sequence of a step. */
   readonly maxTokenMasks: number;
@@ -27,8 +29,8 @@ export interface StepSizes {
  * row of the output head: so few of them that a step takes no longer than twice its chunk alone.
  */
 const DEFAULTS = {
-  cpu: { maxNumSeqs: 16, maxNumBatchedTokens: 256, maxScores: 64 },
-  gpu: { maxNumSeqs: 256, maxNumBatchedTokens: 2048, maxScores: 1024 },
+  cpu: { maxNumSeqs: 16, numSpeculativeTokens: 4, maxNumBatchedTokens: 256, maxScores: 64 },
+  gpu: { maxNumSeqs: 256, numSpeculativeTokens: 0, maxNumBatchedTokens: 2048, maxScores: 1024 },
 } as const;
 
 /** Logit edits that each sequence of a step may have on average, beyond what one alone may need. */
@@ -45,11 +47,13 @@ export function stepSizes(
 ): StepSizes {
   const defaults = backend === "cpu" ? DEFAULTS.cpu : DEFAULTS.gpu;
   const maxNumSeqs = settings.maxNumSeqs ?? defaults.maxNumSeqs;
+  const numSpeculativeTokens = settings.numSpeculativeTokens ?? defaults.numSpeculativeTokens;
   const maxNumBatchedTokens = Math.max(settings.maxNumBatchedTokens ?? defaults.maxNumBatchedTokens, maxNumSeqs);
   return {
     maxNumSeqs,
     maxNumBatchedTokens,
-    maxSamples: maxNumSeqs + GUESSING_SEQS * settings.numSpeculativeTokens,
+    maxSamples: maxNumSeqs + GUESSING_SEQS * numSpeculativeTokens,
+    numSpeculativeTokens,
     maxLogitEdits: Math.max(vocabSize, maxNumSeqs * LOGIT_EDITS_PER_SEQ),
     maxTokenMasks: maxNumSeqs,
     tokenMaskWords: Math.ceil(vocabSize / 32),

@@ -2,11 +2,12 @@ import { assertEquals } from "@std/assert";
 import { stepSizes } from "../../engine/step_sizes.ts";
 
 Deno.test("stepSizes() takes what is given, else what suits the device", () => {
-  const none = { maxNumSeqs: null, maxNumBatchedTokens: null, numSpeculativeTokens: 0 };
+  const none = { maxNumSeqs: null, maxNumBatchedTokens: null, numSpeculativeTokens: null };
   assertEquals(stepSizes(none, "cpu", 100), {
     maxNumSeqs: 16,
     maxNumBatchedTokens: 256,
-    maxSamples: 16,
+    maxSamples: 48,
+    numSpeculativeTokens: 4,
     maxLogitEdits: 16_384,
     maxTokenMasks: 16,
     tokenMaskWords: 4,
@@ -16,6 +17,7 @@ Deno.test("stepSizes() takes what is given, else what suits the device", () => {
     maxNumSeqs: 256,
     maxNumBatchedTokens: 2048,
     maxSamples: 256,
+    numSpeculativeTokens: 0,
     maxLogitEdits: 300_000,
     maxTokenMasks: 256,
     tokenMaskWords: 9375,
@@ -24,5 +26,6 @@ Deno.test("stepSizes() takes what is given, else what suits the device", () => {
   // A step holds at least a token of each sequence.
   const many = stepSizes({ ...none, maxNumSeqs: 300, maxNumBatchedTokens: 8 }, "cpu", 100);
   assertEquals([many.maxNumSeqs, many.maxNumBatchedTokens], [300, 300]);
-  assertEquals(stepSizes({ ...none, numSpeculativeTokens: 4 }, "cpu", 100).maxSamples, 48);
+  assertEquals(stepSizes({ ...none, numSpeculativeTokens: 0 }, "cpu", 100).maxSamples, 16);
+  assertEquals(stepSizes({ ...none, numSpeculativeTokens: 2 }, "cuda", 100).maxSamples, 272);
 });
