@@ -57,6 +57,11 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
   }
 });
 
+Deno.test("parseCommandLine() tells no guesses from as many as the device gains by", () => {
+  assertEquals(parseCommandLine(["--num-speculative-tokens", "0"], noEnv).options.numSpeculativeTokens, 0);
+  assertEquals(parseCommandLine([], noEnv).options.numSpeculativeTokens, null);
+});
+
 Deno.test("parseCommandLine() prefers a flag over its variable", () => {
   assertEquals(parseCommandLine(["--port", "1"], (name) => name === "OCTAVO_PORT" ? "2" : undefined).options.port, 1);
 });

@@ -22,7 +22,7 @@ constexpr int stream_exchange_bytes(int columns) {
 }
 
 // kWeight, kActivation: octavo_dtype of W and x. kColumns: tokens of one product, a multiple of 8. kHopper: tensor copies
-// by a warp of its own, warpgroup MMA and clusters (9.0a), else asynchronous copies and mma.sync.
+// by a warp of its own and warpgroup MMA (9.0a), else asynchronous copies and mma.sync.
 //
 //   stage:  W [128 rows][128 bytes] | x [panel][kColumns tokens][128 bytes]     chunk c of a row lies at c ^ (row & 7)
 //   memory: stages | Hopper: full and empty barrier of each stage
