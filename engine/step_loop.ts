@@ -215,6 +215,16 @@ export class StepLoop {
       const isSubmitted = this.#submitStep();
       if (!isSubmitted || !this.#options.looksAhead || this.#flights.length > 1) this.#finishFlight();
     }
+    this.#endStep();
+  }
+
+  /** Takes over the results of the steps under way: what else uses the device may then do so. */
+  drain(): void {
+    this.#finishFlights();
+    this.#endStep();
+  }
+
+  #endStep(): void {
     this.#options.pageGuard?.settle();
     if (this.#live.size === 0) this.#rest();
     this.#updateGauges();
@@ -222,7 +232,7 @@ export class StepLoop {
 
   /** Sets the calculated scales. What was stored with others is void: those who have pages compute their tokens again. */
   #endScaleWindow(window: KvScaleWindow): void {
-    while (this.#flights.length > 0) this.#finishFlight();
+    this.#finishFlights();
     const { fingerprint, isChanged } = window.end();
     if (isChanged) this.#scheduler.preemptAll();
     this.#cache.restart(`${this.#options.kvFingerprint} ${fingerprint}`);
@@ -240,7 +250,7 @@ export class StepLoop {
 
   /** No request is left: what is under way is of no use to anyone, and every page must be back. */
   #rest(): void {
-    while (this.#flights.length > 0) this.#finishFlight();
+    this.#finishFlights();
     if (this.#options.kvScaleWindow?.isOver) this.#endScaleWindow(this.#options.kvScaleWindow);
     const lost = this.#pool.reclaim();
     if (lost > 0) {
@@ -277,6 +287,10 @@ export class StepLoop {
   #addGuesses(batch: readonly Sequence[]): void {
     if (this.#speculator === null) return;
     for (const [sequence, count] of this.#speculator.plan(batch)) this.#scheduler.extend(sequence, count);
+  }
+
+  #finishFlights(): void {
+    while (this.#flights.length > 0) this.#finishFlight();
   }
 
   #finishFlight(): void {

@@ -1,7 +1,12 @@
 import { assertEquals, assertGreater } from "@std/assert";
 import { Counters } from "../../engine/counters.ts";
+import { KvComparer } from "../../engine/kv_comparer.ts";
+import { MailboxReceiver, MailboxSender } from "../../engine/mailbox.ts";
+import type { EngineMessage } from "../../engine/messages.ts";
 import { StepLoop } from "../../engine/step_loop.ts";
-import { Library } from "../../ffi/library.ts";
+import { runWorkerLoop } from "../../engine/worker_loop.ts";
+import { STATUS } from "../../ffi/enums.ts";
+import { Library, NativeError } from "../../ffi/library.ts";
 import { libraryPath } from "../native/_library.ts";
 import { loadModel, makeRandomModel, openEngine } from "../native/_random_model.ts";
 import { expectedOutput, greedy, tokenTable } from "./_fake_model.ts";
@@ -136,4 +141,34 @@ Deno.test("StepLoop gives the native library's tokens with and without look-ahea
       }
     }
   }
+});
+
+Deno.test("runWorkerLoop() leaves no step under way while a comparison has its turn, and goes on after it", () => {
+  const { harness, trace } = traced();
+  const mailbox = new MailboxSender<EngineMessage>();
+  const turns: string[] = [];
+  const comparer = new KvComparer({
+    eosTokenIds: [],
+    open: () => {
+      turns.push(trace.join(""));
+      throw new NativeError("no pages", STATUS.OUT_OF_MEMORY);
+    },
+  });
+  harness.submit([5, 6, 7], LONG);
+  harness.loop.step();
+  const variant = { name: "int8", dtype: "int8", scales: null, kMean: null } as const;
+  mailbox.post({ type: "compare", key: 9, variants: [variant, variant], prompt: Int32Array.of(1), maxTokens: 1 });
+  const posted: string[] = [];
+  const receiver = new MailboxReceiver<EngineMessage>(mailbox.receivingEnd);
+  runWorkerLoop(harness.loop, receiver, ({ type }) => posted.push(type), {
+    comparer,
+    afterStep: (isIdle) => isIdle && mailbox.post({ type: "close" }),
+  });
+  receiver.close();
+  mailbox.close();
+  assertEquals(turns, ["ssff"]);
+  assertEquals(trace.join(""), `ssff${"s" + "sf".repeat(9)}f`);
+  assertEquals(posted.filter((type) => type !== "outcomes"), ["compared"]);
+  assertEquals(harness.counters.get("generationTokensTotal"), 12);
+  assertEquals(harness.counters.get("numRequestsRunning"), 0);
 });
