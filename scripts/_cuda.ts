@@ -89,14 +89,16 @@ export async function compileCuda(folder: URL, archs: readonly string[], jobs: n
   await Deno.mkdir(objects, { recursive: true });
   const targets = archs.flatMap((arch) => ["-gencode", `arch=${arch.replace("sm_", "compute_")},code=${arch}`]);
   const include = ["-I", toPath(SOURCES), "-I", toPath(new URL("include/", SOURCES))];
-  const flags = [...targets, "-std=c++20", "-O3", ...include, "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"];
+  const options = [...targets, "-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"];
+  const flags = [...options, ...include];
   const files = (await listSources(SOURCES, "")).sort();
   const units = [...files.filter((name) => name.endsWith(".cu")), ...SHARED];
   const queue = [...units];
   const worker = async () => {
     for (let name = queue.shift(); name !== undefined; name = queue.shift()) {
       const object = new URL(`${name.replaceAll("/", "_")}.o`, objects);
-      const parts = [flags.join(" "), ...await Promise.all((await includesOf(name)).map(hashFile))];
+      // Not the folders' names: objects serve another copy of the same sources.
+      const parts = [options.join(" "), ...await Promise.all((await includesOf(name)).map(hashFile))];
       const key = await sha256(new TextEncoder().encode(parts.join("\n")));
       if (await isBuilt(object, key)) continue;
       await runQuietly(nvcc, [...flags, "-c", toPath(new URL(name, SOURCES)), "-o", toPath(object)]);
