@@ -135,7 +135,7 @@ export class BatchWriter {
     buffer.frequencyPenalty[s] = sampling.frequencyPenalty;
     buffer.seed[2 * s] = sequence.seedLow;
     buffer.seed[2 * s + 1] = sequence.seedHigh;
-    buffer.sampleIndex[s] = sequence.output.length + sequence.numUnread;
+    buffer.sampleIndex[s] = sequence.numSampled;
     buffer.numLogprobs[s] = sampling.logprobs ?? -1;
     buffer.kvIndex[s] = sequence.request.kvIndex;
   }

@@ -25,8 +25,8 @@ export interface Part {
   /** Of the result; null: the step does not sample for it. One more row follows for each guess. */
   readonly row: number | null;
   readonly numGuesses: number;
-  /** Its scores in the step buffer, and the place in the prompt of the first. */
-  readonly scores: { readonly from: number; readonly at: number; readonly count: number };
+  /** Its scores in the step buffer, and the place in the prompt of the first; null: none. */
+  readonly scores: { readonly from: number; readonly at: number; readonly count: number } | null;
 }
 
 /** Sequences whose step was submitted: its tokens count as computed, its guesses not yet; one more as sampled. */
@@ -44,7 +44,9 @@ export function advance(batch: readonly Sequence[]): Part[] {
       sequence.row = row;
       sequence.numUnread++;
     }
-    const scores = { from: numScores, at: sequence.scoreBegin, count: sequence.numScores };
+    const scores = sequence.numScores === 0
+      ? null
+      : { from: numScores, at: sequence.scoreBegin, count: sequence.numScores };
     numScores += sequence.numScores;
     return { sequence, before, queryLen, row, numGuesses, scores };
   });

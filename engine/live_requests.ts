@@ -7,7 +7,6 @@
 import type { Counters } from "./counters.ts";
 import { Deadlines } from "./deadlines.ts";
 import type { Outcome } from "./messages.ts";
-import type { PromptScores } from "./prompt_scores.ts";
 import type { LiveRequest, Sequence } from "./sequence.ts";
 import { DEADLINE_STOP_REASON, type Delta, type EndReason } from "./types.ts";
 
@@ -23,8 +22,8 @@ export class LiveRequests {
   readonly #options: LiveRequestsOptions;
   readonly #byKey = new Map<number, LiveRequest>();
   readonly #deadlines = new Deadlines<LiveRequest>();
-  /** Requests with deltas or scores not yet taken. */
-  readonly #touched = new Set<LiveRequest>();
+  /** Requests that had something to tell since outcomes were taken; some of it may have been told with their ends. */
+  #touched: LiveRequest[] = [];
   #outcomes: Outcome[] = [];
 
   constructor(options: LiveRequestsOptions) {
@@ -62,13 +61,17 @@ export class LiveRequests {
 
   /** What a step added to one of a request's sequences. */
   push(request: LiveRequest, delta: Delta): void {
-    request.deltas.push(delta);
-    this.#touched.add(request);
+    if (request.deltas !== null) {
+      request.deltas.push(delta);
+      return;
+    }
+    request.deltas = [delta];
+    this.#touched.push(request);
   }
 
   /** All scores of its prompt are there. */
   tellScores(request: LiveRequest): void {
-    this.#touched.add(request);
+    this.#touched.push(request);
   }
 
   /** Ends a sequence, and its request with the last one. */
@@ -99,10 +102,9 @@ export class LiveRequests {
   /** What happened since the last call, one outcome a request. */
   takeOutcomes(): readonly Outcome[] {
     for (const request of this.#touched) {
-      this.#tell(request, { usage: null, error: null });
-      request.deltas = [];
+      if (request.deltas !== null || hasScores(request)) this.#tell(request, { usage: null, error: null });
     }
-    this.#touched.clear();
+    this.#touched = [];
     const outcomes = this.#outcomes;
     this.#outcomes = [];
     return outcomes;
@@ -121,19 +123,19 @@ export class LiveRequests {
 
   #end(request: LiveRequest, last: Pick<Outcome, "usage" | "error">): void {
     this.#tell(request, last);
-    this.#touched.delete(request);
     this.#byKey.delete(request.key);
     this.#deadlines.delete(request);
   }
 
-  #tell(request: LiveRequest, last: Pick<Outcome, "usage" | "error">): void {
-    this.#outcomes.push({ key: request.key, promptScores: takeScores(request), deltas: request.deltas, ...last });
+  #tell(request: LiveRequest, { usage, error }: Pick<Outcome, "usage" | "error">): void {
+    const promptScores = hasScores(request) ? request.scores : null;
+    if (promptScores !== null) request.hasSentScores = true;
+    this.#outcomes.push({ key: request.key, promptScores, deltas: request.deltas ?? [], usage, error });
+    request.deltas = null;
   }
 }
 
-/** The prompt's scores, the first time that all of them are there. */
-function takeScores(request: LiveRequest): PromptScores | null {
-  if (request.scores === null || request.numScoresLeft > 0 || request.hasSentScores) return null;
-  request.hasSentScores = true;
-  return request.scores;
+/** Whether all of its prompt's scores are there, and have not been told. */
+function hasScores({ scores, numScoresLeft, hasSentScores }: LiveRequest): boolean {
+  return scores !== null && numScoresLeft === 0 && !hasSentScores;
 }

@@ -85,7 +85,12 @@ export class LogitEdits {
 
   /** Whether a token sampled changes the edits of the next: then its id must be read first. */
   get dependsOnOutput(): boolean {
-    return this.#countsOutput || this.#stopBans.size > 0 || this.#words.length > 0;
+    return this.#countsOutput || this.#words.length > 0;
+  }
+
+  /** Whether stop ids are banned: until enough tokens are sampled, whatever they are. */
+  get bansStops(): boolean {
+    return this.#stopBans.size > 0;
   }
 
   /** Takes note of a sampled token. */

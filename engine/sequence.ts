@@ -49,8 +49,8 @@ export class LiveRequest {
   /** Scores that have not been read. */
   numScoresLeft: number;
   hasSentScores = false;
-  /** What this step added, until the step's outcomes are taken. */
-  deltas: Delta[] = [];
+  /** What this step added, until the step's outcomes are taken; null: nothing. */
+  deltas: Delta[] | null = null;
 
   /**
    * @param key Names the request in messages; never used twice.
@@ -135,14 +135,19 @@ export class Sequence {
     this.seedHigh = Number(seed >> 32n);
   }
 
+  /** Tokens sampled, incl. those not read. */
+  get numSampled(): number {
+    return this.output.length + this.numUnread;
+  }
+
   /** Tokens, incl. those sampled but not read. */
   get numTokens(): number {
-    return this.request.prompt.length + this.output.length + this.numUnread;
+    return this.request.prompt.length + this.numSampled;
   }
 
   /** Whether an unread token is its last by length: no step is needed any more. */
   get isFull(): boolean {
-    return this.output.length + this.numUnread === this.request.sampling.maxTokens;
+    return this.numSampled === this.request.sampling.maxTokens;
   }
 
   /** Tokens still to compute before the next one can be sampled; >= 1 while unfinished. */

@@ -202,7 +202,8 @@ export class StepLoop {
     const { running, waiting, hasRoomToGrow } = this.#scheduler;
     if (!hasRoomToGrow || this.#flights[0]!.hasGuesses) return false;
     if (this.#speculator !== null && this.#speculator.plan(running).size > 0) return false;
-    const isFree = (sequence: Sequence) => !sequence.edits?.dependsOnOutput;
+    const isFree = (sequence: Sequence) =>
+      sequence.numUnread === 0 || sequence.isFull || !sequence.edits?.dependsOnOutput;
     return running.every(isFree) && (waiting.length > 0 || running.some((sequence) => !sequence.isFull));
   }
 
@@ -226,9 +227,7 @@ export class StepLoop {
           `${this.#pool.numPages} pages are free`,
       );
     }
-    for (const sequence of batch) {
-      if (sequence.edits === undefined) sequence.edits = this.#makeEdits(sequence.request);
-    }
+    for (const sequence of batch) this.#prepareEdits(sequence);
     if (this.#flights.length === 0) this.#addGuesses(batch);
     const buffer = this.#runner.buffers[this.#turn];
     this.#writers[this.#turn].write(batch);
@@ -276,8 +275,13 @@ export class StepLoop {
     return this.#live.takeOutcomes();
   }
 
-  #makeEdits({ sampling, prompt }: LiveRequest): LogitEdits | null {
-    return LogitEdits.for(sampling, prompt, stopIds(sampling, this.#options.eosTokenIds));
+  /** Makes a sequence's edits, or brings them to the token that the next step samples. */
+  #prepareEdits(sequence: Sequence): void {
+    const { sampling, prompt } = sequence.request;
+    if (sequence.edits === undefined) {
+      sequence.edits = LogitEdits.for(sampling, prompt, stopIds(sampling, this.#options.eosTokenIds));
+    }
+    if (sequence.edits?.bansStops && sequence.numSampled >= sampling.minTokens) sequence.edits.liftBans();
   }
 
   #updateGauges(): void {

@@ -56,7 +56,7 @@ export class StepResults {
     // Ended while the step was under way, or a sister's failure has ended the request.
     if (sequence.state === "finished") return;
     this.#cache.share(sequence, before);
-    if (scores.count > 0) this.#readScores(sequence.request, buffer, scores);
+    if (scores !== null) this.#readScores(sequence.request, buffer, scores);
     if (row === null) return;
     sequence.numUnread--;
     sequence.request.numGuessed += numGuesses;
@@ -102,7 +102,7 @@ export class StepResults {
     this.#accept(sequence, token, { buffer, row });
   }
 
-  #readScores(request: LiveRequest, buffer: StepBufferViews, scores: Part["scores"]): void {
+  #readScores(request: LiveRequest, buffer: StepBufferViews, scores: NonNullable<Part["scores"]>): void {
     readScores(request.scores!, buffer, scores);
     request.numScoresLeft -= scores.count;
     if (request.numScoresLeft === 0) this.#live.tellScores(request);
@@ -115,7 +115,6 @@ export class StepResults {
     this.#numGenerated++;
     sequence.output.push(token);
     sequence.edits?.count(token);
-    if (sequence.output.length === sampling.minTokens) sequence.edits?.liftBans();
     sequence.text ??= this.#makeOutput(request);
     const piece = sequence.text.push(token);
     this.#live.push(request, {

@@ -19,11 +19,13 @@ Deno.test("LogitEdits keeps every entry of long lists", () => {
   assertEquals([...buffer.editFlags.subarray(0, banned.length)], ids.map(() => 2));
 });
 
-Deno.test("LogitEdits.dependsOnOutput is false where only a fixed bias is added", () => {
+Deno.test("LogitEdits.dependsOnOutput is true where the tokens sampled count, not how many there are", () => {
   const depends = (options: Parameters<typeof greedy>[0]) =>
     LogitEdits.for(greedy(options), Int32Array.of(1), new Set([0]))?.dependsOnOutput ?? false;
-  assertEquals(depends({ logitBias: { 3: 1 } }), false);
-  for (const options of [{ minTokens: 1 }, { presencePenalty: 1 }, { repetitionPenalty: 2 }]) {
+  for (const options of [{ logitBias: { 3: 1 } }, { minTokens: 1 }, { badWords: [[4]] }]) {
+    assertEquals(depends(options), false);
+  }
+  for (const options of [{ badWords: [[4, 5]] }, { presencePenalty: 1 }, { repetitionPenalty: 2 }]) {
     assertEquals(depends(options), true);
   }
 });

@@ -9,7 +9,7 @@ import { STATUS } from "../../ffi/enums.ts";
 import { Library, NativeError } from "../../ffi/library.ts";
 import { libraryPath } from "../native/_library.ts";
 import { loadModel, makeRandomModel, openEngine } from "../native/_random_model.ts";
-import { expectedOutput, greedy, tokenTable } from "./_fake_model.ts";
+import { expectedOutput, greedy, tokenTable, VOCAB_SIZE } from "./_fake_model.ts";
 import { Harness } from "./_harness.ts";
 
 const ROOMY = { maxNumSeqs: 8, maxNumBatchedTokens: 16, pageSize: 4, numPages: 64 };
@@ -46,7 +46,7 @@ Deno.test("StepLoop with look-ahead drops the row that a stop makes useless and 
 });
 
 Deno.test("StepLoop with look-ahead reads each token first when logit edits depend on it", () => {
-  for (const options of [{ presencePenalty: 1 }, { repetitionPenalty: 1.5 }, { minTokens: 12, stopTokenIds: [39] }]) {
+  for (const options of [{ presencePenalty: 1 }, { repetitionPenalty: 1.5 }, { badWords: [[6, 7]] }]) {
     const { harness, trace } = traced();
     const sampling = { ...LONG, ...options };
     const key = harness.submit([5, 6, 7], sampling);
@@ -54,6 +54,27 @@ Deno.test("StepLoop with look-ahead reads each token first when logit edits depe
     assertEquals(trace.join("").includes("ss"), false);
     assertEquals(harness.tokens(key)[0], expectedOutput([5, 6, 7], sampling));
   }
+});
+
+Deno.test("StepLoop with look-ahead bans stop ids by the number of tokens, which it need not read", () => {
+  const sampling = { ...LONG, minTokens: 5, stopTokenIds: Array.from({ length: VOCAB_SIZE - 4 }, (_, id) => id) };
+  const { harness, trace } = traced();
+  const key = harness.submit([5, 6, 7], sampling);
+  harness.finish();
+  const [tokens] = harness.tokens(key);
+  assertEquals(tokens, expectedOutput([5, 6, 7], sampling));
+  assertEquals(tokens!.slice(0, 5).every((id) => id >= VOCAB_SIZE - 4), true);
+  assertEquals(trace.slice(0, 9).join(""), "ssfsfsfsf");
+});
+
+Deno.test("StepLoop with look-ahead does not wait for a prompt whose penalties have counted nothing yet", () => {
+  const { harness, trace } = traced();
+  const key = harness.submit([5, 6, 7], LONG);
+  harness.step();
+  harness.submit(Array.from({ length: 60 }, (_, i) => 2 + i % 30), { ...LONG, maxTokens: 1, presencePenalty: 1 });
+  harness.finish();
+  assertEquals(harness.tokens(key)[0], expectedOutput([5, 6, 7], LONG));
+  assertEquals(trace.join(""), `s${"sf".repeat(11)}f`);
 });
 
 Deno.test("StepLoop.abort() with look-ahead frees pages after the step that reads them", () => {
