@@ -13,8 +13,9 @@
  * @module
  */
 
+import { MaskTable } from "./mask_table.ts";
 import type { StepBufferViews } from "./native.ts";
-import type { LiveRequest, Sequence } from "./sequence.ts";
+import type { Sequence } from "./sequence.ts";
 
 /** What a row of the page table holds already. */
 interface Row {
@@ -26,13 +27,15 @@ interface Row {
 export class BatchWriter {
   readonly #buffer: StepBufferViews;
   readonly #rows: readonly Row[];
-  /** What each place of the mask table holds already. */
+  readonly #maskTable: MaskTable;
+  /** What each place of this buffer's masks holds already. */
   readonly #masks: (Uint32Array | null)[];
-  #numMasks = 0;
   #numScores = 0;
 
-  constructor(buffer: StepBufferViews) {
+  /** @param maskTable That of all buffers of an engine, which are written in turn. */
+  constructor(buffer: StepBufferViews, maskTable = new MaskTable(buffer.maxTokenMasks)) {
     this.#buffer = buffer;
+    this.#maskTable = maskTable;
     this.#rows = Array.from({ length: buffer.maxNumSeqs }, () => ({ sequence: null, admission: 0, numPages: 0 }));
     this.#masks = Array.from({ length: buffer.maxTokenMasks }, () => null);
   }
@@ -43,7 +46,7 @@ export class BatchWriter {
     let numTokens = 0;
     let numEdits = 0;
     let numRows = 0;
-    this.#numMasks = 0;
+    this.#maskTable.begin();
     this.#numScores = 0;
     for (let s = 0; s < batch.length; s++) {
       const sequence = batch[s]!;
@@ -52,7 +55,7 @@ export class BatchWriter {
       numTokens += sequence.queryLen;
       this.#writePages(s, sequence);
       this.#writeSequence(s, sequence);
-      numRows += this.#writeMasks(sequence, numRows);
+      numRows += this.#writeMaskIndex(sequence, numRows);
       editBegin[s] = numEdits;
       if (sequence.edits && countRows(sequence) > 0) {
         sequence.edits.write(this.#buffer, numEdits);
@@ -63,8 +66,8 @@ export class BatchWriter {
     header[0] = batch.length;
     header[1] = numTokens;
     header[2] = numEdits;
-    header[3] = this.#numMasks;
     header[4] = this.#numScores;
+    this.#writeMasks();
   }
 
   /** Asks for the log-probabilities of the prompt's tokens that follow those of the step. @param begin Its first token. */
@@ -84,26 +87,31 @@ export class BatchWriter {
     if (numGuesses > 0) tokens.set(guesser!.guesses.subarray(0, numGuesses), at + queryLen - numGuesses);
   }
 
-  /** One a row, all the same; returns their number. */
-  #writeMasks(sequence: Sequence, firstRow: number): number {
+  /** One a row, all the same, also for the sequences of one request; returns their number. */
+  #writeMaskIndex(sequence: Sequence, firstRow: number): number {
     const numRows = countRows(sequence);
-    if (numRows > 0) this.#buffer.maskIndex.fill(this.#placeMask(sequence.request), firstRow, firstRow + numRows);
+    if (numRows === 0) return 0;
+    const { request } = sequence;
+    request.tokenMask ??= tokenMask(request.sampling.allowedTokenIds, this.#buffer.tokenMaskWords);
+    const place = request.tokenMask === null ? -1 : this.#maskTable.place(request.tokenMask);
+    this.#buffer.maskIndex.fill(place, firstRow, firstRow + numRows);
     return numRows;
   }
 
-  /** The mask's place in the table; sequences of one request share it, and one that stays in its place is not copied. */
-  #placeMask(request: LiveRequest): number {
-    request.tokenMask ??= tokenMask(request.sampling.allowedTokenIds, this.#buffer.tokenMaskWords);
-    const mask = request.tokenMask;
-    if (mask === null) return -1;
-    const found = this.#masks.indexOf(mask);
-    if (found >= 0 && found < this.#numMasks) return found;
-    const place = this.#numMasks++;
-    if (found !== place) {
-      this.#buffer.tokenMasks.set(mask, place * this.#buffer.tokenMaskWords);
+  /** Brings this buffer's masks up to the table, as far as the step names them; the device reads only the new ones. */
+  #writeMasks(): void {
+    const { header, tokenMasks, tokenMaskWords } = this.#buffer;
+    const { numPlaces, firstNew, endNew } = this.#maskTable;
+    for (let place = 0; place < numPlaces; place++) {
+      const mask = this.#maskTable.at(place);
+      if (mask === null || this.#masks[place] === mask) continue;
+      tokenMasks.set(mask, place * tokenMaskWords);
       this.#masks[place] = mask;
     }
-    return place;
+    header[3] = numPlaces;
+    header[5] = numPlaces > 0 ? 1 : 0;
+    header[6] = firstNew;
+    header[7] = endNew - firstNew;
   }
 
   /** A page table only grows while its sequence runs, so a row that holds its beginning needs only the rest. */

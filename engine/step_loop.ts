@@ -27,6 +27,7 @@ import type { Growth } from "./growth_reserve.ts";
 import type { KvScaleWindow } from "./kv_scale_window.ts";
 import { LogitEdits, maxLogitEdits, stopIds } from "./logit_edits.ts";
 import { LiveRequests } from "./live_requests.ts";
+import { MaskTable } from "./mask_table.ts";
 import type { EngineMessage, Outcome } from "./messages.ts";
 import type { StepRunner } from "./native.ts";
 import type { PageGuard } from "./page_guard.ts";
@@ -128,7 +129,8 @@ export class StepLoop {
       speculates: this.#speculator !== null,
     });
     this.#results = new StepResults(options, this.#live, this.#scheduler, this.#cache);
-    this.#writers = [new BatchWriter(runner.buffers[0]), new BatchWriter(runner.buffers[1])];
+    const masks = new MaskTable(runner.buffers[0].maxTokenMasks);
+    this.#writers = [new BatchWriter(runner.buffers[0], masks), new BatchWriter(runner.buffers[1], masks)];
   }
 
   /** Whether no request is left, and no step under way. */

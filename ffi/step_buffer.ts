@@ -40,7 +40,7 @@ export class StepBuffer implements StepBufferCapacity {
   readonly maxTokenMasks: number;
   readonly tokenMaskWords: number;
   readonly maxScores: number;
-  /** [0] sequences, [1] tokens, [2] logit edits, [3] token masks, [4] scores of the step. */
+  /** [0] sequences, [1] tokens, [2] logit edits, [3] token masks, [4] scores of the step; [5 .. 7] new masks. */
   readonly header: I32;
   readonly tokens: I32;
   readonly queryLen: I32;

@@ -259,7 +259,9 @@ typedef struct octavo_transfer_stats {
  *   rows            0         1 2 3        row 2 samples the token after g
  *
  *  1. header              int32[16]  [0] num_seqs  [1] num_tokens  [2] num_logit_edits  [3] num_token_masks
- *                                    [4] num_scores  [5..15] 0
+ *                                    [4] num_scores  [5] 0: every token mask may be new; 1: only [7] masks
+ *                                    from [6] on may differ from what the engine's steps last had in their places
+ *                                    [8..15] 0
  *  2. tokens              int32[T]   token ids of all sequences, one after another; -(r+1): the token that row r of the
  *                                    step submitted before sampled
  *  3. query_len           int32[S]   tokens of this step, >= 1; they add up to num_tokens

@@ -116,11 +116,14 @@ void pack_sampling(const StepView& step, const octavo_step_layout& layout, Packe
   packer.add_run(step.edit_bias, step.num_logit_edits(), layout.edit_bias);
 }
 
+// The device keeps the masks of earlier steps in their places.
 void pack_masks(const StepView& step, const octavo_engine_config& config, const octavo_step_layout& layout,
                 Packer& packer) {
   if (step.num_token_masks() == 0) return;
   packer.add_run(step.mask_index, packer.step().num_rows, layout.mask_index);
-  packer.add_run(step.token_masks, step.num_token_masks() * config.token_mask_words, layout.token_masks);
+  const int32_t first_word = step.first_new_mask() * config.token_mask_words;
+  packer.add_run(step.token_masks + first_word, step.num_new_masks() * config.token_mask_words,
+                 layout.token_masks + 4 * first_word);
 }
 
 void pack_scores(const StepView& step, const octavo_step_layout& layout, Packer& packer) {

@@ -61,6 +61,9 @@ struct StepView {
   int32_t num_logit_edits() const { return header[2]; }
   int32_t num_token_masks() const { return header[3]; }
   int32_t num_scores() const { return header[4]; }
+  // The masks that may differ from what earlier steps had in their places.
+  int32_t first_new_mask() const { return header[5] == 0 ? 0 : header[6]; }
+  int32_t num_new_masks() const { return header[5] == 0 ? num_token_masks() : header[7]; }
   int32_t count_rows() const;
   // Those of the sequence's first row.
   SamplingParams sampling_params(int32_t seq_index) const;

@@ -19,7 +19,10 @@ void check_header(const StepView& step, const octavo_engine_config& config) {
   check(step.num_logit_edits(), "num_logit_edits", 0, config.max_logit_edits);
   check(step.num_token_masks(), "num_token_masks", 0, config.max_token_masks);
   check(step.num_scores(), "num_scores", 0, config.max_scores);
-  for (int32_t i = 5; i < 16; ++i) check(step.header[i], "a reserved header word", 0, 0);
+  check(step.header[5], "header word 5", 0, 1);
+  check(step.header[6], "the first new mask", 0, step.header[5] == 0 ? 0 : step.num_token_masks());
+  check(step.header[7], "the number of new masks", 0, step.header[5] == 0 ? 0 : step.num_token_masks() - step.header[6]);
+  for (int32_t i = 8; i < 16; ++i) check(step.header[i], "a reserved header word", 0, 0);
 }
 
 void check_kv_indices(const StepView& step, const octavo_engine_config& config) {

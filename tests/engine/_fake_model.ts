@@ -181,6 +181,8 @@ export class FakeRunner implements StepRunner, PageMover {
   /** Of the step submitted last. */
   buffer: StepBufferViews;
   numSteps = 0;
+  /** Bytes of masks that steps have brought. */
+  numMaskBytes = 0;
   /** Called before each step. */
   onStep: () => void = () => {};
   /** Tokens of each step's sequences. */
@@ -213,6 +215,8 @@ export class FakeRunner implements StepRunner, PageMover {
     readonly pages: ReadonlySet<number>;
   }[] = [];
   #lastSampled = new Int32Array(0);
+  /** The device's. */
+  readonly #masks: Uint32Array;
 
   constructor(config: FakeRunnerConfig) {
     this.#config = config;
@@ -222,6 +226,7 @@ export class FakeRunner implements StepRunner, PageMover {
     this.#hostKv = new Int32Array((config.numHostPages ?? 0) * this.#stride).fill(-1);
     this.buffers = [newStepBuffer(config), newStepBuffer(config)];
     this.buffer = this.buffers[0];
+    this.#masks = new Uint32Array(this.buffer.tokenMasks.length);
   }
 
   submit(buffer: StepBufferViews): void {
@@ -334,6 +339,7 @@ export class FakeRunner implements StepRunner, PageMover {
     assertEquals([editBegin[0], editBegin[numSeqs]], [0, numEdits]);
     const slots = Array.from({ length: numSeqs }, (_, s) => this.#slots(s));
     this.#checkOwners(slots);
+    this.#takeMasks();
     let begin = 0;
     let numScores = 0;
     let row = 0;
@@ -448,12 +454,25 @@ export class FakeRunner implements StepRunner, PageMover {
     }
   }
 
+  /** Takes over the masks that may be new, as a GPU does: it keeps the others. */
+  #takeMasks(): void {
+    const { header, tokenMasks, tokenMaskWords } = this.buffer;
+    const [, , , numMasks = 0, , hasRange = 0, first = 0, count = 0] = header;
+    if (numMasks === 0) return assertEquals([hasRange, first, count], [0, 0, 0]);
+    assert(hasRange === 1 && first >= 0 && count >= 0 && first + count <= numMasks, "new masks are among the step's");
+    const [begin, end] = [first * tokenMaskWords, (first + count) * tokenMaskWords];
+    this.#masks.set(tokenMasks.subarray(begin, end), begin);
+    this.numMaskBytes += tokenMasks.subarray(begin, end).byteLength;
+    const used = tokenMasks.subarray(0, numMasks * tokenMaskWords);
+    assertEquals(used, this.#masks.subarray(0, used.length), "the buffer has all masks that the device has");
+  }
+
   /** Tokens that the row's mask bans. */
   #masked(row: number): number[] {
-    const { header, maskIndex, tokenMasks, tokenMaskWords } = this.buffer;
+    const { header, maskIndex, tokenMaskWords } = this.buffer;
     if (header[3] === 0 || maskIndex[row] === -1) return [];
     assert(maskIndex[row]! >= 0 && maskIndex[row]! < header[3]!, "the mask is one of the step's");
-    const bits = (id: number) => tokenMasks[maskIndex[row]! * tokenMaskWords + (id >>> 5)]! >>> (id & 31) & 1;
+    const bits = (id: number) => this.#masks[maskIndex[row]! * tokenMaskWords + (id >>> 5)]! >>> (id & 31) & 1;
     return [...Array(VOCAB_SIZE).keys()].filter((id) => bits(id) === 0);
   }
 

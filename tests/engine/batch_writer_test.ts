@@ -1,5 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { BatchWriter } from "../../engine/batch_writer.ts";
+import { MaskTable } from "../../engine/mask_table.ts";
 import { LiveRequest, type Sequence } from "../../engine/sequence.ts";
 import { FakeRunner, greedy } from "./_fake_model.ts";
 
@@ -65,4 +66,35 @@ Deno.test("BatchWriter.write() adds the pages that a sequence was given since", 
   assertEquals(row(0, 3), [4, 1, 2]);
   writer.write([b, a]);
   assertEquals([row(0, 1), row(1, 3)], [[0], [4, 1, 2]]);
+});
+
+Deno.test("BatchWriter.write() names as new only the masks that no step before has brought", () => {
+  const runner = new FakeRunner({ maxNumSeqs: 4, maxNumBatchedTokens: 8, pageSize: 4, numPages: 6 });
+  const table = new MaskTable(4);
+  const writers = runner.buffers.map((one) => new BatchWriter(one, table));
+  const [a, b, c, d, e] = [[1], [2], [3], [35], null].map((allowedTokenIds, key) => {
+    const [one] = new LiveRequest(key, "", Int32Array.of(2), greedy({ allowedTokenIds })).sequences;
+    admit(one!, [key]);
+    return one!;
+  }) as [Sequence, Sequence, Sequence, Sequence, Sequence];
+  let turn = 0;
+  const write = (batch: Sequence[]) => {
+    const { header, maskIndex, tokenMasks } = runner.buffers[turn % 2]!;
+    writers[turn++ % 2]!.write(batch);
+    const bits = batch.map((_, row) =>
+      maskIndex[row] === -1 ? null : [...tokenMasks.subarray(2 * maskIndex[row]!)].slice(0, 2)
+    );
+    return { header: [header[3], ...header.subarray(5, 8)], bits };
+  };
+  const [bitsA, bitsB, bitsC, bitsD] = [[2, 0], [4, 0], [8, 0], [0, 8]];
+  assertEquals(write([a, e, b]), { header: [2, 1, 0, 2], bits: [bitsA, null, bitsB] });
+  // The other buffer holds nothing yet, but the device has both.
+  assertEquals(write([b, a]), { header: [2, 1, 0, 0], bits: [bitsB, bitsA] });
+  assertEquals(write([e]), { header: [0, 0, 0, 0], bits: [null] });
+  assertEquals(write([b, c, d]), { header: [4, 1, 2, 2], bits: [bitsB, bitsC, bitsD] });
+  // All places are taken: a's was used last before those of the others.
+  const [f] = new LiveRequest(9, "", Int32Array.of(2), greedy({ allowedTokenIds: [4] })).sequences;
+  admit(f!, [5]);
+  assertEquals(write([f!, d]), { header: [4, 1, 0, 1], bits: [[16, 0], bitsD] });
+  assertEquals(write([a]), { header: [2, 1, 1, 1], bits: [bitsA] });
 });

@@ -137,7 +137,11 @@ Deno.test("StepLoop bans a bad word's last token where it would complete one, an
 });
 
 Deno.test("StepLoop samples nothing but allowed_token_ids, also for batch-mates and after aborts", () => {
-  const harness = new Harness(ROOMY);
+  for (const looksAhead of [false, true]) sampleAllowed(looksAhead);
+});
+
+function sampleAllowed(looksAhead: boolean): void {
+  const harness = new Harness(ROOMY, { looksAhead });
   const allowed = [[2, 3, 39], null, [5, 6, 7, 32], [31], null];
   const keys = allowed.map((allowedTokenIds) =>
     harness.submit(PROMPT, { ...LONG, n: 2, temperature: 1, allowedTokenIds })
@@ -152,7 +156,9 @@ Deno.test("StepLoop samples nothing but allowed_token_ids, also for batch-mates 
       if (i > 0) assertGreater(tokens.length, 4);
     });
   }
-});
+  // Three masks of 40 bits: each goes to the device once, however many steps it is used in.
+  assertEquals(harness.runner.numMaskBytes, 3 * 8);
+}
 
 // After vllm#10087, pegainfer#215: an aborted request's pages are free before the next step.
 for (const [state, steps] of [["waiting", 0], ["prefilling", 1], ["decoding", 5]] as const) {

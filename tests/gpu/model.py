@@ -231,7 +231,8 @@ class StepBuffer:
 
     def fill(self, rows):
         """rows: dicts with tokens, pages; optional cached, sample, temperature, seed, sample_index, top_k, top_p,
-        num_logprobs, kv_index, allowed (tokens), scores (tuples of place in tokens, scored token, number of likeliest)."""
+        num_logprobs, kv_index, allowed (tokens), scores (tuples of place in tokens, scored token, number of likeliest).
+        All masks are new: new_masks() says otherwise."""
         self.header[:] = 0
         self.edit_begin[:] = 0
         total = num_rows = num_masks = num_scores = 0
@@ -268,6 +269,10 @@ class StepBuffer:
             self.kv_index[s] = row.get("kv_index", 0)
         self.header[:5] = (len(rows), total, 0, num_masks, num_scores)
 
+    def new_masks(self, first, count):
+        """Of the masks, only these may differ from what stood in their places before."""
+        self.header[5:8] = (1, first, count)
+
 
 class Engine:
     """An engine with two step buffers. more_kv: pairs of a KV dtype and its page size, for kv_index 1, 2, ..."""
@@ -291,10 +296,13 @@ class Engine:
     def step(self, rows):
         """Runs one step; returns its buffer."""
         self.buffers[0].fill(rows)
-        memory = self.buffers[0].bytes
+        self.run(self.buffers[0])
+        return self.buffers[0]
+
+    def run(self, buffer):
+        memory = buffer.bytes
         self._check(self.library.octavo_step(ctypes.c_void_p(self.handle), memory.ctypes.data_as(ctypes.c_void_p),
                                              ctypes.c_double(memory.size)))
-        return self.buffers[0]
 
     def submit(self, buffer):
         self._check(self.library.octavo_step_submit(ctypes.c_void_p(self.handle),

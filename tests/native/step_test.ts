@@ -194,6 +194,18 @@ const REFUSED: Record<string, { change: (buffer: StepBuffer) => void; message: s
   "a negative edit_count": { change: (b) => b.editCount[0] = -1, message: "edit_count of sequence 0" },
   "unknown edit_flags": { change: (b) => b.editFlags[0] = 4, message: "edit_flags 0 of sequence 0 must be 0 to 3" },
   "too many masks": { change: (b) => b.header[3] = 2, message: "num_token_masks of the step must be 0 to 1, found 2" },
+  "new masks without saying so": {
+    change: (b) => b.header[7] = 1,
+    message: "the number of new masks of the step must be 0 to 0, found 1",
+  },
+  "a new mask past the step's": {
+    change: (b) => b.header.set([1, 2], 5),
+    message: "the first new mask of the step must be 0 to 1, found 2",
+  },
+  "too many new masks": {
+    change: (b) => b.header.set([1, 1, 1], 5),
+    message: "the number of new masks of the step must be 0 to 0, found 1",
+  },
   "a mask that is not there": {
     change: (b) => b.maskIndex[1] = 1,
     message: "mask_index of row 1 must be -1 to 0",
