@@ -7,6 +7,7 @@
 import { startEngine } from "./engine/start_engine.ts";
 import { describeKvScales } from "./engine/kv_scales.ts";
 import type { Engine } from "./engine/types.ts";
+import { BackgroundTokenizer } from "./models/background_tokenizer.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { openModel } from "./models/open_model.ts";
 import { type ProgressListener, progressPrinter } from "./models/progress.ts";
@@ -102,10 +103,13 @@ function listen({ model, engine, settings, apiKeys, log, drainMs }: Listening): 
   const [first = model.name, ...others] = settings.servedModelName ?? [];
   const modelNames = [first, ...others] as const;
   let isDraining = false;
+  const { source } = model;
+  const promptEncoder = new BackgroundTokenizer(model.tokenizer, { source, loadFormat: settings.loadFormat });
   const app = createApp({
     engine,
     modelNames,
     tokenizer: model.tokenizer,
+    promptEncoder,
     chatTemplate: model.chatTemplate,
     generationDefaults: model.generationDefaults,
     apiKeys,
@@ -139,6 +143,7 @@ function listen({ model, engine, settings, apiKeys, log, drainMs }: Listening): 
       const timer = setTimeout(() => engine.close(), drainMs);
       await drained;
       clearTimeout(timer);
+      promptEncoder[Symbol.dispose]();
       await engine.close();
     })();
   engine.ended.then((failure) => {

@@ -155,6 +155,19 @@ export interface TokenTable {
   readonly stripFirstSpace: boolean;
 }
 
+/** What is made of special tokens. */
+export interface EncodeOptions {
+  /** Add what the model's tokenizer adds around a text (for example BOS). Default true. */
+  readonly addSpecialTokens?: boolean;
+  /** Recognise special tokens written in the text. Default true. */
+  readonly parseSpecialTokens?: boolean;
+}
+
+/** Encodes texts as {@linkcode Tokenizer.encode} does, without standing in the way of others for long. */
+export interface AsyncEncoder {
+  encode(text: string, options?: EncodeOptions): Promise<number[]>;
+}
+
 /** Text to token ids and what is needed for the way back. */
 export interface Tokenizer {
   /** Ids below this may occur: the model's vocabSize. Ids that the tokenizer lacks have no bytes. */
@@ -163,13 +176,8 @@ export interface Tokenizer {
   readonly bosTokenId: number | null;
   /** Bytes and flags of every token. */
   readonly table: TokenTable;
-  /**
-   * Encodes a text.
-   *
-   * @param options.addSpecialTokens Add what the model's tokenizer adds around a text (for example BOS). Default true.
-   * @param options.parseSpecialTokens Recognise special tokens written in the text. Default true.
-   */
-  encode(text: string, options?: { addSpecialTokens?: boolean; parseSpecialTokens?: boolean }): number[];
+  /** Encodes a text. */
+  encode(text: string, options?: EncodeOptions): number[];
   /**
    * Decodes ids to text in one go; special tokens are left out unless `skipSpecialTokens` is false.
    *

@@ -8,7 +8,7 @@ import { badRequest } from "./errors.ts";
 import type { Server } from "./_server.ts";
 import type { PromptInput } from "./schemas/completion.ts";
 
-/** Tokenizing goes on for this many characters before other work gets its turn. */
+/** Tokenizing short prompts goes on for this many characters before other work gets its turn. */
 const CHARS_PER_TURN = 16_384;
 
 /** How prompts are turned into tokens. */
@@ -36,17 +36,21 @@ export async function tokenizePrompts(
       numChars = 0;
     }
     numChars += prompt.length;
-    const tokenIds = typeof prompt === "string" ? encode(server, prompt, options) : [...prompt];
+    const tokenIds = typeof prompt === "string" ? await encode(server, prompt, options) : [...prompt];
     if (tokenIds.length === 0) throw badRequest("The prompt has no tokens", { param: options.param });
     all.push(tokenIds);
   }
   return all;
 }
 
-function encode(server: Server, text: string, { param, addSpecialTokens }: TokenizeOptions): number[] {
+async function encode(
+  server: Server,
+  text: string,
+  { param, addSpecialTokens }: TokenizeOptions,
+): Promise<number[]> {
   checkNumChars(server, text.length, param);
   // JSON can hold halves of surrogate pairs; they become U+FFFD as they would in UTF-8.
-  return server.tokenizer.encode(text.toWellFormed(), { addSpecialTokens });
+  return await server.promptEncoder.encode(text.toWellFormed(), { addSpecialTokens });
 }
 
 /**

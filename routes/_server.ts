@@ -31,6 +31,8 @@ export function createServer(context: ServerContext): Server {
     engine: context.engine,
     modelNames: context.modelNames,
     tokenizer: context.tokenizer,
+    promptEncoder: context.promptEncoder ??
+      { encode: (text, options) => Promise.resolve(context.tokenizer.encode(text, options)) },
     chatTemplate: context.chatTemplate,
     generationDefaults: context.generationDefaults,
     version: context.version,

@@ -6,7 +6,7 @@
 
 import type { Engine } from "../engine/types.ts";
 import type { ApiKey } from "./api_keys.ts";
-import type { ChatTemplate, GenerationDefaults, Tokenizer } from "../models/types.ts";
+import type { AsyncEncoder, ChatTemplate, GenerationDefaults, Tokenizer } from "../models/types.ts";
 
 /** Given to `createApp()`. */
 export interface ServerContext {
@@ -14,6 +14,8 @@ export interface ServerContext {
   /** Names the model is served under; the first one is its id in responses to requests that name none. */
   readonly modelNames: readonly [string, ...string[]];
   readonly tokenizer: Tokenizer;
+  /** Encodes prompts, with the same result as the tokenizer, which does it where this is left out. */
+  readonly promptEncoder?: AsyncEncoder | undefined;
   /** Null: the model has none, and chat requests are refused. */
   readonly chatTemplate: ChatTemplate | null;
   /** Sampling defaults where a request is silent. */
