@@ -29,7 +29,9 @@ const MAX_TURNS = 8;
 
 /** @throws {RequestError} The request can never run; the message has the numbers. */
 export function checkRequest(request: GenerationRequest, limits: RequestLimits): void {
-  checkPrompt(request.promptTokenIds, limits.vocabSize);
+  checkTokens(request.promptTokenIds, { name: "prompt", vocabSize: limits.vocabSize });
+  // Guesses go into steps.
+  checkTokens(request.sampling.prediction ?? [], { name: "prediction", vocabSize: limits.vocabSize });
   checkLength(request, limits, limits.kvKinds[kvIndexOf(request, limits)]!.pageSize);
   checkSampling(request, limits);
   checkOrder(request);
@@ -61,19 +63,18 @@ function checkOrder({ deadlineMs = null, tenant }: GenerationRequest): void {
   }
 }
 
-function checkPrompt(promptTokenIds: readonly number[], vocabSize: number): void {
-  if (promptTokenIds.length === 0) throw new RequestError("The prompt has no tokens", { param: "prompt" });
-  const invalid = promptTokenIds.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
-  if (invalid !== undefined) {
-    throw new RequestError(`The prompt's token ids must be integers from 0 to ${vocabSize - 1}, received ${invalid}`, {
-      param: "prompt",
-    });
-  }
+function checkTokens(ids: readonly number[], { name, vocabSize }: { name: string; vocabSize: number }): void {
+  const invalid = ids.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabSize));
+  if (invalid === undefined) return;
+  throw new RequestError(`The ${name}'s token ids must be integers from 0 to ${vocabSize - 1}, received ${invalid}`, {
+    param: name,
+  });
 }
 
 function checkLength({ promptTokenIds, sampling }: GenerationRequest, limits: RequestLimits, pageSize: number): void {
   const { maxModelLen, numPages } = limits;
   const promptTokens = promptTokenIds.length;
+  if (promptTokens === 0) throw new RequestError("The prompt has no tokens", { param: "prompt" });
   const numTokens = promptTokens + sampling.maxTokens;
   const param = promptTokens >= maxModelLen ? "prompt" : "max_tokens";
   if (numTokens > maxModelLen) {

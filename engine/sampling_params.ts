@@ -81,6 +81,7 @@ export function samplingParams(options: SamplingOptions = {}, defaults: Generati
       ? null
       : integer("prompt_logprobs", options.promptLogprobs!, 0, MAX_INT32),
     speculate: options.speculate ?? true,
+    prediction: options.prediction ?? null,
     skipSpecialTokens: options.skipSpecialTokens ?? true,
   };
 }

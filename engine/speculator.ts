@@ -1,6 +1,6 @@
 /**
- * Speculative decoding by prompt lookup: guesses a sequence's next tokens where its end stood in its text before, and
- * puts them behind its last token in the next step, which samples after each of them.
+ * Speculative decoding without a second model: what {@linkcode Guesser} makes of a sequence's text, or of the prediction
+ * that its request brings, is put behind its last token in the next step, which samples after each of the guesses.
  *
  * ```
  *  output known   .. a b          the end "a b" stood before, followed by c d e
@@ -85,10 +85,10 @@ export class Speculator {
       const share = this.#share(numTokens);
       if (share > MAX_SHARE) break;
       const guesser = this.#guesser(sequence);
-      if (!guesser?.hasGuesses) continue;
+      if (guesser === null || guesser.count === 0) continue;
       const { chance } = guesser;
       const worth = Math.floor(Math.log(share) / Math.log(chance));
-      const count = Math.min(worth, this.#mostGuesses(sequence), this.#maxRows - numRows);
+      const count = Math.min(worth, guesser.count, this.#mostGuesses(sequence), this.#maxRows - numRows);
       if (count < 1) continue;
       counts.set(sequence, count);
       numTokens += count;

@@ -71,6 +71,8 @@ export interface SamplingParams {
   readonly promptLogprobs: number | null;
   /** Let the engine guess tokens where it does so: it changes how fast they come, never which. */
   readonly speculate: boolean;
+  /** Tokens that the output may be or hold: where the engine guesses, it guesses them first. Null: none. */
+  readonly prediction: readonly number[] | null;
   /** Leave special tokens out of the text. */
   readonly skipSpecialTokens: boolean;
 }

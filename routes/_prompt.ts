@@ -59,10 +59,10 @@ async function encode(
  *
  * @throws {ApiError} 400 `context_length_exceeded`.
  */
-export function checkNumChars(server: Server, numChars: number, param: string): void {
+export function checkNumChars(server: Server, numChars: number, param: string, what = "prompt"): void {
   const { maxModelLen } = server.engine.info;
   const atLeast = Math.ceil(numChars / server.tokenTexts.longestBytes);
-  if (atLeast > maxModelLen) throw contextLengthExceeded(maxModelLen, `a prompt of at least ${atLeast}`, param);
+  if (atLeast > maxModelLen) throw contextLengthExceeded(maxModelLen, `a ${what} of at least ${atLeast}`, param);
 }
 
 /**

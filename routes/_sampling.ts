@@ -34,6 +34,8 @@ export interface SamplingExtras {
   readonly promptLogprobs?: number | null;
   /** Field to name when `logprobs` is too large. */
   readonly logprobsParam: string;
+  /** Tokens that the output may be; null or left out: none. */
+  readonly prediction?: readonly number[] | null;
 }
 
 /**
@@ -44,7 +46,7 @@ export interface SamplingExtras {
 export function requestSampling(
   server: Server,
   body: ChatCompletionBody | CompletionBody,
-  { n, maxTokens, logprobs, logprobsParam, promptLogprobs = null }: SamplingExtras,
+  { n, maxTokens, logprobs, logprobsParam, promptLogprobs = null, prediction = null }: SamplingExtras,
 ): SamplingParams {
   const asked = body.prompt_logprobs ?? null;
   checkNumLogprobs(server, logprobs, logprobsParam);
@@ -65,6 +67,7 @@ export function requestSampling(
     logitBias: body.logit_bias ?? null,
     allowedTokenIds: body.allowed_token_ids ?? null,
     speculate: body.speculate ?? undefined,
+    prediction,
     badWords: badWordTokens(server, body.bad_words ?? []),
     seed: body.seed ?? null,
     stop: body.stop ?? null,

@@ -38,6 +38,7 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
   const text = renderPrompt(server, body);
   const [tokenIds] = await tokenizePrompts(server, [text], { param: "messages", addSpecialTokens: false });
   const promptTokenIds = tokenIds!;
+  const prediction = await tokenizePrediction(server, body);
   const sampling = requestSampling(server, body, {
     n: body.n ?? 1,
     maxTokens: maxTokens(server, promptTokenIds.length, {
@@ -47,6 +48,7 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
     }),
     logprobs: body.logprobs === true ? body.top_logprobs ?? 0 : null,
     logprobsParam: "top_logprobs",
+    prediction,
   });
   const head = responseHead(server, { prefix: "chatcmpl-", requestId: body.request_id, model });
   return {
@@ -54,6 +56,16 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
     format: new ChatFormat(server.tokenTexts, head, body, promptTokenIds),
     isStream: body.stream === true,
   };
+}
+
+/** Null for none. Special tokens written in it are text: the output has no others but those that end it. */
+async function tokenizePrediction(server: Server, { prediction }: ChatCompletionBody): Promise<number[] | null> {
+  if (prediction === undefined || prediction === null) return null;
+  const { content } = prediction;
+  const text = typeof content === "string" ? content : content.map(({ text }) => text).join("");
+  checkNumChars(server, text.length, "prediction", "prediction");
+  const options = { addSpecialTokens: false, parseSpecialTokens: false };
+  return await server.promptEncoder.encode(text.toWellFormed(), options);
 }
 
 function renderPrompt(server: Server, body: ChatCompletionBody): string {

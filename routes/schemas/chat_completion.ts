@@ -37,10 +37,13 @@ function refused(description: string) {
   ).optional().describe(description);
 }
 
+const content = z.union([z.string(), z.array(textPart).min(1)], {
+  error: "expected a string or a list of text parts",
+});
+
 const message = z.object({
   role: z.enum(["system", "developer", "user", "assistant"]).describe("developer is taken as system."),
-  content: z.union([z.string(), z.array(textPart).min(1)], { error: "expected a string or a list of text parts" })
-    .describe("A text, or text parts, which are joined with line breaks."),
+  content: content.describe("A text, or text parts, which are joined with line breaks."),
   name: field(z.string().max(256), "Given to the chat template."),
   tool_calls: refused("Not supported yet."),
 });
@@ -56,6 +59,14 @@ export const chatCompletionBody = z.object({
   max_tokens: field(integer(1), "The older name of max_completion_tokens, which wins."),
   logprobs: field(z.boolean(), "Return the log-probabilities of the output's tokens. Default false."),
   top_logprobs: field(integer(0), "With logprobs: also of this many likeliest tokens. Default 0."),
+  prediction: field(
+    z.object({
+      type: z.literal("content", { error: 'expected "content"' }),
+      content: content.describe("The text, or text parts, which are put together."),
+    }),
+    "What the output may be, for the most part: where the server guesses tokens, it guesses these first. It changes how " +
+      "fast the output comes, never what it is.",
+  ),
   add_generation_prompt: field(z.boolean(), "End the prompt with the start of an assistant's turn. Default true."),
   chat_template_kwargs: field(
     z.record(

@@ -50,7 +50,6 @@ export const CHAT_REFUSED_FIELDS: Readonly<Record<string, RefusedField>> = {
   functions: unless([]),
   mm_processor_kwargs: unless({}),
   modalities: unless(["text"]),
-  prediction: never,
   reasoning_effort: unless("none"),
   store: unless(false),
   tool_choice: unless("none"),

@@ -86,6 +86,8 @@ Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine 
     refusal([1], { stopTokenIds, minTokens: 1 })[0],
     "min_tokens and bad_words would ban all 50 tokens: too many stop_token_ids",
   );
+  check([1], { prediction: [0, 49] });
+  assertEquals(refusal([1], { prediction: [3, 50] })[1], "prediction");
   check([1], { allowedTokenIds: [1, 49] });
   assertEquals(refusal([1], { allowedTokenIds: [50] })[1], "allowed_token_ids");
   const badWords = tokens(48).map((id) => [id]);

@@ -26,6 +26,7 @@ Deno.test("samplingParams() fills in defaults", () => {
     logprobs: null,
     promptLogprobs: null,
     speculate: true,
+    prediction: null,
     skipSpecialTokens: true,
   });
 });

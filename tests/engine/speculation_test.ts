@@ -12,7 +12,7 @@ function run(options: SamplingOptions, { looksAhead = false, speculation = SPECU
   const sampling = greedy({ maxTokens: 60, ignoreEos: true, ...options });
   const key = harness.submit(PROMPT, sampling);
   harness.finish();
-  assertEquals(harness.tokens(key), [expectedOutput(PROMPT, sampling)]);
+  assertEquals(harness.tokens(key), Array.from({ length: sampling.n }, (_, i) => expectedOutput(PROMPT, sampling, i)));
   const [guessed, kept] = [harness.counters.get("guessedTokensTotal"), harness.counters.get("keptTokensTotal")];
   return { steps: harness.runner.numSteps, guessed, kept };
 }
@@ -35,6 +35,36 @@ for (const looksAhead of [false, true]) {
       }
     }
     assert(numGuessed - numKept > 500 && numKept > 500, `${numKept} of ${numGuessed}`);
+  });
+}
+
+for (const looksAhead of [false, true]) {
+  const name = looksAhead ? " with look-ahead" : "";
+  const free = { maxTokens: 60, temperature: 1, seed: 5 };
+  const expected = expectedOutput(PROMPT, greedy({ ...free, ignoreEos: true }));
+
+  Deno.test(`StepLoop guesses the prediction as long as the output follows it${name}`, () => {
+    assertEquals(run(free, { looksAhead }).kept, 0);
+    const { steps, guessed, kept } = run({ ...free, prediction: expected }, { looksAhead });
+    // Four a step but where a page or the output ends.
+    assertEquals([guessed, kept, steps], [44, 44, 16]);
+    // One that goes on where the output ends, and one that is too long to be looked up in at once.
+    const longer = [...expected, ...Array.from({ length: 20_000 }, (_, i) => i % 40)];
+    assertEquals(run({ ...free, prediction: longer }, { looksAhead }).kept, 44);
+  });
+
+  Deno.test(`StepLoop comes back to the prediction after what differs from it${name}`, () => {
+    const edited = [...expected.slice(0, 10), 1, 2, 1, ...expected.slice(12, 40), ...expected.slice(45)];
+    const { guessed, kept } = run({ ...free, prediction: edited }, { looksAhead });
+    assert(kept >= 36 && guessed - kept <= 16, `${kept} of ${guessed}`);
+  });
+
+  Deno.test(`StepLoop gives the same tokens with any prediction${name}`, () => {
+    for (let seed = 0; seed < 20; seed++) {
+      const prediction = expectedOutput([seed], greedy({ ...free, ignoreEos: true }));
+      run({ ...free, allowedTokenIds: [5, 6, 7], seed, prediction }, { looksAhead });
+      run({ ...free, seed, prediction, n: 3 }, { looksAhead });
+    }
   });
 }
 

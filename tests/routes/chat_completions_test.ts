@@ -196,8 +196,29 @@ Deno.test("chat passes every sampling field on", async () => {
     logprobs: 0,
     promptLogprobs: null,
     speculate: true,
+    prediction: null,
     skipSpecialTokens: false,
   });
+});
+
+Deno.test("chat hands on the tokens of a prediction, whose special tokens are text", async () => {
+  const { app, engine } = fakeApp();
+  const parts = [{ type: "text", text: "a<" }, { type: "text", text: "b" }];
+  for (const content of ["a<b", parts]) {
+    await (await post(app, PATH, { messages, prediction: { type: "content", content } })).text();
+    assertEquals(engine.requests.at(-1)!.request.sampling.prediction, [97, 60, 98]);
+  }
+  const refused: [unknown, string, RegExp][] = [
+    [{ type: "text", content: "a" }, "prediction.type", /expected "content", received "text"/],
+    [{ type: "content" }, "prediction.content", /expected a string or a list of text parts/],
+    [{ type: "content", content: "x".repeat(256 * 9 + 1) }, "prediction", /needs a prediction of at least 257/],
+  ];
+  for (const [prediction, param, message] of refused) {
+    const response = await post(app, PATH, { messages, prediction });
+    const { error } = await response.json();
+    assertEquals([response.status, error.param], [400, param]);
+    assertMatch(error.message, message);
+  }
 });
 
 Deno.test("chat gives prompt_logprobs of the rendered prompt beside the choices", async () => {

@@ -40,6 +40,28 @@ Deno.test("serve() gives 16 concurrent streams the text that each has alone", ()
     assertEquals(await metric(server.url, "octavo_kv_cache_usage_ratio"), 0);
   }));
 
+Deno.test("serve() gives the same text with a prediction, most of whose tokens it accepts", () =>
+  withServer({}, async (server) => {
+    const client = openai(server);
+    const params = {
+      model: "SmolLM2-135M-Instruct",
+      messages: [{ role: "user" as const, content: "Name three colours and what they stand for." }],
+      temperature: 0,
+      max_tokens: 48,
+    };
+    const plain = await client.chat.completions.create(params);
+    const content = plain.choices[0]!.message.content!;
+    const predicted = await client.chat.completions.create({ ...params, prediction: { type: "content", content } });
+    assertEquals(predicted.choices[0]!.message.content, content);
+    const { accepted_prediction_tokens: accepted = 0 } = predicted.usage!.completion_tokens_details!;
+    assertGreater(accepted, 24);
+    // A text of this length is tokenized in the Worker, which the first one starts.
+    const long = { ...params, max_tokens: 1, messages: [{ role: "user" as const, content: "a colour ".repeat(700) }] };
+    const counts = [];
+    for (let i = 0; i < 3; i++) counts.push((await client.chat.completions.create(long)).usage!.prompt_tokens);
+    assertEquals(new Set(counts).size, 1);
+  }));
+
 Deno.test("serve() holds twice the tokens with an fp8 cache of the same bytes", async () => {
   const tokens: number[] = [];
   for (const kvCacheDtype of ["bfloat16", "fp8"] as const) {
