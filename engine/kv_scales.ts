@@ -36,7 +36,7 @@ export interface KvScaleChoice {
   readonly means: readonly (LayerKMean | null)[];
   /** The first step sets all scales. */
   readonly calculate: boolean;
-  /** One sentence for the log that names the layers; null = nothing to say. */
+  /** For the log: what is wrong, naming the layers, and what E5M2 costs; null = nothing to say. */
   readonly warning: string | null;
 }
 
@@ -89,8 +89,16 @@ export function chooseKvScales(options: KvScaleOptions): KvScaleChoice {
     layers,
     means,
     calculate: options.calculate && !hasScales,
-    warning: problems.length === 0 ? null : `KV scales: ${problems.join("; ")}`,
+    warning: warningOf(problems, layerDtypes),
   };
+}
+
+function warningOf(problems: readonly string[], layerDtypes: readonly KvCacheDtype[]): string | null {
+  const warnings = problems.length === 0 ? [] : [`KV scales: ${problems.join("; ")}`];
+  if (layerDtypes.includes("fp8_e5m2")) {
+    warnings.push("A KV cache of fp8_e5m2 has half of fp8_e4m3's precision; int8 is the most accurate of as many bits");
+  }
+  return warnings.length === 0 ? null : warnings.join(". ");
 }
 
 function kMean({ file, checkpoint }: KvScaleOptions, layer: number): LayerKMean | null {

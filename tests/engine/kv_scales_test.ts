@@ -1,4 +1,4 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   chooseKvScales,
   describeKvScales,
@@ -103,6 +103,13 @@ Deno.test("chooseKvScales() refuses E5M2 where scales exist, and only there", ()
   assertThrows(() => choose({ layerDtypes }), RangeError, "fp8_e5m2 cannot be used where the checkpoint brings scales");
   const checkpoint = { fp8AskedBy: null, scales: table([null, null]) };
   assertEquals(choose({ layerDtypes, checkpoint }).layers, [ONE, ONE]);
+});
+
+Deno.test("chooseKvScales() warns of E5M2's precision, and of no other dtype's", () => {
+  const checkpoint = { fp8AskedBy: null, scales: table([null, null]) };
+  const { warning } = choose({ layerDtypes: ["fp8_e5m2", "bfloat16"], checkpoint });
+  assertStringIncludes(warning!, "fp8_e5m2 has half of fp8_e4m3's precision");
+  assertEquals(choose({ checkpoint }).warning, null);
 });
 
 Deno.test("chooseKvScales() calculates only where no file brings scales", () => {

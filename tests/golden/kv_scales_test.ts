@@ -1,6 +1,6 @@
 /** LLM Compressor's own checkpoints, loaded and run: the scales in use and the logits they give. */
 
-import { assert, assertEquals, assertLess } from "@std/assert";
+import { assert, assertEquals, assertLess, assertNotEquals } from "@std/assert";
 import { nativeKvScales } from "../../engine/kv_scales.ts";
 import { LLM } from "../../llm.ts";
 import { readKvScaleFile } from "../../models/kv_scales.ts";
@@ -61,4 +61,20 @@ Deno.test("LLM with kvCacheDtype auto follows the checkpoint, and kvScales goes 
       ["file", "tensor"],
       ["file", "tensor"],
     ]);
+  }));
+
+Deno.test("LLM gives the same log-probabilities with scales of the checkpoint, of a file, and after it was closed", () =>
+  withTempFolder(async (folder) => {
+    await openKvCheckpoint(folder, "kv_head");
+    const run = async (options: { kvScales?: string }) => {
+      await using llm = await LLM.load({ model: folder, kvCacheMemory: "16MiB", ...options });
+      const [out] = await llm.generate(golden.prompt, { temperature: 0, maxTokens: 12, ignoreEos: true, logprobs: 0 });
+      return out.outputs[0].logprobs!.map(({ logprob }) => logprob);
+    };
+    const own = await run({});
+    assertEquals(await run({}), own);
+    const kvScales = dataPath("tiny/kv_head/scales.safetensors");
+    assertEquals(await run({ kvScales }), own);
+    const other = dataPath("tiny/kv_tensor/scales.safetensors");
+    assertNotEquals(await run({ kvScales: other }), own);
   }));

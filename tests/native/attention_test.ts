@@ -15,7 +15,7 @@ import {
   type Sequence,
 } from "./_attention.ts";
 import { codeBytes, elementBytes, encodeShape, hasOwnScales, KV_DTYPES, type KvDtype } from "./_kv.ts";
-import { packedBytes, pageBytes, takesHeadDim } from "./_kv.ts";
+import { packedBytes, pageBytes, randomNumbers, takesHeadDim } from "./_kv.ts";
 
 /** SmolLM2's ratio of heads. */
 const GQA3: Heads = { kvDtype: "fp8_e4m3", headDim: 64, numKvHeads: 2, numQHeads: 6 };
@@ -86,6 +86,33 @@ for (const library of LIBRARIES) {
     const heads = { ...GQA3, numKvHeads: 1, numQHeads: 2 };
     const parts = [lastToken(make(heads, 4097))];
     assertExact(library, heads, parts, attend(library, heads, parts, { numThreads: 2 }));
+  });
+
+  test("gives the same bits from every format that holds the values exactly", () => {
+    // Codes of E5M2 with little exponent: numbers of E4M3 and of all wider formats too.
+    const length = 150;
+    const heads = (kvDtype: KvDtype): Heads => ({ ...GQA3, kvDtype });
+    const { q } = make(heads("float32"), length);
+    const random = randomNumbers(8);
+    const [k, v] = [0, 1].map(() =>
+      Float32Array.from({ length: length * 2 * 64 }, () => {
+        const [mantissa, exponent] = [Math.floor(4 * random()), Math.floor(4 * random())];
+        return (random() < 0.5 ? -1 : 1) * (1 + mantissa / 4) * 2 ** (exponent - 2);
+      })
+    );
+    const resultOf = (kvDtype: KvDtype) => {
+      const store = (values: Float32Array<ArrayBuffer>) => {
+        const stored = new Uint8Array(values.length * elementBytes(kvDtype));
+        library.check(library.symbols.octavo_quantize(KV_DTYPE[kvDtype], values, values.length, 1, stored));
+        return stored;
+      };
+      const sequence = { length, q, k: store(k!), v: store(v!) };
+      return attend(library, heads(kvDtype), [whole(sequence)]);
+    };
+    const exact = resultOf("float32");
+    for (const kvDtype of ["float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"] as const) {
+      assertSameBits(resultOf(kvDtype), exact, kvDtype);
+    }
   });
 
   test("takes every head_dim", () => {

@@ -136,6 +136,37 @@ for (const library of LIBRARIES) {
     }
   });
 
+  Deno.test(`octavo_kv_append() stores the same bytes in chunks of any size (${library.isa})`, () => {
+    const numTokens = 2048;
+    for (const kvDtype of KV_DTYPES) {
+      const shape = { kvDtype, pageSize: 16, numPages: numTokens / 16, numKvHeads: 1, headDim: 32 };
+      const slots = shuffled(numTokens, randomNumbers(3));
+      const [k, v] = [5, 6].map((seed) => randomFloats(numTokens * 32, randomNumbers(seed), 50));
+      const pagesOf = (chunk: number) => {
+        const pages = new Uint8Array(shape.numPages * pageBytes(shape)).fill(POISON);
+        for (let begin = 0; begin < numTokens; begin += chunk) {
+          const end = Math.min(begin + chunk, numTokens);
+          const [kRows, vRows] = [k!, v!].map((rows) => rows.slice(begin * 32, end * 32));
+          const at = Int32Array.from(slots.slice(begin, end));
+          const status = symbols.octavo_kv_append(
+            encodeShape(shape),
+            pages,
+            kRows!,
+            vRows!,
+            at,
+            end - begin,
+            null,
+            null,
+          );
+          library.check(status);
+        }
+        return pages;
+      };
+      const whole = pagesOf(numTokens);
+      for (const chunk of [1, 15, 16, 17, 511]) assertSameBytes(pagesOf(chunk), whole, `${kvDtype} by ${chunk}`);
+    }
+  });
+
   Deno.test(`octavo_kv_append() writes nothing between pages that are page_stride apart (${library.isa})`, () => {
     for (const kvDtype of ["float32", "int8"] as const) {
       const dense = shapeOf(kvDtype, 64, 32);

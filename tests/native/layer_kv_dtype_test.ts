@@ -13,8 +13,9 @@ function modelWith(...kvDtypes: LayerKvDtype[]) {
   });
 }
 
-function logitsOf(kvDtypes: LayerKvDtype[], settings: Parameters<typeof openEngine>[1]): number[] {
-  const model = modelWith(...kvDtypes);
+function logitsOf(kvDtypes: LayerKvDtype[], settings: Parameters<typeof openEngine>[1], windows = [0, 0]): number[] {
+  const layers = kvDtypes.map((kvDtype, i) => ({ slidingWindow: windows[i]!, ropeTable: 0 as const, kvDtype }));
+  const model = makeRandomModel({ config: { layers } });
   using native = loadModel(library, model);
   using engine = openEngine(native, settings);
   const prompt = randomTokens(37, model.config.vocabSize, 5);
@@ -33,6 +34,16 @@ Deno.test("octavo_step() stores a layer's KV in the layer's own dtype, else in t
   );
   const mixed = logitsOf(["float32", undefined], { kvDtype: "int8" });
   for (const other of [exact, int8]) assertNotEquals(mixed, other);
+});
+
+Deno.test("octavo_step() takes each layer's own window when another layer has another dtype", () => {
+  const settings = { kvDtype: "int8" } as const;
+  const of = (windows: number[]) => logitsOf(["float32", undefined], settings, windows);
+  // Equal where the window holds all 37 tokens, so that both come from the layer and not from a group of layers.
+  assertEquals(of([64, 0]), of([0, 0]));
+  assertEquals(of([0, 64]), of([0, 0]));
+  const all = [of([0, 0]), of([9, 0]), of([0, 9]), of([9, 9])].map((logits) => logits.join());
+  assertEquals(new Set(all).size, 4);
 });
 
 Deno.test("octavo_engine_create() uses kv_scales in the layers whose format takes them", () => {
