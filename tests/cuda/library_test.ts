@@ -49,6 +49,27 @@ test("the CUDA library has every function of octavo.h and checks its handles", (
   }
 });
 
+test("openDevice() says which CUDA version an old driver offers, and which is needed", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const source = new URL("fake_driver.c", import.meta.url).pathname;
+    const build = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", `${folder}/libcuda.so.1`, source];
+    assert((await new Deno.Command("cc", { args: build }).output()).success);
+    const code = `import { openDevice } from "${new URL("../../ffi/library.ts", import.meta.url)}";
+      await openDevice("cuda").then(() => console.log("opened"), (error) => console.log(error.message));`;
+    const { stdout } = await new Deno.Command(Deno.execPath(), {
+      args: ["eval", code],
+      env: { OCTAVO_LIB: LIBRARY, LD_LIBRARY_PATH: folder },
+    }).output();
+    assertEquals(
+      new TextDecoder().decode(stdout).trim(),
+      'Cannot run on device "cuda": the NVIDIA driver is too old, it offers CUDA 12.8 and 13.0 is needed',
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 test("octavo_paged_attention() of the CUDA library checks what every build checks", () => {
   const library = Deno.dlopen(LIBRARY, SYMBOLS);
   try {
