@@ -25,14 +25,20 @@ struct AttentionArgs {
   float* lse;                 // [num_tokens][num_q_heads] or nullptr
 };
 
-// Scratch memory of attention, kept between calls; grows to what the largest call needed, which is bounded by
-// num_threads, num_q_heads, head_dim and the longest sequence's number of splits, never by query_len x seq_len.
+class AttentionPlan;
+
+// Scratch memory of attention, kept between calls, whose size is bounded by num_threads, head_dim and the longest
+// sequence's number of splits, never by query_len x seq_len. The system commits it as it is touched.
 struct AttentionScratch {
   AlignedBuffer memory;
+
+  // Takes memory for plans of so many floats of partials, if there is less.
+  void reserve(int32_t num_threads, int32_t head_dim, int64_t partial_floats);
 };
 
 // Computes out (and lse). The result of a query depends, bit for bit, only on its q, the keys and values it sees and the
-// format: not on batch-mates, chunking, page order or the number of threads.
-void paged_attention(const AttentionArgs& args, AttentionScratch& scratch, ThreadPool& threads);
+// format: not on batch-mates, chunking, page order or the number of threads. plan: made for the same lengths, heads,
+// window and number of threads; good for any number of calls, one at a time.
+void paged_attention(const AttentionArgs& args, AttentionPlan& plan, AttentionScratch& scratch, ThreadPool& threads);
 
 }  // namespace octavo

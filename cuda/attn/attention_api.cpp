@@ -5,6 +5,7 @@
 #include "arch/error.h"
 #include "attn/attention.h"
 #include "attn/attention_checks.h"
+#include "attn/attention_plan.h"
 #include "kv/checks.h"
 #include "kv/pages.h"
 
@@ -56,6 +57,7 @@ void check_sequences(const AttentionArgs& args) {
 // What a calling thread keeps between calls: the ABI function has no handle to keep it in.
 struct Kept {
   std::unique_ptr<ThreadPool> threads;
+  AttentionPlan plan;
   AttentionScratch scratch;
 
   ThreadPool& pool(int num_threads) {
@@ -99,6 +101,8 @@ extern "C" int32_t octavo_paged_attention(const octavo_kv_shape* shape, const oc
     args.lse = lse;
     octavo::check_sequences(args);
     static thread_local octavo::Kept kept;
-    octavo::paged_attention(args, kept.scratch, kept.pool(octavo::resolve_num_threads(config->num_threads)));
+    octavo::ThreadPool& threads = kept.pool(octavo::resolve_num_threads(config->num_threads));
+    kept.plan.make(args, threads.size());
+    octavo::paged_attention(args, kept.plan, kept.scratch, threads);
   });
 }

@@ -39,6 +39,7 @@ Engine::Engine(std::shared_ptr<const Model> model, const octavo_engine_config& c
       host_pages_(kv_.page_bytes(), config.num_host_pages),
       scratch_(model_->config(), config),
       threads_(resolve_num_threads(config.num_threads)),
+      attention_(model_->config(), model_->layers(), config, threads_.size()),
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
   for (int32_t i = 0; i < threads_.size(); ++i) samplers_.emplace_back(model_->config().vocab_size);
   rows_.reserve(static_cast<size_t>(config.max_samples));
@@ -73,7 +74,7 @@ void Engine::submit(uint8_t* step_buffer, double size_bytes) {
                                   kv_stats_.get(),
                                   kv_histograms_.get(),
                                   scratch_,
-                                  attention_scratch_,
+                                  attention_,
                                   threads_};
   run_layers(context);
   if (kv_stats_ != nullptr) kv_stats_->add_tokens(step.num_tokens());

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "arch/thread_pool.h"
-#include "attn/attention.h"
+#include "model/attention_plans.h"
 #include "model/engine_base.h"
 #include "model/forward.h"
 #include "model/host_pages.h"
@@ -56,8 +56,8 @@ class Engine final : public EngineBase {
   std::unique_ptr<KvHistograms> kv_histograms_;  // nullptr: not counted
   HostPages host_pages_;
   Scratch scratch_;
-  AttentionScratch attention_scratch_;
   ThreadPool threads_;
+  AttentionPlans attention_;
   std::vector<Sampler> samplers_;     // one a thread
   std::vector<int32_t> page_writer_;  // for check_step
   std::vector<StepRow> rows_;         // of the last step

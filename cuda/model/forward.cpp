@@ -149,7 +149,7 @@ void run_attention(const ForwardContext& context, int32_t layer, const KvGroup& 
   args.scales = constants.scales;
   args.sinks = weights.attn_sinks.empty() ? nullptr : weights.attn_sinks.data();
   args.out = context.scratch.attn.row(group.first_token);
-  paged_attention(args, context.attention_scratch, context.threads);
+  paged_attention(args, context.attention.find(group.kv_index, args), context.attention.scratch(), context.threads);
 }
 
 // What follows a product into the residual stream: its bias and post norm, the residual add, the norm before the next
@@ -210,6 +210,7 @@ void run_layer(const ForwardContext& context, int32_t layer) {
 }  // namespace
 
 void run_layers(const ForwardContext& context) {
+  context.attention.begin_step();
   place_tokens(context);
   fill_rope_tables(context);
   embed_tokens(context);

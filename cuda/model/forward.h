@@ -4,7 +4,7 @@
 #pragma once
 
 #include "arch/thread_pool.h"
-#include "attn/attention.h"
+#include "model/attention_plans.h"
 #include "model/kv_cache.h"
 #include "model/kv_histograms.h"
 #include "model/kv_stats.h"
@@ -24,7 +24,7 @@ struct ForwardContext {
   KvStats* kv_stats;            // nullptr: not counted
   KvHistograms* kv_histograms;  // nullptr: not counted
   Scratch& scratch;
-  AttentionScratch& attention_scratch;
+  AttentionPlans& attention;
   ThreadPool& threads;
 };
 
