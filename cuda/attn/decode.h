@@ -11,14 +11,15 @@
 
 namespace octavo {
 
+constexpr uint32_t kEmptyWord = ~0u;
+
 struct DecodeParams : AttentionParams {
   int32_t is_rotated;  // K and V are stored so; q is rotated as it is read, the output turned back
   const PlanRow* rows;
   const PlanRange* ranges;
   const int32_t* first_pages;  // of the plan
   int32_t early;      // 1: keys older than this step were not written by the kernel just before: read them early
-  float* partials;    // [3 * num_ranges] slots of partial results
-  int32_t* counters;  // [2 * kMaxRanges], zero between launches
+  float* slots;       // [num_ranges] partial results on their way to another block; all kEmptyWord between launches
 };
 
 // How the kernel cuts the work, chosen from the shape alone.

@@ -48,21 +48,22 @@ class Feed {
     step_ = range.step_begin + warp;
   }
 
-  // Whether all of this warp's first steps lie in the first item, among keys older than this step of the model.
-  __device__ bool starts_old() const {
-    const int last = step_ + (Tile::kStages - 1) * Tile::kWarps;
-    const int end = item_ == range_.item_last ? range_.step_end : row_.step_end;
-    return last < end && (last + 1) * Tile::kStepTokens <= row_.old_end;
+  // Starts the first copies as far as they are of keys older than this step of the model.
+  __device__ void start_old(const FirstPages<Tile>& pages) {
+#pragma unroll
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
+      if (find_step<false>() && key_ + Tile::kStepTokens > row_.old_end) break;
+      start_one(stage, pages);
+    }
   }
 
-  // Starts the first copies.
+  // Starts the first copies that have not been started.
   __device__ void start(const FirstPages<Tile>& pages) {
 #pragma unroll
     for (int stage = 0; stage < Tile::kStages; ++stage) {
+      if (started_ > stage) continue;
       find_step<false>();
-      page_ = pages.ids[stage];
-      copy(stage);
-      step_ += Tile::kWarps;
+      start_one(stage, pages);
     }
     find_step<true>();
   }
@@ -85,6 +86,13 @@ class Feed {
   }
 
  private:
+  __device__ void start_one(int stage, const FirstPages<Tile>& pages) {
+    page_ = pages.ids[stage];
+    copy(stage);
+    step_ += Tile::kWarps;
+    started_ = stage + 1;
+  }
+
   __device__ void copy(int stage) {
     const uint32_t destination = ring_ + stage * Tile::kStepBytes;
 #if OCTAVO_BULK_COPY
@@ -109,13 +117,14 @@ class Feed {
 #endif
   }
 
-  // Moves on to the item that holds step_ and, with kLoad, loads this lane's page id, long before it is needed.
+  // Moves on to the item that holds step_ and, with kLoad, loads this lane's page id, long before it is needed. False
+  // past the range's end.
   template <bool kLoad>
-  __device__ void find_step() {
+  __device__ bool find_step() {
     needed_ = false;
     int end = item_ == range_.item_last ? range_.step_end : row_.step_end;
     while (step_ >= end) {
-      if (item_ >= range_.item_last) return;
+      if (item_ >= range_.item_last) return false;
       const int over = step_ - end;
       ++item_;
       if (++head_ == p_.kv.num_kv_heads) {
@@ -133,6 +142,7 @@ class Feed {
     }
     key_ = step_ * Tile::kStepTokens;
     copy_head_ = head_;
+    return true;
   }
 
   __device__ const uint8_t* source(int page, int granule) const {
@@ -157,6 +167,7 @@ class Feed {
   bool needed_;  // whether that granule is copied
   int key_;
   int copy_head_;
+  int started_ = 0;  // stages
 };
 
 }  // namespace octavo

@@ -6,8 +6,8 @@
 //
 // A block walks its plan range; its warps take the range's steps in turn, each with its own ring of shared memory that
 // copies fill ahead of time, across the edges of items. There is no barrier in the loop: warps meet once an item, to
-// merge. Items cut by a range's edge are merged by their last block (partials in a fixed order, so results are the same
-// bits in every run).
+// merge. Of an item cut by a range's edge every block but the first sends its result to the first, which adds them in the
+// ranges' order, so that results are the same bits in every run.
 //
 // Softmax is in base 2. P = 2^(s - m + kShift) keeps small weights above f16's smallest number; m lags behind the true
 // maximum by at most kSlack, so that the sums are rescaled rarely. Where each token has a scale of its own, K's
@@ -16,13 +16,12 @@
 #pragma once
 
 #include <cfloat>
-#include <type_traits>
 
 #include "arch/ptx.cuh"
+#include "arch/words.cuh"
 #include "attn/decode.h"
 #include "attn/decode_feed.cuh"
 #include "attn/decode_tile.h"
-#include "kv/rotation.cuh"
 #include "kv/stored.cuh"
 
 namespace octavo {
@@ -34,25 +33,30 @@ constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kNegInf = -INFINITY;
 constexpr uint32_t kLeastUnit = 0x00800000u;  // 2^-126, as its bits
 constexpr uint32_t kMostUnit = 0x7E800000u;   // 2^126
-constexpr int kMaxFlatMerge = 24;  // partial results that one block merges at once
-constexpr int kMergeGroup = 12;    // else about the square root of the most there are
+constexpr int kMaxFlatMerge = 24;  // partial results of an item that one block takes in
+constexpr int kMergeGroup = 12;    // else about the square root of the most there are, in two rounds
 
-// Two adjacent elements of Q as they lie in memory (16-bit types: in x).
-__device__ inline uint2 read_pair(const void* q, int dtype, int64_t index) {
-  if (dtype == OCTAVO_F32) return *reinterpret_cast<const uint2*>(static_cast<const float*>(q) + index);
-  return make_uint2(*reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(q) + index), 0);
+// Four adjacent elements of Q as they lie in memory (16-bit types: in x and y).
+__device__ inline uint4 read_quad(const void* q, int dtype, int64_t index) {
+  if (dtype == OCTAVO_F32) return *reinterpret_cast<const uint4*>(static_cast<const float*>(q) + index);
+  const uint2 raw = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(q) + index);
+  return make_uint4(raw.x, raw.y, 0, 0);
 }
 
-__device__ inline float2 widen_pair(uint2 pair, int dtype) {
-  if (dtype == OCTAVO_F32) return make_float2(__uint_as_float(pair.x), __uint_as_float(pair.y));
-  if (dtype == OCTAVO_BF16) return make_float2(__uint_as_float(pair.x << 16), __uint_as_float(pair.x & 0xFFFF0000u));
-  return __half22float2(*reinterpret_cast<const __half2*>(&pair.x));
+__device__ inline float2 widen_pair(uint32_t pair, bool is_bf16) {
+  if (is_bf16) return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
 }
 
-__device__ inline float read_one(const void* q, int dtype, int64_t index) {
-  if (dtype == OCTAVO_F32) return static_cast<const float*>(q)[index];
-  if (dtype == OCTAVO_BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(q)[index]);
-  return __half2float(static_cast<const __half*>(q)[index]);
+__device__ inline void widen_quad(uint4 raw, int dtype, float (&x)[4]) {
+  if (dtype == OCTAVO_F32) {
+    x[0] = __uint_as_float(raw.x), x[1] = __uint_as_float(raw.y);
+    x[2] = __uint_as_float(raw.z), x[3] = __uint_as_float(raw.w);
+    return;
+  }
+  const float2 low = widen_pair(raw.x, dtype == OCTAVO_BF16);
+  const float2 high = widen_pair(raw.y, dtype == OCTAVO_BF16);
+  x[0] = low.x, x[1] = low.y, x[2] = high.x, x[3] = high.y;
 }
 
 // Beyond f16's range only poison is found; NaN stays NaN.
@@ -138,16 +142,18 @@ class DecodeBlock {
     const FirstPages<Tile> pages(p_, warp_);  // on its way together with the range
     const PlanRange range = p_.ranges[blockIdx.x];
     if (range.item_last < range.item_begin) {
-      if (p_.early != 0) begin_after_predecessor();
+      // One block keeps the chain in order; the others make room for the next kernel's.
+      if (p_.early != 0 && blockIdx.x == 0) begin_after_predecessor();
       return;
     }
     const uint32_t ring = smem_address(smem_) + warp_ * Tile::kStages * Tile::kStepBytes;
     const uint32_t barriers = smem_address(smem_ + Tile::kBarrierAt) + warp_ * Tile::kStages * 8;
     Feed<Tile> feed(p_, range, ring, barriers, warp_);
-    const bool ahead = p_.early != 0 && feed.starts_old();
-    if (ahead) feed.start(pages);
-    if (p_.early != 0) begin_after_predecessor();
-    if (!ahead) feed.start(pages);
+    if (p_.early != 0) {
+      feed.start_old(pages);
+      begin_after_predecessor();
+    }
+    feed.start(pages);
     store_query(range.item_begin, range.row, 0);
     __syncthreads();
 
@@ -204,105 +210,92 @@ class DecodeBlock {
     return view;
   }
 
-  // Q of an item goes into shared memory in the order of the MMA's B fragments, and each thread brings its share, or,
-  // where Q may have to be rotated, each warp its rows:
-  //   [dim step][column tile][lane] -> {b0, b1}
-  struct RawQuery {
-    uint2 first;   // elements of b0
-    uint2 second;  // elements of b1
+  // Q of an item goes into shared memory in the order of the MMA's B fragments. A thread brings four dims of a column at
+  // a time (kQuadParts 2: and the four that lie 128 higher), so that whole warps turn what has to be rotated:
+  //
+  //   threads:       | column 0: dims 0-3 | 4-7 | .. | column 1: dims 0-3 | ..
+  //   shared memory: [dim step][column tile][lane] -> {b0, b1}
+  struct RawQuads {
+    uint4 part[Tile::kQuadParts];
   };
 
-  __device__ RawQuery fetch_fragment(int i, int head, const PlanRow& row) const {
-    const int t = i & 3;
-    const int column = ((i >> 5) % Tile::kTiles) * 8 + ((i >> 2) & 7);
-    const int dim = ((i >> 5) / Tile::kTiles) * 16;
+  // What a thread holds of an item's Q on its way to shared memory.
+  struct QueryShare {
+    RawQuads raw[Tile::kQueryAhead ? Tile::kQueryShare : 1];
+  };
+
+  __device__ RawQuads fetch_quads(int i, int head, const PlanRow& row) const {
+    RawQuads raw = {};
+    const int column = i / Tile::kColumnQuads;
     const int token = column / p_.group;
-    if (i >= Tile::kQueryFragments || token >= row.num_tokens) return {};
+    if (i >= Tile::kQueryQuads || token >= row.num_tokens) return raw;
     const int64_t at =
         (static_cast<int64_t>(row.token_begin + token) * p_.num_q_heads + head * p_.group + column - token * p_.group) *
             Tile::kHeadDim +
-        dim;
-    return {read_pair(p_.q, p_.q_dtype, at + Stored::query_dims(t, 0).first),
-            read_pair(p_.q, p_.q_dtype, at + Stored::query_dims(t, 1).first)};
-  }
-
-  __device__ void put_fragment(int i, const RawQuery& raw, int buffer) const {
-    if (i >= Tile::kQueryFragments) return;
-    const float2 first = widen_pair(raw.first, p_.q_dtype);
-    const float2 second = widen_pair(raw.second, p_.q_dtype);
-    reinterpret_cast<uint2*>(smem_ + Tile::kQueryAt + buffer * Tile::kQueryBytes)[i] =
-        make_uint2(Stored::pack(clamp_to_f16(first.x), clamp_to_f16(first.y)),
-                   Stored::pack(clamp_to_f16(second.x), clamp_to_f16(second.y)));
-  }
-
-  // One column's q, as rotate_dims takes it.
-  struct RawRow {
-    float x[Tile::kRowSlots];
-  };
-
-  __device__ RawRow fetch_row(int column, int head, const PlanRow& row) const {
-    RawRow raw = {};
-    const int token = column / p_.group;
-    if (column >= Tile::kColumns || token >= row.num_tokens) return raw;
-    const int64_t at =
-        (static_cast<int64_t>(row.token_begin + token) * p_.num_q_heads + head * p_.group + column - token * p_.group) *
-        Tile::kHeadDim;
+        (i - column * Tile::kColumnQuads) * 4;
 #pragma unroll
-    for (int j = 0; j < Tile::kRowSlots; ++j) {
-      const int dim = lane_ + 32 * j;
-      if (dim < Tile::kHeadDim) raw.x[j] = read_one(p_.q, p_.q_dtype, at + dim);
+    for (int part = 0; part < Tile::kQuadParts; ++part) {
+      raw.part[part] = read_quad(p_.q, p_.q_dtype, at + part * (Tile::kColumnQuads * 4));
     }
     return raw;
   }
 
-  __device__ void put_row(int column, RawRow raw, int buffer) const {
-    if (column >= Tile::kColumns) return;
-    if (p_.is_rotated != 0) rotate_dims(raw.x, Tile::kHeadDim);
-    __half* query = reinterpret_cast<__half*>(smem_ + Tile::kQueryAt + buffer * Tile::kQueryBytes);
+  __device__ void put_quads(int i, const RawQuads& raw, int buffer) const {
+    float x[Tile::kQuadParts][4];
 #pragma unroll
-    for (int j = 0; j < Tile::kRowSlots; ++j) {
-      const int dim = lane_ + 32 * j;
-      if (dim >= Tile::kHeadDim) continue;
-      const QuerySlot to = Stored::query_slot(dim);
-      const int fragment = (to.step * Tile::kTiles + (column >> 3)) * 32 + (column & 7) * 4 + to.t;
-      query[fragment * 4 + to.half * 2 + to.upper] = __float2half_rn(clamp_to_f16(raw.x[j]));
+    for (int part = 0; part < Tile::kQuadParts; ++part) widen_quad(raw.part[part], p_.q_dtype, x[part]);
+    if constexpr (Stored::kMayRotate) {
+      if (p_.is_rotated != 0) rotate_quads(x);
+    }
+    if (i >= Tile::kQueryQuads) return;
+    const int column = i / Tile::kColumnQuads;
+#pragma unroll
+    for (int part = 0; part < Tile::kQuadParts; ++part) {
+      put_quad(column, (i - column * Tile::kColumnQuads + part * Tile::kColumnQuads) * 4, x[part], buffer);
     }
   }
 
-  // What a thread holds of an item's Q on its way to shared memory.
-  struct FragmentShare {
-    RawQuery raw[Tile::kQueryAhead ? Tile::kQueryShare : 1];
-  };
-  using QueryShare = std::conditional_t<Stored::kMayRotate, RawRow, FragmentShare>;
+  __device__ void put_quad(int column, int dim, const float (&x)[4], int buffer) const {
+    uint16_t* query = reinterpret_cast<uint16_t*>(smem_ + Tile::kQueryAt + buffer * Tile::kQueryBytes);
+    const auto place = [&](int i) {
+      const QuerySlot to = Stored::query_slot(dim + i);
+      const int fragment = (to.step * Tile::kTiles + (column >> 3)) * 32 + (column & 7) * 4 + to.t;
+      return query + fragment * 4 + to.half * 2 + to.upper;
+    };
+    const uint32_t low = Stored::pack(clamp_to_f16(x[0]), clamp_to_f16(x[1]));
+    const uint32_t high = Stored::pack(clamp_to_f16(x[2]), clamp_to_f16(x[3]));
+    if constexpr (Stored::query_slot(1).upper == 1) {
+      *reinterpret_cast<uint32_t*>(place(0)) = low;
+      *reinterpret_cast<uint32_t*>(place(2)) = high;
+    } else {
+      *place(0) = static_cast<uint16_t>(low), *place(1) = static_cast<uint16_t>(low >> 16);
+      *place(2) = static_cast<uint16_t>(high), *place(3) = static_cast<uint16_t>(high >> 16);
+    }
+  }
 
-  // Starts the loads of an item's Q; put_query is called a whole item later.
-  __device__ void fetch_query(int item, const PlanRow& row, FragmentShare& share) const {
+  // Starts the loads of an item's Q; put_query may be called a whole item later.
+  __device__ void fetch_query(int item, const PlanRow& row, QueryShare& share) const {
 #pragma unroll
     for (int u = 0; u < Tile::kQueryShare; ++u) {
-      share.raw[u] = fetch_fragment(u * Tile::kThreads + threadIdx.x, item % p_.kv.num_kv_heads, row);
+      share.raw[u] = fetch_quads(u * Tile::kThreads + threadIdx.x, item % p_.kv.num_kv_heads, row);
     }
   }
 
-  __device__ void fetch_query(int item, const PlanRow& row, RawRow& share) const {
-    share = fetch_row(warp_, item % p_.kv.num_kv_heads, row);
-  }
-
-  __device__ void put_query(const FragmentShare& share, int buffer) const {
+  __device__ void put_query(const QueryShare& share, int buffer) const {
 #pragma unroll
-    for (int u = 0; u < Tile::kQueryShare; ++u) put_fragment(u * Tile::kThreads + threadIdx.x, share.raw[u], buffer);
+    for (int u = 0; u < Tile::kQueryShare; ++u) put_quads(u * Tile::kThreads + threadIdx.x, share.raw[u], buffer);
   }
-
-  __device__ void put_query(const RawRow& share, int buffer) const { put_row(warp_, share, buffer); }
 
   __device__ void store_query(int item, const PlanRow& row, int buffer) const {
-    const int head = item % p_.kv.num_kv_heads;
-    if constexpr (Stored::kMayRotate) {
-      for (int column = warp_; column < Tile::kColumns; column += Tile::kWarps) {
-        put_row(column, fetch_row(column, head, row), buffer);
-      }
+    if constexpr (Tile::kQueryAhead) {
+      QueryShare share;
+      fetch_query(item, row, share);
+      put_query(share, buffer);
     } else {
-      for (int i = threadIdx.x; i < Tile::kQueryFragments; i += Tile::kThreads) {
-        put_fragment(i, fetch_fragment(i, head, row), buffer);
+      const int head = item % p_.kv.num_kv_heads;
+      for (int u = 0; u < Tile::kQueryShare; ++u) {
+        const int i = u * Tile::kThreads + static_cast<int>(threadIdx.x);
+        put_quads(i, fetch_quads(i, head, row), buffer);
       }
     }
   }
@@ -664,69 +657,47 @@ class DecodeBlock {
     return reinterpret_cast<float2*>(merge_sums(buffer, warp) + 8 * Tile::kMergeStride);
   }
 
-  // Merges the warps' results of an item, 8 columns at a time, and writes the output, or a partial result where other
-  // ranges share the item.
+  // Whose results a block adds to its own of an item: those of ranges first, first + stride, .. And whether it then sends
+  // the sum to the item's first block.
+  struct Gathering {
+    int members_end;  // takes in ranges own + 1 .. members_end - 1
+    int leaders_end;  // and every kMergeGroup-th from members_end on, before this
+    bool sends;
+  };
+
+  // Where an item's ranges are many, groups of them are merged first: one block could not read them all in good time.
+  //
+  //   ranges:   0 1 .. 11 | 12 13 .. 23 | 24 ..
+  //   sends to: - 0 ..  0 |  0 12 .. 12 |  0 24 ..
+  //
+  // A range sends of its first item only: one slot a range is enough. Blocks are numbered from the last range, so they
+  // wait for blocks that were started before them.
+  __device__ static Gathering find_gathering(int own, int head_range, int tail_range) {
+    const int index = own - head_range;
+    const int end = tail_range + 1;
+    if (end - head_range <= kMaxFlatMerge) return {index == 0 ? end : own, 0, index != 0};
+    if (index % kMergeGroup != 0) return {own, 0, true};
+    return {min(own + kMergeGroup, end), index == 0 ? end : 0, index != 0};
+  }
+
+  // Merges the warps' results of an item, 8 columns at a time, and writes the output, or sends the result where another
+  // block finishes the item.
   __device__ void finish_item(int item, const PlanRange& range, const ItemView& view, Accumulator<Tile>& acc) {
-    const int own = static_cast<int>(blockIdx.x);
-    const int head_range = item == range.item_begin ? range.head_range : own;
+    const int head_range = item == range.item_begin ? range.head_range : range.index;
     const int tail_range = item == range.item_last    ? range.tail_range
                            : item == range.item_begin ? range.begin_tail_range
-                                                      : own;
-    const bool whole = head_range == tail_range;
-    float* own_slot = slot(2 * own + (item == range.item_begin ? 0 : 1));
+                                                      : range.index;
+    const Gathering gathering = find_gathering(range.index, head_range, tail_range);
 #pragma unroll
     for (int n = 0; n < Tile::kTiles; ++n) {
       const int used = min(view.columns - n * 8, 8);
       if (used <= 0) break;
       put_columns(n, used, acc);
       __syncthreads();
-      merge_warps(n, used, view, whole ? nullptr : own_slot);
+      merge_columns(n, used, range.index, gathering, view);
       if constexpr (Tile::kMergeBuffers == 1) __syncthreads();
       merge_buffer_ ^= Tile::kMergeBuffers - 1;
     }
-    if (!whole) merge_item(item, head_range, tail_range, view);
-  }
-
-  // The last block of those that share an item merges their partial results, in the order of the ranges. Where they are
-  // many, groups of ranges are merged first: one block could not read them all in good time.
-  //
-  //   partials:  0 1 .. 11 | 12 13 .. 23 | 24 ..      slots 2r, 2r + 1 of range r
-  //   groups:       0      |      1      | 2          slot 2 num_ranges + last range of the group
-  //
-  // A range may be the last of one item and the first of the next, but it ends a group of one item only.
-  __device__ void merge_item(int item, int head_range, int tail_range, const ItemView& view) const {
-    const int count = tail_range - head_range + 1;
-    const int head_slot = p_.ranges[head_range].item_begin == item ? 0 : 1;
-    const auto partial = [&](int r) { return slot(2 * r + (r == head_range ? head_slot : 0)); };
-    if (count <= kMaxFlatMerge) {
-      if (!comes_last(p_.counters + head_range, count)) return;
-      merge_slots(count, [&](int k) { return partial(head_range + k); }, view, nullptr);
-      return;
-    }
-    const int group = (static_cast<int>(blockIdx.x) - head_range) / kMergeGroup;
-    const auto first_of = [&](int g) { return head_range + g * kMergeGroup; };
-    const auto last_of = [&](int g) { return min(first_of(g) + kMergeGroup - 1, tail_range); };
-    const auto merged = [&](int g) { return slot(2 * static_cast<int>(gridDim.x) + last_of(g)); };
-    const int members = last_of(group) - first_of(group) + 1;
-    if (!comes_last(p_.counters + kMaxRanges + last_of(group), members)) return;
-    merge_slots(members, [&](int k) { return partial(first_of(group) + k); }, view, merged(group));
-    const int groups = (count + kMergeGroup - 1) / kMergeGroup;
-    if (!comes_last(p_.counters + head_range, groups)) return;
-    merge_slots(groups, merged, view, nullptr);
-  }
-
-  __device__ float* slot(int index) const { return p_.partials + static_cast<int64_t>(index) * Tile::kSlotFloats; }
-
-  // Counts this block in; true for the last of `expected` blocks, which then sees what the others wrote before.
-  __device__ bool comes_last(int32_t* counter, int expected) const {
-    int* is_last = reinterpret_cast<int*>(smem_ + Tile::kBarrierAt + Tile::kWarps * Tile::kStages * 8);
-    __syncthreads();
-    if (threadIdx.x == 0) {  // the block's writes come before its barrier and so before this release
-      *is_last = atomic_increment(counter) == expected - 1;
-      if (*is_last) *counter = 0;
-    }
-    __syncthreads();
-    return *is_last != 0;
   }
 
   // This warp's columns of tile n, as rows of head_dim floats.
@@ -763,77 +734,15 @@ class DecodeBlock {
     float4 sum;
   };
 
-  // target: where a partial result goes, nullptr: finish the output.
-  __device__ void merge_warps(int n, int used, const ItemView& view, float* target) const {
-    merge_columns(n * 8, used, view, target, [&](int column, int dim) {
-      Quad merged = {kNegInf, 0, make_float4(0, 0, 0, 0)};
-#pragma unroll
-      for (int w = 0; w < Tile::kWarps; ++w) {
-        merged.top = fmaxf(merged.top, merge_stats(merge_buffer_, w)[column].x);
-      }
-#pragma unroll
-      for (int w = 0; w < Tile::kWarps; ++w) {
-        const float2 stat = merge_stats(merge_buffer_, w)[column];
-        if (stat.x == kNegInf) continue;
-        const float weight = exp2_approx(stat.x - merged.top);
-        add_scaled(merged.sum,
-                   *reinterpret_cast<const float4*>(merge_sums(merge_buffer_, w) + column * Tile::kMergeStride + dim),
-                   weight);
-        merged.l += stat.y * weight;
-      }
-      return merged;
-    });
-  }
-
-  // Merges count partial results into another (target) or, with nullptr, the output. They come from other blocks: they
-  // are read past the first-level cache.
-  template <class SlotOf>
-  __device__ void merge_slots(int count, SlotOf slot_of, const ItemView& view, float* target) const {
-    constexpr int kBatch = Tile::kTiles == 1 ? 16 : 8;  // partial results whose loads are in flight together
-    merge_columns(0, view.columns, view, target, [&](int column, int dim) {
-      Quad merged = {kNegInf, 0, make_float4(0, 0, 0, 0)};
-      for (int first = 0; first < count; first += kBatch) {
-        float2 stat[kBatch];
-        float4 part[kBatch];
-#pragma unroll
-        for (int k = 0; k < kBatch; ++k) {
-          const float* from = slot_of(min(first + k, count - 1));
-          stat[k] = __ldcg(reinterpret_cast<const float2*>(from + Tile::kColumns * Tile::kHeadDim) + column);
-          part[k] = __ldcg(reinterpret_cast<const float4*>(from + column * Tile::kHeadDim + dim));
-          if (first + k >= count) stat[k].x = kNegInf;
-        }
-        float raised = merged.top;
-#pragma unroll
-        for (int k = 0; k < kBatch; ++k) raised = fmaxf(raised, stat[k].x);
-        if (raised == kNegInf) continue;
-        const float factor = exp2_approx(merged.top - raised);
-        merged.sum = make_float4(merged.sum.x * factor, merged.sum.y * factor, merged.sum.z * factor,
-                                 merged.sum.w * factor);
-        merged.l *= factor;
-        merged.top = raised;
-#pragma unroll
-        for (int k = 0; k < kBatch; ++k) {
-          if (stat[k].x == kNegInf) continue;
-          const float weight = exp2_approx(stat[k].x - merged.top);
-          add_scaled(merged.sum, part[k], weight);
-          merged.l += stat[k].y * weight;
-        }
-      }
-      return merged;
-    });
-  }
-
-  // Takes combine(column, dim) of used columns from first_column on, four dims at a time, to target or, with nullptr, to
-  // the output.
+  // Merges the warps' results of tile n, four dims at a time, adds what other blocks send, and finishes the output or
+  // sends the result on.
   //
-  //   threads:  | column 0: dims 0-3 | 4-7 | .. | column 1: dims 0-3 | ..       (kMergeParts 2: and dims 128 higher)
+  //   threads:  | column 0: dims 0-3 | 4-7 | .. | column 1: dims 0-3 | ..       (kQuadParts 2: and dims 128 higher)
   //
   // Where the output may have to be turned back, whole warps stay together: neighbours exchange values.
-  template <class Combine>
-  __device__ void merge_columns(int first_column, int used, const ItemView& view, float* target,
-                                Combine combine) const {
-    constexpr int kParts = Tile::kMergeParts;
-    constexpr int kQuads = Tile::kHeadDim / 4 / kParts;
+  __device__ void merge_columns(int n, int used, int own, const Gathering& gathering, const ItemView& view) const {
+    constexpr int kParts = Tile::kQuadParts;
+    constexpr int kQuads = Tile::kColumnQuads;
     const int count = used * kQuads;
     const int end = Stored::kMayRotate ? (count + 31) / 32 * 32 : count;
     for (int i = threadIdx.x; i < end; i += Tile::kThreads) {
@@ -842,30 +751,108 @@ class DecodeBlock {
       const int dim = is_used ? (i - column * kQuads) * 4 : 0;
       Quad merged[kParts];
 #pragma unroll
-      for (int part = 0; part < kParts; ++part) merged[part] = combine(column, dim + part * kQuads * 4);
-      if (target == nullptr) {
-        finish_column(view, first_column + column, dim, merged, is_used);
-        continue;
-      }
-#pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        if (is_used) write_partial(target, first_column + column, dim + part * kQuads * 4, merged[part]);
+        const int quad = (n * 8 + column) * (Tile::kHeadDim / 4) + dim / 4 + part * kQuads;
+        merged[part] = merge_warps(column, dim + part * kQuads * 4);
+        if (!is_used) continue;
+        take_in(own + 1, 1, gathering.members_end - own - 1, quad, merged[part]);
+        take_in(gathering.members_end, kMergeGroup,
+                (gathering.leaders_end - gathering.members_end + kMergeGroup - 1) / kMergeGroup, quad, merged[part]);
+        if (gathering.sends) send(own, quad, merged[part]);
+      }
+      if (!gathering.sends) finish_column(view, n * 8 + column, dim, merged, is_used);
+    }
+  }
+
+  __device__ Quad merge_warps(int column, int dim) const {
+    Quad merged = {kNegInf, 0, make_float4(0, 0, 0, 0)};
+#pragma unroll
+    for (int w = 0; w < Tile::kWarps; ++w) {
+      merged.top = fmaxf(merged.top, merge_stats(merge_buffer_, w)[column].x);
+    }
+#pragma unroll
+    for (int w = 0; w < Tile::kWarps; ++w) {
+      const float2 stat = merge_stats(merge_buffer_, w)[column];
+      add_scaled(merged, stat,
+                 *reinterpret_cast<const float4*>(merge_sums(merge_buffer_, w) + column * Tile::kMergeStride + dim));
+    }
+    return merged;
+  }
+
+  // Adds a result with (max, sum) stat, where max is no more than the whole's.
+  __device__ static void add_scaled(Quad& whole, float2 stat, float4 x) {
+    if (stat.x == kNegInf) return;
+    const float weight = exp2_approx(stat.x - whole.top);
+    whole.l += stat.y * weight;
+    whole.sum.x += x.x * weight;
+    whole.sum.y += x.y * weight;
+    whole.sum.z += x.z * weight;
+    whole.sum.w += x.w * weight;
+  }
+
+  // A range's slot: float4 sums [column][four dims] | float2 (max, sum) of the same, for each thread its own.
+  __device__ float4* slot_sums(int range) const {
+    return reinterpret_cast<float4*>(p_.slots + static_cast<int64_t>(range) * Tile::kSlotFloats);
+  }
+
+  __device__ float2* slot_stats(int range) const {
+    return reinterpret_cast<float2*>(slot_sums(range) + Tile::kColumns * (Tile::kHeadDim / 4));
+  }
+
+  // The receiver sees each word by itself, and none may look empty.
+  __device__ void send(int own, int quad, const Quad& sum) const {
+    const auto word = [](float x) {
+      const uint32_t bits = __float_as_uint(x);
+      return bits == kEmptyWord ? kEmptyWord >> 1 : bits;  // a NaN for another
+    };
+    store_words(slot_sums(own) + quad, make_uint4(word(sum.sum.x), word(sum.sum.y), word(sum.sum.z), word(sum.sum.w)));
+    store_words(slot_stats(own) + quad, make_uint2(word(sum.top), word(sum.l)));
+  }
+
+  // Adds what ranges first, first + stride, .. send of a quad, in their order, and leaves their places empty.
+  __device__ void take_in(int first, int stride, int count, int quad, Quad& whole) const {
+    constexpr int kBatch = Tile::kTiles == 1 && Tile::kQuadParts == 1 ? 8 : 4;  // whose loads are in flight together
+    for (int begin = 0; begin < count; begin += kBatch) {
+      uint4 sum[kBatch];
+      uint2 stat[kBatch];
+      bool complete;
+      do {
+        complete = true;
+#pragma unroll
+        for (int k = 0; k < kBatch; ++k) {
+          const int range = first + min(begin + k, count - 1) * stride;
+          sum[k] = load_words(slot_sums(range) + quad);
+          stat[k] = load_words(slot_stats(range) + quad);
+        }
+#pragma unroll
+        for (int k = 0; k < kBatch; ++k) {
+          complete &= sum[k].x != kEmptyWord && sum[k].y != kEmptyWord && sum[k].z != kEmptyWord &&
+                      sum[k].w != kEmptyWord && stat[k].x != kEmptyWord && stat[k].y != kEmptyWord;
+        }
+      } while (!complete);
+      float raised = whole.top;
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) raised = fmaxf(raised, __uint_as_float(stat[k].x));  // those past the end repeat
+      raise(whole, raised);
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        if (begin + k >= count) break;
+        add_scaled(whole, make_float2(__uint_as_float(stat[k].x), __uint_as_float(stat[k].y)),
+                   make_float4(__uint_as_float(sum[k].x), __uint_as_float(sum[k].y), __uint_as_float(sum[k].z),
+                               __uint_as_float(sum[k].w)));
+        const int range = first + (begin + k) * stride;
+        store_words(slot_sums(range) + quad, make_uint4(kEmptyWord, kEmptyWord, kEmptyWord, kEmptyWord));
+        store_words(slot_stats(range) + quad, make_uint2(kEmptyWord, kEmptyWord));
       }
     }
   }
 
-  __device__ static void write_partial(float* target, int column, int dim, const Quad& merged) {
-    *reinterpret_cast<float4*>(target + column * Tile::kHeadDim + dim) = merged.sum;
-    if (dim == 0) {
-      reinterpret_cast<float2*>(target + Tile::kColumns * Tile::kHeadDim)[column] = make_float2(merged.top, merged.l);
-    }
-  }
-
-  __device__ static void add_scaled(float4& sum, float4 x, float weight) {
-    sum.x += x.x * weight;
-    sum.y += x.y * weight;
-    sum.z += x.z * weight;
-    sum.w += x.w * weight;
+  __device__ static void raise(Quad& whole, float top) {
+    if (top == kNegInf) return;
+    const float factor = exp2_approx(whole.top - top);
+    whole.top = top;
+    whole.l *= factor;
+    whole.sum = make_float4(whole.sum.x * factor, whole.sum.y * factor, whole.sum.z * factor, whole.sum.w * factor);
   }
 
   // Some dims of the final output of a column; the lane with dim 0 writes the LSE too. A query without keys gives 0.
@@ -903,7 +890,7 @@ class DecodeBlock {
     if (p_.lse != nullptr && dim == 0) p_.lse[index] = l == 0 ? kNegInf : (top - kShift + log2f(l)) * kLn2;
   }
 
-  // H x of a column's dims as merge_columns spreads them over lanes.
+  // H x of a column's dims as quads lie over lanes.
   template <int kParts>
   __device__ static void rotate_quads(float (&x)[kParts][4]) {
     constexpr int kBlock = rotation_block(Tile::kHeadDim);

@@ -70,8 +70,7 @@ struct DecodeTile {
   static constexpr int kStepBytes = kGranules * kGranuleBytes;
   // Four column tiles leave no registers for Q: it is read from shared memory each step.
   static constexpr bool kQueryInRegisters = kDimSteps * kTiles <= 16;
-  static constexpr int kQueryFragments = kDimSteps * kTiles * 32;
-  static constexpr int kQueryBytes = kQueryFragments * 8;
+  static constexpr int kQueryBytes = kDimSteps * kTiles * 32 * 8;  // as fragments
   static constexpr int kMergeStride = kHeadDim + 4;  // floats; + 4 keeps the fragments' stores free of bank conflicts
   static constexpr int kMergeBytes = 8 * kMergeStride * 4 + 8 * 8;  // one warp's 8 columns and their (max, sum)
   static constexpr TileChoice kChoice =
@@ -80,22 +79,22 @@ struct DecodeTile {
   static constexpr int kStages = kChoice.stages;
   static constexpr int kMergeBuffers = kChoice.merge_buffers;
   static constexpr int kThreads = kWarps * 32;
-  static constexpr int kQueryShare = (kQueryFragments + kThreads - 1) / kThreads;  // fragments a thread brings
-  // Q that may be rotated is brought by whole rows, a warp's each: lane has dims lane + 32 j.
-  static constexpr int kRowSlots = (kHeadDim + 31) / 32;
-  static constexpr int kRowShare = (kColumns + kWarps - 1) / kWarps;  // rows a warp brings
+  // Q comes, and results are merged, four dims of a column at a time; the rotation of more than 128 dims goes across
+  // two such quads of a thread.
+  static constexpr int kQuadParts = Stored::kMayRotate && rotation_block(kHeadDim) > 128 ? 2 : 1;
+  static constexpr int kColumnQuads = kHeadDim / 4 / kQuadParts;
+  static constexpr int kQueryQuads = kColumns * kColumnQuads;
+  static constexpr int kQueryShare = (kQueryQuads + kThreads - 1) / kThreads;  // of a thread
   // The next item's Q waits in registers for its place in shared memory where a thread's share is small.
-  static constexpr bool kQueryAhead = Stored::kMayRotate ? kRowShare == 1 : kQueryShare <= 2;
-  // Pieces of four dims that one thread merges together: the rotation of more than 128 dims goes across them.
-  static constexpr int kMergeParts = Stored::kMayRotate && rotation_block(kHeadDim) > 128 ? 2 : 1;
+  static constexpr bool kQueryAhead = kQueryShare * kQuadParts <= 2;
 
   // Shared memory: rings | Q, two buffers | merge buffers | barriers
   static constexpr int kRingBytes = kWarps * kStages * kStepBytes;
   static constexpr int kQueryAt = kRingBytes;
   static constexpr int kMergeAt = kQueryAt + 2 * kQueryBytes;
   static constexpr int kBarrierAt = kMergeAt + kMergeBuffers * kWarps * kMergeBytes;
-  static constexpr int kSmemBytes = kBarrierAt + kWarps * kStages * 8 + 16;
-  static constexpr int kSlotFloats = kColumns * (kHeadDim + 2);  // a partial result: sums, then (max, sum) a column
+  static constexpr int kSmemBytes = kBarrierAt + kWarps * kStages * 8;
+  static constexpr int kSlotFloats = kColumns * (kHeadDim / 4) * 6;  // a partial result: sums, then (max, sum) of each 4
 
   static_assert(kHeadDim % 16 == 0, "the MMA takes 16 dims at a time");
   static_assert(kUnits == 1 || kHeadDim % kGroupDims == 0, "4-bit codes come in groups of 32 dims");

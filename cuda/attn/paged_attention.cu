@@ -9,6 +9,7 @@ namespace octavo {
 struct AttentionWorkspace::Block {
   uint8_t* memory = nullptr;
   int64_t size_bytes = 0;
+  int64_t slot_bytes = 0;  // of them, at the front: slots of partial results, empty between launches
   Block* older = nullptr;
 };
 
@@ -25,44 +26,44 @@ AttentionWorkspace::~AttentionWorkspace() {
 AttentionWorkspace::View AttentionWorkspace::reserve(const Needs& needs, GpuStream stream) {
   const int64_t num_ranges = needs.shape.num_ranges;
   const int64_t max_seqs = needs.max_seqs;
+  const int64_t slot_bytes = (num_ranges * needs.shape.slot_floats * 4 + 255) / 256 * 256;
   int64_t size = 0;
   const auto take = [&size](int64_t bytes) {
     const int64_t at = size;
     size += (bytes + 255) / 256 * 256;
     return at;
   };
-  const int64_t counters = take(2 * kMaxRanges * 4);  // first: the same place in every layout, so they stay zero
   const int64_t ranges = take(num_ranges * static_cast<int64_t>(sizeof(PlanRange)));
   const int64_t rows = take(static_cast<int64_t>(needs.max_rows) * sizeof(PlanRow));
   const int64_t row_cost = take((static_cast<int64_t>(needs.max_rows) + 1) * 8);
   const int64_t seq_row = take((max_seqs + 1) * 4);
   const int64_t seq_token = take((max_seqs + 1) * 4);
-  const int64_t partials = take(3 * num_ranges * needs.shape.slot_floats * 4);
   const int64_t first_pages = take(num_ranges * needs.shape.walk.num_pages() * 4);
   const int64_t prefill_seqs = needs.max_tiles > 0 ? max_seqs : 0;
   const int64_t tiles = take(kPrefillLists * int64_t{needs.max_tiles} * sizeof(PrefillTile));
   const int64_t spans = take(prefill_seqs * sizeof(ScratchSpan));
   const int64_t counts = take(kNumPrefillCounts * 4);
   const int64_t sums = take(kNumPrefillSums * (prefill_seqs + 1) * 4);
-  if (block_ == nullptr || block_->size_bytes < size) {
-    auto* next =
-        new Block{nullptr, std::max(size, block_ == nullptr ? int64_t{16} << 20 : 2 * block_->size_bytes), block_};
+  if (block_ == nullptr || block_->slot_bytes < slot_bytes || block_->size_bytes < block_->slot_bytes + size) {
+    auto* next = new Block{nullptr, 0, slot_bytes, block_};
+    if (block_ != nullptr) next->slot_bytes = std::max(slot_bytes, block_->slot_bytes);
+    next->size_bytes = std::max(next->slot_bytes + size, block_ == nullptr ? int64_t{16} << 20 : 2 * block_->size_bytes);
     const cudaError_t status = cudaMalloc(&next->memory, static_cast<size_t>(next->size_bytes));
     if (status != cudaSuccess) {
       delete next;
       OCTAVO_GPU_CHECK(status);
     }
     block_ = next;
-    OCTAVO_GPU_CHECK(cudaMemsetAsync(block_->memory, 0, 2 * kMaxRanges * 4, stream));
+    static_assert(kEmptyWord == ~0u, "empty slots are bytes 0xFF");
+    OCTAVO_GPU_CHECK(cudaMemsetAsync(block_->memory, 0xFF, static_cast<size_t>(block_->slot_bytes), stream));
   }
-  uint8_t* base = block_->memory;
+  uint8_t* base = block_->memory + block_->slot_bytes;
   View view = {reinterpret_cast<PlanRow*>(base + rows),
                reinterpret_cast<PlanRange*>(base + ranges),
                reinterpret_cast<int64_t*>(base + row_cost),
                reinterpret_cast<int32_t*>(base + seq_row),
                reinterpret_cast<int32_t*>(base + seq_token),
-               reinterpret_cast<int32_t*>(base + counters),
-               reinterpret_cast<float*>(base + partials),
+               reinterpret_cast<float*>(block_->memory),
                reinterpret_cast<int32_t*>(base + first_pages),
                needs.max_rows,
                {},
@@ -216,8 +217,7 @@ void attend_decode(const PagedAttentionArgs& args, int max_query_len, const Atte
   params.ranges = space.ranges;
   params.first_pages = space.first_pages;
   params.early = overlap && args.config.reuse_plan != 0 && args.early;
-  params.partials = space.partials;
-  params.counters = space.counters;
+  params.slots = space.slots;
   run_decode(params, args.shape.kv_dtype, args.shape.head_dim, max_query_len, stream, overlap);
 }
 

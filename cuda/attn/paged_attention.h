@@ -12,7 +12,7 @@
 namespace octavo {
 
 // Device memory for the plan and the partial results. It grows to what a call needs; blocks that a captured graph may
-// still use are kept until the end. The counters in it are zero between launches.
+// still use are kept until the end. Slots of partial results are empty between launches.
 class AttentionWorkspace {
   static constexpr int kNumPrefillCounts = kPrefillLists + 1;
   static constexpr int kNumPrefillSums = kPrefillLists + 3;
@@ -29,8 +29,7 @@ class AttentionWorkspace {
     int64_t* row_cost;
     int32_t* seq_row;
     int32_t* seq_token;
-    int32_t* counters;
-    float* partials;
+    float* slots;
     int32_t* first_pages;
     int32_t max_rows;
     PrefillTile* tiles[kPrefillLists];

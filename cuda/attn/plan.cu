@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(kPlanThreads) plan_kernel(const __grid_constan
   }
   __syncthreads();
   for (int c = threadIdx.x; c < p.num_ranges; c += kPlanThreads) {
-    p.ranges[c] = make_range(p, cuts, c, used, num_items);
+    const int block = c < used ? used - 1 - c : c;
+    p.ranges[block] = make_range(p, cuts, c, used, num_items);
   }
   __syncthreads();
   const int pages = p.walk.warps * p.walk.stages * p.walk.granules;

@@ -95,6 +95,7 @@ OCTAVO_HOST_DEVICE inline PlanRange make_range(const PlanParams& p, const Cut* c
   range.item_begin = begin.item;
   range.item_last = begin.item - 1;
   range.step_begin = begin.step;
+  range.index = c;
   if (begin.item >= num_items || (end.item == begin.item && end.step == begin.step)) return range;
   if (end.item == num_items || end.step == p.rows[end.item / p.num_kv_heads].step_begin) {
     --end.item;

@@ -24,7 +24,7 @@ struct PlanRow {
 //   items:   |---- a ----|-- b --|------- c -------|
 //   ranges:  |  0   |   1   |   2   |   3   |
 //
-// An item cut by a range's edge is merged by whichever of its blocks comes last, in the order of the ranges.
+// An item cut by a range's edge is finished by the first of its ranges, which takes in what the others send.
 struct PlanRange {
   int32_t item_begin;
   int32_t item_last;         // item_last < item_begin: nothing to do
@@ -33,7 +33,7 @@ struct PlanRange {
   int32_t head_range;        // the first range that works on item_begin
   int32_t tail_range;        // the last range that works on item_last
   int32_t begin_tail_range;  // the last range that works on item_begin
-  int32_t reserved;
+  int32_t index;             // this range's number
   PlanRow row;  // of item_begin
 };
 
@@ -65,7 +65,7 @@ struct PlanParams {
   int64_t* row_cost;   // [max_rows + 1] prefix sums of cost
   int32_t* seq_row;    // [num_seqs + 1] prefix sums of rows
   int32_t* seq_token;  // [num_seqs + 1] prefix sums of query tokens
-  PlanRange* ranges;   // [num_ranges]
+  PlanRange* ranges;   // [num_ranges] by block: from the last range that has work to the first
   BlockWalk walk;
   const int32_t* page_table;  // [num_seqs][max_pages]
   int32_t max_pages;
