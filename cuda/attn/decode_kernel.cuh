@@ -114,6 +114,7 @@ struct ItemView {
   int head;
   int columns;        // used ones
   float score_scale;  // multiplies q.k: softmax scale x K scale (x log2 e without soft-cap)
+  float value_scale;
 };
 
 template <class Tile>
@@ -207,6 +208,7 @@ class DecodeBlock {
     view.columns = view.row.num_tokens * p_.group;
     view.score_scale = p_.softmax_scale * (p_.scales != nullptr ? p_.scales[view.head] : 1.0f);
     if (p_.logit_softcap <= 0) view.score_scale *= kLog2E;
+    view.value_scale = p_.scales != nullptr ? p_.scales[p_.kv.num_kv_heads + view.head] : 1.0f;
     return view;
   }
 
@@ -869,8 +871,7 @@ class DecodeBlock {
       if (top == kNegInf) top = sink;
       l += exp2_approx(sink - top + kShift);
     }
-    const float v_scale = p_.scales != nullptr ? p_.scales[p_.kv.num_kv_heads + view.head] : 1.0f;
-    const float factor = l > 0 ? v_scale / l : (l == 0 ? 0.0f : l);
+    const float factor = l > 0 ? view.value_scale / l : (l == 0 ? 0.0f : l);
     float x[kParts][4];
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {

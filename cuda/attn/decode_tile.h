@@ -86,7 +86,7 @@ struct DecodeTile {
   static constexpr int kQueryQuads = kColumns * kColumnQuads;
   static constexpr int kQueryShare = (kQueryQuads + kThreads - 1) / kThreads;  // of a thread
   // The next item's Q waits in registers for its place in shared memory where a thread's share is small.
-  static constexpr bool kQueryAhead = kQueryShare * kQuadParts <= 2;
+  static constexpr bool kQueryAhead = kQueryShare <= (Stored::kMayRotate ? 1 : 2);
 
   // Shared memory: rings | Q, two buffers | merge buffers | barriers
   static constexpr int kRingBytes = kWarps * kStages * kStepBytes;
