@@ -155,28 +155,34 @@ class DecodeBlock {
       begin_after_predecessor();
     }
     feed.start(pages);
+    if (threadIdx.x == 0) shared_range() = range;
     store_query(range.item_begin, range.row, 0);
     __syncthreads();
+    const int item_begin = range.item_begin;
+    const int item_last = range.item_last;
 
     int stage = 0;
     int round = 0;
     int skip = warp_;  // steps of the item before this warp's first
     Accumulator<Tile> acc;
-    for (int item = range.item_begin; item <= range.item_last; ++item) {
-      const int next_buffer = (item + 1 - range.item_begin) & 1;
+    ItemView view;
+    for (int item = item_begin; item <= item_last; ++item) {
+      const int next_buffer = (item + 1 - item_begin) & 1;
+      open_item(item, view);
       QueryShare next;
-      if (item < range.item_last) {
-        const PlanRow row = load_row(p_.rows, (item + 1) / p_.kv.num_kv_heads);
+      if (item < item_last) {
+        const PlanRow row = view.head + 1 < p_.kv.num_kv_heads
+                                ? view.row
+                                : load_row(p_.rows, (item + 1) / p_.kv.num_kv_heads);
         if constexpr (Tile::kQueryAhead)
           fetch_query(item + 1, row, next);
         else
           store_query(item + 1, row, next_buffer);
       }
-      const ItemView view = open_item(item, range);
-      load_query((item - range.item_begin) & 1);
+      load_query((item - item_begin) & 1);
       acc.reset();
-      const int begin = item == range.item_begin ? range.step_begin : view.row.step_begin;
-      const int end = item == range.item_last ? range.step_end : view.row.step_end;
+      const int begin = item == item_begin ? shared_range().step_begin : view.row.step_begin;
+      const int end = item == item_last ? shared_range().step_end : view.row.step_end;
       int step = begin + skip;
       for (; step < end; step += Tile::kWarps) {
         feed.wait(stage, round);
@@ -187,9 +193,9 @@ class DecodeBlock {
       }
       skip = step - end;
       if constexpr (Tile::kQueryAhead) {
-        if (item < range.item_last) put_query(next, next_buffer);
+        if (item < item_last) put_query(next, next_buffer);
       }
-      finish_item(item, range, view, acc);
+      finish_item(item, view, acc);
     }
   }
 
@@ -200,16 +206,21 @@ class DecodeBlock {
     gpu_release_successor();
   }
 
-  __device__ ItemView open_item(int item, const PlanRange& range) const {
-    ItemView view;
+  // The block's range, where it takes no registers.
+  __device__ PlanRange& shared_range() const { return *reinterpret_cast<PlanRange*>(smem_ + Tile::kRangeAt); }
+
+  // view: of the item before, if there is one.
+  __device__ void open_item(int item, ItemView& view) const {
     const int row = item / p_.kv.num_kv_heads;
-    view.row = item == range.item_begin ? range.row : load_row(p_.rows, row);
     view.head = item - row * p_.kv.num_kv_heads;
+    if (item == shared_range().item_begin)
+      view.row = shared_range().row;
+    else if (view.head == 0)
+      view.row = load_row(p_.rows, row);
     view.columns = view.row.num_tokens * p_.group;
     view.score_scale = p_.softmax_scale * (p_.scales != nullptr ? p_.scales[view.head] : 1.0f);
     if (p_.logit_softcap <= 0) view.score_scale *= kLog2E;
     view.value_scale = p_.scales != nullptr ? p_.scales[p_.kv.num_kv_heads + view.head] : 1.0f;
-    return view;
   }
 
   // Q of an item goes into shared memory in the order of the MMA's B fragments. A thread brings four dims of a column at
@@ -684,7 +695,8 @@ class DecodeBlock {
 
   // Merges the warps' results of an item, 8 columns at a time, and writes the output, or sends the result where another
   // block finishes the item.
-  __device__ void finish_item(int item, const PlanRange& range, const ItemView& view, Accumulator<Tile>& acc) {
+  __device__ void finish_item(int item, const ItemView& view, Accumulator<Tile>& acc) {
+    const PlanRange& range = shared_range();
     const int head_range = item == range.item_begin ? range.head_range : range.index;
     const int tail_range = item == range.item_last    ? range.tail_range
                            : item == range.item_begin ? range.begin_tail_range

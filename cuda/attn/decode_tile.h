@@ -1,6 +1,7 @@
 // Tile sizes of the attention kernel, chosen at compile time from what fits a block's shared memory.
 #pragma once
 
+#include "attn/plan_types.h"
 #include "kv/format.h"
 #include "kv/granule_address.h"
 
@@ -68,8 +69,9 @@ struct DecodeTile {
                                                                           : 1;
   static constexpr int kStepTokens = kGranules * kGranuleTokens;
   static constexpr int kStepBytes = kGranules * kGranuleBytes;
-  // Four column tiles leave no registers for Q: it is read from shared memory each step.
-  static constexpr bool kQueryInRegisters = kDimSteps * kTiles <= 16;
+  // Four column tiles, and two where K's groups have scales, leave no registers for Q: it is read from shared memory each
+  // step.
+  static constexpr bool kQueryInRegisters = kDimSteps * kTiles <= (Stored::kKeyScales == KvScales::kGroups ? 8 : 16);
   static constexpr int kQueryBytes = kDimSteps * kTiles * 32 * 8;  // as fragments
   static constexpr int kMergeStride = kHeadDim + 4;  // floats; + 4 keeps the fragments' stores free of bank conflicts
   static constexpr int kMergeBytes = 8 * kMergeStride * 4 + 8 * 8;  // one warp's 8 columns and their (max, sum)
@@ -88,11 +90,12 @@ struct DecodeTile {
   // The next item's Q waits in registers for its place in shared memory where a thread's share is small.
   static constexpr bool kQueryAhead = kQueryShare <= (Stored::kMayRotate ? 1 : 2);
 
-  // Shared memory: rings | Q, two buffers | merge buffers | barriers
+  // Shared memory: rings | Q, two buffers | merge buffers | the block's range | barriers
   static constexpr int kRingBytes = kWarps * kStages * kStepBytes;
   static constexpr int kQueryAt = kRingBytes;
   static constexpr int kMergeAt = kQueryAt + 2 * kQueryBytes;
-  static constexpr int kBarrierAt = kMergeAt + kMergeBuffers * kWarps * kMergeBytes;
+  static constexpr int kRangeAt = kMergeAt + kMergeBuffers * kWarps * kMergeBytes;
+  static constexpr int kBarrierAt = kRangeAt + static_cast<int>(sizeof(PlanRange));
   static constexpr int kSmemBytes = kBarrierAt + kWarps * kStages * 8;
   static constexpr int kSlotFloats = kColumns * (kHeadDim / 4) * 6;  // a partial result: sums, then (max, sum) of each 4
 
