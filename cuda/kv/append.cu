@@ -2,6 +2,7 @@
 
 #include "arch/ptx.cuh"
 #include "kv/append.h"
+#include "kv/append_plain.cuh"
 #include "kv/encode.cuh"
 #include "kv/rotation.cuh"
 #include "kv/stats_rules.h"
@@ -72,8 +73,8 @@ __device__ void rotate(Head& head, const AppendParams& p, int64_t token) {
     const float cosine = p.cosines[token * half + i];
     const float sine = p.sines[token * half + i];
     const float low = head.low[j];
-    head.low[j] = low * cosine - head.high[j] * sine;
-    head.high[j] = head.high[j] * cosine + low * sine;
+    head.low[j] = rotate_low(low, head.high[j], cosine, sine);
+    head.high[j] = rotate_high(low, head.high[j], cosine, sine);
   }
 }
 
@@ -323,10 +324,19 @@ __global__ void __launch_bounds__(kWarps * 32) append_kernel(const __grid_consta
 void append_gpu(const AppendParams& params, GpuStream stream, bool overlap) {
   const int64_t heads =
       (params.q != nullptr ? params.num_q_heads : 0) + 2 * static_cast<int64_t>(params.kv.num_kv_heads);
-  const int64_t blocks = (heads * params.num_tokens + kWarps - 1) / kWarps;
-  if (blocks > INT32_MAX) fail(OCTAVO_INVALID_ARGUMENT, "too many tokens for one append: %d", params.num_tokens);
+  const int64_t tasks = heads * params.num_tokens;
+  if (tasks > INT32_MAX - kPlainThreads) {
+    fail(OCTAVO_INVALID_ARGUMENT, "too many tokens for one append: %d", params.num_tokens);
+  }
+  if (is_plain_append(params)) {
+    const int lanes = params.head_dim <= 64 ? 8 : params.head_dim <= 128 ? 16 : 32;
+    const auto kernel = lanes == 8 ? append_plain_kernel<8> : lanes == 16 ? append_plain_kernel<16> : append_plain_kernel<32>;
+    const int blocks = static_cast<int>((tasks * lanes + kPlainThreads - 1) / kPlainThreads);
+    return gpu_launch(kernel, blocks, kPlainThreads, 0, stream, overlap, params);
+  }
+  const int blocks = static_cast<int>((tasks + kWarps - 1) / kWarps);
   const auto kernel = params.stats == nullptr ? append_kernel<false> : append_kernel<true>;
-  gpu_launch(kernel, static_cast<int>(blocks), kWarps * 32, 0, stream, overlap, params);
+  gpu_launch(kernel, blocks, kWarps * 32, 0, stream, overlap, params);
 }
 
 }  // namespace octavo

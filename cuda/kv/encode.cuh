@@ -24,6 +24,12 @@ __device__ inline uint8_t encode_fp8(int kv_dtype, float x) {
   return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, kv_dtype == OCTAVO_KV_FP8_E4M3 ? __NV_E4M3 : __NV_E5M2);
 }
 
+// Two neighbours.
+__device__ inline uint16_t encode_fp8x2(int kv_dtype, float low, float high) {
+  return __nv_cvt_float2_to_fp8x2(make_float2(low, high), __NV_SATFINITE,
+                                  kv_dtype == OCTAVO_KV_FP8_E4M3 ? __NV_E4M3 : __NV_E5M2);
+}
+
 __device__ inline float decode_fp8(int kv_dtype, uint8_t code) {
   const __half_raw half = __nv_cvt_fp8_to_halfraw(code, kv_dtype == OCTAVO_KV_FP8_E4M3 ? __NV_E4M3 : __NV_E5M2);
   return __half2float(__half(half));

@@ -41,7 +41,8 @@ std::vector<double> transform(const float* x, const std::vector<float>& norm, co
   return y;
 }
 
-void test_head_dim(int d) {
+// counts: the general kernel, which also counts, instead of the one for plain formats.
+void test_head_dim(int d, bool counts) {
   const int tokens = 19, q_heads = 6, kv_heads = 2, page_size = 32, num_pages = 3, width = (q_heads + 2 * kv_heads) * d;
   std::mt19937 random(d);
   std::normal_distribution<float> normal;
@@ -82,6 +83,7 @@ void test_head_dim(int d) {
   p.sines = upload(sines);
   p.scales = upload(scales);
   p.slot_mapping = upload(slots);
+  if (counts) p.stats = upload(std::vector<octavo::KvStatsRow>(2 * kv_heads, octavo::KvStatsRow{}));
   p.num_slots = num_pages * page_size;
   p.num_tokens = tokens;
   p.num_q_heads = q_heads;
@@ -126,7 +128,9 @@ void test_head_dim(int d) {
 }  // namespace
 
 int main() {
-  for (int head_dim : {8, 40, 64, 128, 256}) test_head_dim(head_dim);
+  for (int head_dim : {8, 40, 64, 128, 256}) {
+    for (bool counts : {false, true}) test_head_dim(head_dim, counts);
+  }
   std::puts("append: ok");
   return 0;
 }
