@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "arch/block_rows.cuh"
+#include "arch/host_device.h"
 #include "gemm/activation.cuh"
 
 namespace octavo {
@@ -61,6 +62,8 @@ __global__ void __launch_bounds__(kThreads) narrow_kernel(const __grid_constant_
   for (int64_t i = first_element(); i < p.count; i += element_step()) write_element(p.y, p.dtype, i, p.x[i]);
 }
 
+OCTAVO_HOST_DEVICE int gate_blocks(int half) { return (half / 8 + kThreads - 1) / kThreads; }
+
 // Eight 16-bit elements as f32.
 __device__ void read_eight(const void* x, int dtype, int64_t at, float (&out)[8]) {
   const uint4 raw = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(x) + at);
@@ -98,23 +101,23 @@ __device__ uint4 pack_eight(const float (&x)[8], int dtype) {
   return make_uint4(low.x, low.y, high.x, high.y);
 }
 
+// A thread eight columns of one row; row r's blocks are r x blocks_per_row and those that follow.
 __global__ void __launch_bounds__(kThreads) gate_kernel(const __grid_constant__ GateRows p) {
   gpu_wait_for_predecessor();
   gpu_release_successor();
-  const int eights = p.half / 8;
-  const int64_t count = static_cast<int64_t>(p.m) * eights;
-  for (int64_t i = first_element(); i < count; i += element_step()) {
-    const int64_t token = i / eights;
-    const int column = static_cast<int>(i - token * eights) * 8;
-    float value[8];
-    gate_eight(p, token, column, value);
-    const int64_t at = token * p.y_stride + column;
-    if (p.y_dtype == OCTAVO_F32) {
+  const int blocks_per_row = gate_blocks(p.half);
+  const int64_t token = static_cast<int>(blockIdx.x) / blocks_per_row;
+  const int column = ((static_cast<int>(blockIdx.x) - static_cast<int>(token) * blocks_per_row) * kThreads +
+                      static_cast<int>(threadIdx.x)) * 8;
+  if (column >= p.half) return;
+  float value[8];
+  gate_eight(p, token, column, value);
+  const int64_t at = token * p.y_stride + column;
+  if (p.y_dtype == OCTAVO_F32) {
 #pragma unroll
-      for (int k = 0; k < 8; ++k) static_cast<float*>(p.y)[at + k] = value[k];
-    } else {
-      *reinterpret_cast<uint4*>(static_cast<uint16_t*>(p.y) + at) = pack_eight(value, p.y_dtype);
-    }
+    for (int k = 0; k < 8; ++k) static_cast<float*>(p.y)[at + k] = value[k];
+  } else {
+    *reinterpret_cast<uint4*>(static_cast<uint16_t*>(p.y) + at) = pack_eight(value, p.y_dtype);
   }
 }
 
@@ -196,7 +199,7 @@ void gate_rows(const GateRows& rows, GpuStream stream, bool overlap) {
   if (rows.y_scales != nullptr) {
     return gpu_launch(gate_e4m3_kernel, rows.m, kThreads, rows.half * 2, stream, overlap, rows);
   }
-  gpu_launch(gate_kernel, blocks_for(int64_t{rows.m} * (rows.half / 8)), kThreads, 0, stream, overlap, rows);
+  gpu_launch(gate_kernel, rows.m * gate_blocks(rows.half), kThreads, 0, stream, overlap, rows);
 }
 
 void quantize_rows(const QuantizeRowsParams& params, GpuStream stream, bool overlap) {
