@@ -236,6 +236,18 @@ Scratch find_scratch(const PagedAttentionArgs& args, const PrefillShape& shape, 
   return {memory, static_cast<int32_t>(std::min<int64_t>(workspace.scratch_bytes() / granule_bytes, INT32_MAX / 2))};
 }
 
+// New tokens from which a sequence's keys are converted.
+int32_t shortest_scratch(const PagedAttentionArgs& args, const PrefillShape& shape) {
+  return (shape.has_general ? kScratchRows : kScratchRowsOfDecode) / group_of(args);
+}
+
+// Whether all prompts surely run on the fast kernel.
+bool all_fast(const PagedAttentionArgs& args, const Split& split, const PrefillShape& shape, const Scratch& scratch) {
+  if (shape.fast_reads_pages || !shape.has_general) return true;
+  return args.shortest_prompt > 0 && split.longest_decode == std::max(args.max_decode_len, 0) &&
+         args.shortest_prompt >= shortest_scratch(args, shape) && args.prompt_granules <= scratch.granules;
+}
+
 void plan_prefill(const PagedAttentionArgs& args, const Split& split, const PrefillShape& shape, const Scratch& scratch,
                   const AttentionWorkspace::View& space, GpuStream stream, bool overlap) {
   const octavo_attention_config& config = args.config;
@@ -256,7 +268,7 @@ void plan_prefill(const PagedAttentionArgs& args, const Split& split, const Pref
   plan.fast_reads_pages = shape.fast_reads_pages;
   plan.has_general = shape.has_general;
   plan.scratch_granules = scratch.granules;
-  plan.shortest_scratch = (shape.has_general ? kScratchRows : kScratchRowsOfDecode) / plan.group;
+  plan.shortest_scratch = shortest_scratch(args, shape);
   plan.max_tiles = space.max_tiles;
   plan.seq_token = space.prefill_sums[kPrefillLists];
   plan.seq_scratch = space.prefill_sums[kPrefillLists + 1];
@@ -283,17 +295,17 @@ void convert_keys(const PagedAttentionArgs& args, const PrefillShape& shape, con
   fill_scratch(params, args.shape.kv_dtype, shape.scratch_dim, stream, overlap);
 }
 
-void attend_prefill(const PagedAttentionArgs& args, const PrefillShape& shape, const Scratch& scratch,
-                    const AttentionWorkspace::View& space, GpuStream stream, bool overlap) {
+void attend_prefill(const PagedAttentionArgs& args, const Split& split, const PrefillShape& shape,
+                    const Scratch& scratch, const AttentionWorkspace::View& space, GpuStream stream, bool overlap) {
   PrefillParams params = {};
   set_common(args, params);
   params.head_dim = args.shape.head_dim;
   params.scratch = scratch.memory;
   params.scratch_head_bytes = int64_t{scratch.granules} * shape.scratch_granule_bytes;
   const bool uses_fast = shape.fast_reads_pages || scratch.granules > 0;
+  const bool uses_general = !all_fast(args, split, shape, scratch);
   for (int list = 0; list < kPrefillLists; ++list) {
-    const bool empty = list == kFastList ? !uses_fast : shape.fast_reads_pages || !shape.has_general;
-    if (empty) continue;
+    if (list == kFastList ? !uses_fast : !uses_general) continue;
     params.tiles = space.tiles[list];
     params.num_tiles = space.prefill_counts + list;
     run_prefill(params, list, args.shape.kv_dtype, space.max_tiles, stream, overlap);
@@ -342,10 +354,10 @@ void paged_attention(const PagedAttentionArgs& args, AttentionWorkspace& workspa
       plan_decode(args, split.prefills ? space.prefilled() : nullptr, decode, space, tuning, stream, overlap);
     }
   }
-  if (split.decodes) attend_decode(args, max_query_len, space, stream, overlap);
-  if (!split.prefills) return;
+  // Decode's kernel does not read what the conversion before it writes, and fetches old keys while that runs.
   if (scratch.granules > 0) convert_keys(args, prefill, scratch, space, stream, overlap);
-  attend_prefill(args, prefill, scratch, space, stream, overlap);
+  if (split.decodes) attend_decode(args, max_query_len, space, stream, overlap);
+  if (split.prefills) attend_prefill(args, split, prefill, scratch, space, stream, overlap);
 }
 
 }  // namespace octavo

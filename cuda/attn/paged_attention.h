@@ -103,6 +103,9 @@ struct PagedAttentionArgs {
   // What the host knows of a batch with prefill: the longest query_len among the sequences that are to be decoded; the
   // others are prefilled. 0: all are, -1: unknown.
   int32_t max_decode_len = -1;
+  // Of the others, at most so many granules of keys and at least so many new tokens; 0: unknown.
+  int32_t prompt_granules = 0;
+  int32_t shortest_prompt = 0;
 };
 
 // Knobs of the plan, for measurements.

@@ -139,7 +139,7 @@ __device__ void convert_half(const Half& half, int begin, int end, int head_dim,
   }
 }
 
-// A warp takes a (granule, kv head) at a time.
+// A warp takes K or V of a (granule, kv head) at a time.
 template <int kKvDtype, int kScratchDim>
 __global__ void __launch_bounds__(kThreads, kBlocks) scratch_kernel(const __grid_constant__ ScratchParams p) {
   gpu_wait_for_predecessor();
@@ -150,8 +150,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) scratch_kernel(const __grid
   int span_index = 0;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * (kThreads / 32);
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + (threadIdx.x >> 5);; i += warps) {
-    const int granule = static_cast<int>(i / p.kv.num_kv_heads);
-    const int head = static_cast<int>(i - static_cast<int64_t>(granule) * p.kv.num_kv_heads);
+    const bool is_value = i % 2 != 0;
+    const int granule = static_cast<int>(i / (2 * p.kv.num_kv_heads));
+    const int head = static_cast<int>(i / 2 - static_cast<int64_t>(granule) * p.kv.num_kv_heads);
     while (span_index < num_spans && granule >= p.spans[span_index].granule_end) ++span_index;
     if (span_index == num_spans) return;
     const ScratchSpan span = p.spans[span_index];
@@ -163,11 +164,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) scratch_kernel(const __grid
     uint8_t* to = p.scratch + head * p.head_bytes + static_cast<int64_t>(granule) * 2 * kHalfBytes;
     const int begin = span.key_begin - key;
     const int end = span.key_end - key;
-    convert_half<kFormat.key, kFormat.is_rotated, kScratchDim>({from, from + p.kv.key_scales_at, p.kv.row_bytes}, begin,
-                                                               end, p.head_dim, to);
-    convert_half<kFormat.value, kFormat.is_rotated, kScratchDim>(
-        {from + p.kv.value_at, from + p.kv.value_scales_at, p.kv.value_row_bytes}, begin, end, p.head_dim,
-        to + kHalfBytes);
+    if (is_value) {
+      convert_half<kFormat.value, kFormat.is_rotated, kScratchDim>(
+          {from + p.kv.value_at, from + p.kv.value_scales_at, p.kv.value_row_bytes}, begin, end, p.head_dim,
+          to + kHalfBytes);
+    } else {
+      convert_half<kFormat.key, kFormat.is_rotated, kScratchDim>({from, from + p.kv.key_scales_at, p.kv.row_bytes},
+                                                                 begin, end, p.head_dim, to);
+    }
   }
 }
 

@@ -7,9 +7,10 @@
 namespace octavo {
 
 constexpr int32_t kNoScratch = INT32_MIN;
-// With so many rows of a sequence converting its keys pays: against the general kernel, and, of formats it does not read,
-// against decode's.
-constexpr int32_t kScratchRows = 512;
+// With so many rows of a sequence converting its keys pays: against the general kernel, one of whose blocks walks all keys
+// of a few rows by itself for longer than the rest of a step's attention takes, and, of formats it does not read, against
+// decode's.
+constexpr int32_t kScratchRows = 32;
 constexpr int32_t kScratchRowsOfDecode = 128;
 
 // Consecutive rows of one sequence. A row is a new token and a q head of a group: row = token * group + head in group,

@@ -303,7 +303,7 @@ void DeviceEngine::capture_graphs() {
   const int32_t largest = std::min({config_.max_num_seqs, config_.max_num_batched_tokens, config_.max_samples});
   for (int32_t kv_index = 0; kv_index < num_kv_dtypes(config_); ++kv_index) {
     for (const int32_t bucket : list_buckets(largest)) {
-      const KvGroups all = {{{kv_index, 0, bucket, 0, bucket, 1}}, 1};
+      const KvGroups all = {{{kv_index, 0, bucket, 0, bucket, 1, 1, 0, 0}}, 1};
       const auto enqueue = [&] { enqueue_kernels({bucket, bucket, bucket, 0, 1, false, all}); };
       graphs_.push_back({kv_index, bucket, GpuGraph(stream, enqueue)});
     }

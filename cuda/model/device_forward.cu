@@ -277,7 +277,7 @@ void DeviceForward::append(const KvGroup& group, int32_t index, GpuStream stream
 void DeviceForward::calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream) {
   const octavo_model_config& config = model_.config();
   const int64_t width = int64_t{config.num_kv_heads} * config.head_dim;
-  AppendParams params = append_params({0, 0, step.num_seqs, 0, step.num_tokens, step.max_query_len}, index);
+  AppendParams params = append_params({0, 0, step.num_seqs, 0, step.num_tokens, step.max_query_len, 0, 0, 0}, index);
   params.q = params.k;
   params.q_out = scratch_.keys;
   params.q_norm = params.k_norm;
@@ -327,6 +327,9 @@ void DeviceForward::attend(const KvGroup& group, int32_t index, GpuStream stream
   args.sinks = model_.layer(index).attn_sinks;
   args.out = q_row(scratch_.attn, group, config);
   args.max_query_len = group.max_query_len;
+  args.max_decode_len = group.max_decode_len;
+  args.shortest_prompt = group.shortest_prompt;
+  args.prompt_granules = group.prompt_granules;
   args.early = true;  // the append is the kernel just before
   paged_attention(args, attention_.at(plan_key(group.kv_index, index)), stream, true);
 }

@@ -80,6 +80,9 @@ struct KvGroup {
   int32_t first_token;
   int32_t num_tokens;
   int32_t max_query_len;
+  int32_t max_decode_len;  // the longest query_len of the few tokens that a decode has; 0: there is no decode
+  int32_t shortest_prompt;  // of the others: the fewest new tokens; 0: there are none
+  int32_t prompt_granules;  // and granules of 16 tokens, that all of their tokens lie in, at most
 };
 
 struct KvGroups {

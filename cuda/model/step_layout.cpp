@@ -34,6 +34,21 @@ class LayoutBuilder {
   uint64_t end_ = 0;
 };
 
+// Decodes have one new token each, and a few more where tokens are guessed; ends of prompts may be as short.
+constexpr int32_t kFewTokens = 8;
+
+void add_to_group(int32_t query_len, int32_t seq_len, KvGroup& group) {
+  group.num_seqs += 1;
+  group.num_tokens += query_len;
+  group.max_query_len = std::max(group.max_query_len, query_len);
+  if (query_len <= kFewTokens) {
+    group.max_decode_len = std::max(group.max_decode_len, query_len);
+    return;
+  }
+  group.shortest_prompt = group.shortest_prompt == 0 ? query_len : std::min(group.shortest_prompt, query_len);
+  group.prompt_granules += seq_len / 16 + 2;
+}
+
 }  // namespace
 
 void check_engine_config(const octavo_engine_config& config) {
@@ -175,12 +190,10 @@ KvGroups list_kv_groups(const StepView& step) {
   int32_t first_token = 0;
   for (int32_t s = 0; s < step.num_seqs(); ++s) {
     if (s == 0 || step.kv_index[s] != step.kv_index[s - 1]) {
-      groups.group[groups.count++] = {step.kv_index[s], s, 0, first_token, 0, 0};
+      groups.group[groups.count++] = {step.kv_index[s], s, 0, first_token, 0, 0, 0, 0, 0};
     }
     KvGroup& group = groups.group[groups.count - 1];
-    group.num_seqs += 1;
-    group.num_tokens += step.query_len[s];
-    group.max_query_len = std::max(group.max_query_len, step.query_len[s]);
+    add_to_group(step.query_len[s], step.seq_len[s], group);
     first_token += step.query_len[s];
   }
   return groups;
