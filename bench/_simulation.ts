@@ -34,6 +34,8 @@ export interface SimulationOptions {
   readonly cost: StepCost;
   /** Pages that a newcomer must leave free; the engine's own if left out. */
   readonly reserve?: ((growth: Growth) => number) | undefined;
+  /** Tokens of a step that decodes; as many as any step has if left out. */
+  readonly mixedStepTokens?: ((numDecodes: number) => number) | undefined;
   /** Whether requests have their tenants; else all are one. */
   readonly hasTenants: boolean;
 }
@@ -106,7 +108,7 @@ class VirtualRunner implements StepRunner {
 export function simulate(trace: readonly TraceRequest[], options: SimulationOptions): Simulation {
   const runner = new VirtualRunner(options, trace);
   const counters = new Counters();
-  const { pageSize, numPages, hasTenants, reserve } = options;
+  const { pageSize, numPages, hasTenants, reserve, mixedStepTokens } = options;
   const loop = new StepLoop(runner, {
     pageSize,
     numPages,
@@ -121,6 +123,7 @@ export function simulate(trace: readonly TraceRequest[], options: SimulationOpti
     },
     now: () => runner.nowMs,
     reserve,
+    mixedStepTokens,
   });
   const lives = trace.map((request): Life => ({ request, tokenMs: [] }));
   let next = 0;

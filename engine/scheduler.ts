@@ -2,7 +2,8 @@
  * The scheduler: which sequences take how many tokens in the next step.
  *
  * One token budget a step: first every decode, then prefill chunks, both by priority (lower first), then in order of
- * arrival; then newcomers in the order of {@linkcode WaitingQueue}. A long prompt takes more than half of the budget only
+ * arrival; then newcomers in the order of {@linkcode WaitingQueue}. A step that decodes may have a smaller budget, so that
+ * prompts neither stall the decodes nor wait for them. A long prompt takes more than half of the budget only
  * where no short one needs it. A newcomer is admitted when its tokens so far and one more fit in free pages, beside those
  * that it finds in the prefix cache and those that {@linkcode growthReserve} keeps. A request's further sequences wait
  * until one has computed the prompt. When a decode finds no free page, the youngest sequence of the lowest priority is
@@ -30,6 +31,8 @@ export interface SchedulerLimits {
   readonly maxNumSeqs: number;
   /** Tokens of one step; >= maxNumSeqs, so that every decode fits. */
   readonly maxNumBatchedTokens: number;
+  /** Tokens of a step in which so many sequences decode, those included; maxNumBatchedTokens if left out, and at most. */
+  readonly mixedStepTokens?: ((numDecodes: number) => number) | undefined;
   /** Logit edits of one step. */
   readonly maxLogitEdits: number;
   /** Prompt tokens whose log-probabilities one step tells. */
@@ -105,12 +108,20 @@ export class Scheduler {
       if (sequence.numPending > 1 || sequence.isFull || this.#isArriving(sequence)) continue;
       if (this.#makeRoom(sequence)) this.#take(sequence);
     }
+    this.#keepPace(this.#batch.length);
     this.#prefill();
     if (this.#batch.length === 0) this.#takeArriving();
     this.#hostTier?.flush();
     // The step buffer wants sequences of one KV dtype side by side.
     if (this.#limits.pageSizes.length > 1) this.#batch.sort((a, b) => a.request.kvIndex - b.request.kvIndex);
     return this.#batch;
+  }
+
+  /** Lowers the budget to what a step has in which so many sequences decode. */
+  #keepPace(numDecodes: number): void {
+    const { mixedStepTokens } = this.#limits;
+    if (numDecodes === 0 || mixedStepTokens === undefined) return;
+    this.#budget = Math.max(0, Math.min(this.#budget, mixedStepTokens(numDecodes) - numDecodes));
   }
 
   /**

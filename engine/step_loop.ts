@@ -65,6 +65,8 @@ export interface StepLoopOptions {
   readonly now?: () => number;
   /** Pages that a newcomer must leave free; `growthReserve()` if left out. */
   readonly reserve?: ((growth: Growth) => number) | undefined;
+  /** Tokens of a step in which so many sequences decode; as many as any step has if left out. */
+  readonly mixedStepTokens?: ((numDecodes: number) => number) | undefined;
 }
 
 /** A request as it comes from the HTTP thread. */
@@ -113,6 +115,7 @@ export class StepLoop {
       maxNumBatchedTokens,
       maxLogitEdits: maxEdits,
       reserve: options.reserve,
+      mixedStepTokens: options.mixedStepTokens,
       maxScores,
     };
     const editsNeeded = ({ request: { sampling, prompt } }: Sequence) =>

@@ -14,6 +14,7 @@ interface Limits {
   readonly numPages: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
+  readonly tokensPerDecode: number | null;
 }
 
 /** A request of one sequence. */
@@ -75,6 +76,10 @@ class SimpleScheduler {
     };
     for (const entry of this.running.toSorted(inOrder)) {
       if (numPending(entry) === 1 && this.#makeRoom(entry)) take(entry);
+    }
+    const { tokensPerDecode } = this.limits;
+    if (batch.length > 0 && tokensPerDecode !== null) {
+      budget = Math.min(budget, (tokensPerDecode - 1) * batch.length);
     }
     // The first prompt under way holds half, others what they need if that is half of the rest; then come newcomers; what
     // is left goes to the prompts in order.
@@ -172,9 +177,11 @@ class Pair {
     this.simple = new SimpleScheduler(limits);
     this.pool = new PagePool(limits.numPages, limits.pageSize);
     const cache = new PrefixCache(this.pool, { pageSizes: [limits.pageSize], fingerprint: null });
+    const { pageSize, tokensPerDecode } = limits;
+    const mixedStepTokens = tokensPerDecode === null ? undefined : (numDecodes: number) => tokensPerDecode * numDecodes;
     this.real = new Scheduler(
       this.pool,
-      { ...limits, pageSizes: [limits.pageSize], maxLogitEdits: 0, maxScores: 0 },
+      { ...limits, mixedStepTokens, pageSizes: [pageSize], maxLogitEdits: 0, maxScores: 0 },
       () => 0,
       cache,
     );
@@ -237,6 +244,7 @@ const limits = fc.record({
   numPages: fc.integer({ min: 3, max: 60 }),
   maxNumSeqs: fc.integer({ min: 1, max: 8 }),
   extraTokens: fc.integer({ min: 0, max: 12 }),
+  tokensPerDecode: fc.option(fc.integer({ min: 1, max: 6 })),
 }).map(({ extraTokens, ...rest }) => ({ ...rest, maxNumBatchedTokens: rest.maxNumSeqs + extraTokens }));
 
 const operation = fc.oneof(

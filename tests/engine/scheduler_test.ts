@@ -74,6 +74,25 @@ Deno.test("Scheduler.schedule() lets every decode advance in every step while lo
   for (let i = 0; i < 20; i++) assertMatch(bench.step(), /^a1 b1 /);
 });
 
+Deno.test("Scheduler.schedule() gives prompts beside decodes what such a step has, and all of it without decodes", () => {
+  const bench = new Bench(1000, { maxNumSeqs: 10, mixedStepTokens: (numDecodes) => 2 + 2 * numDecodes });
+  bench.add("a", 3);
+  bench.add("b", 12);
+  assertEquals(bench.step(), "a3 b7");
+  bench.add("c", 3);
+  assertEquals([bench.step(), bench.step(), bench.step()], ["a1 b2 c1", "a1 b3", "a1 b1 c2"]);
+  // More than any step has, and fewer than decode.
+  const wide = new Bench(1000, { mixedStepTokens: () => 50 });
+  const narrow = new Bench(1000, { mixedStepTokens: () => 1 });
+  for (const one of [wide, narrow]) {
+    one.add("a", 1);
+    one.add("b", 1);
+    one.step();
+    one.add("c", 20);
+  }
+  assertEquals([wide.step(), narrow.step()], ["a1 b1 c8", "a1 b1"]);
+});
+
 // A prompt of many chunks is no reason for a short one to wait.
 Deno.test("Scheduler.schedule() leaves half of the budget to short prompts while a long one is under way", () => {
   const bench = new Bench(1000, { maxNumSeqs: 10 });

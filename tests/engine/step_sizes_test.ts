@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { stepSizes } from "../../engine/step_sizes.ts";
+import { mixedStepTokens, stepSizes } from "../../engine/step_sizes.ts";
 
 Deno.test("stepSizes() takes what is given, else what suits the device", () => {
   const none = { maxNumSeqs: null, maxNumBatchedTokens: null, numSpeculativeTokens: null };
@@ -28,4 +28,17 @@ Deno.test("stepSizes() takes what is given, else what suits the device", () => {
   assertEquals([many.maxNumSeqs, many.maxNumBatchedTokens], [300, 300]);
   assertEquals(stepSizes({ ...none, numSpeculativeTokens: 0 }, "cpu", 100).maxSamples, 16);
   assertEquals(stepSizes({ ...none, numSpeculativeTokens: 2 }, "cuda", 100).maxSamples, 272);
+});
+
+Deno.test("mixedStepTokens() grows with the decodes between its bounds, and always has room for prompts", () => {
+  assertEquals([1, 64, 65, 128, 160, 256, 1024, 4096].map(mixedStepTokens), [
+    512,
+    512,
+    520,
+    1024,
+    1280,
+    1280,
+    1280,
+    4352,
+  ]);
 });
