@@ -64,7 +64,7 @@ function complete(given: Partial<TraceRequest>, line: number): TraceRequest {
 }
 
 /** Kinds of made-up traces. */
-export const TRACE_KINDS = ["poisson", "bursts", "long-tail", "long-prompts", "tenants"] as const;
+export const TRACE_KINDS = ["poisson", "bursts", "long-tail", "long-prompts", "long-bursts", "tenants"] as const;
 export type TraceKind = typeof TRACE_KINDS[number];
 
 /** How a trace is made up. */
@@ -85,6 +85,7 @@ const MAX_TOKENS = 2048;
  *  - long-tail: independent arrivals; Pareto lengths, a few prompts of many thousand tokens and outputs up to the limit
  *  - long-prompts: independent arrivals; chat lengths, but every fiftieth prompt has 30,000 tokens (tenant "long", the others
  *    "short")
+ *  - long-bursts: the same, but of every 150 requests six in a row have 20,000 tokens and come at once
  *  - tenants: chat lengths; "flood" asks for 6 of 11 parts, "light" for 2, "double", which has weight 2, for 3
  */
 export function makeTrace(kind: TraceKind, { numRequests, rate, seed }: TraceOptions): TraceRequest[] {
@@ -92,18 +93,31 @@ export function makeTrace(kind: TraceKind, { numRequests, rate, seed }: TraceOpt
   let atMs = 0;
   return Array.from({ length: numRequests }, (_, i) => {
     if (kind === "bursts") atMs = Math.floor(i / 100) * 100 * 1000 / rate;
-    else atMs += draw.exponential(1000 / rate);
+    else if (kind !== "long-bursts" || !isInLongBurst(i)) atMs += draw.exponential(1000 / rate);
     const isLong = kind === "long-tail";
     const prompt = isLong ? draw.pareto(100, 1.1, 8000) : draw.logNormal(300, 0.8, 4000);
     const output = isLong ? draw.pareto(60, 1.05, MAX_TOKENS) : draw.logNormal(200, 0.8, MAX_TOKENS);
-    const special = kind === "tenants" ? draw.tenant() : kind === "long-prompts" ? longPrompt(i) : {};
     const lengths = { prompt_tokens: prompt, output_tokens: output, max_tokens: MAX_TOKENS };
-    return complete({ at_ms: atMs, ...lengths, ...special }, i);
+    return complete({ at_ms: atMs, ...lengths, ...specialOf(kind, i, draw) }, i);
   });
 }
 
-function longPrompt(index: number): Partial<TraceRequest> {
-  return index % 50 === 25 ? { tenant: "long", prompt_tokens: 30_000 } : { tenant: "short" };
+function isInLongBurst(index: number): boolean {
+  return index % 150 >= 50 && index % 150 < 56;
+}
+
+/** What a request has beside chat's lengths. */
+function specialOf(kind: TraceKind, index: number, draw: Draw): Partial<TraceRequest> {
+  switch (kind) {
+    case "tenants":
+      return draw.tenant();
+    case "long-prompts":
+      return index % 50 === 25 ? { tenant: "long", prompt_tokens: 30_000 } : { tenant: "short" };
+    case "long-bursts":
+      return isInLongBurst(index) ? { tenant: "long", prompt_tokens: 20_000 } : { tenant: "short" };
+    default:
+      return {};
+  }
 }
 
 /** Random numbers of the distributions that traces need. */

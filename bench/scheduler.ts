@@ -2,7 +2,7 @@
  * `deno run -A bench/scheduler.ts`: what scheduling does to a trace of requests: the real scheduler, page pool and step
  * loop in virtual time, no model. Policies are compared on the same trace.
  *
- *     deno run -A bench/scheduler.ts [poisson|bursts|long-tail|long-prompts|tenants|FILE ...] [--requests 3000] [--rate R] [--seed 1]
+ *     deno run -A bench/scheduler.ts [poisson|bursts|long-tail|long-prompts|long-bursts|tenants|FILE ...] [--requests 3000] [--rate R] [--seed 1]
  *         [--pages 5000] [--page-size 16] [--seqs 256] [--budget 2048] [--policies engine,one-page,...] [--json]
  *     deno run -A bench/scheduler.ts --write FILE poisson [--requests ...]
  *
@@ -29,6 +29,7 @@ const RATES: Readonly<Record<TraceKind, number>> = {
   bursts: 34,
   "long-tail": 40,
   "long-prompts": 12,
+  "long-bursts": 12,
   tenants: 80,
 };
 

@@ -3,11 +3,12 @@
  *
  * One token budget a step: first every decode, then prefill chunks, both by priority (lower first), then in order of
  * arrival; then newcomers in the order of {@linkcode WaitingQueue}. A step that decodes may have a smaller budget, so that
- * prompts neither stall the decodes nor wait for them. A long prompt takes more than half of the budget only
- * where no short one needs it. A newcomer is admitted when its tokens so far and one more fit in free pages, beside those
- * that it finds in the prefix cache and those that {@linkcode growthReserve} keeps. A request's further sequences wait
- * until one has computed the prompt. When a decode finds no free page, the youngest sequence of the lowest priority is
- * preempted: the first in order always advances, so every sequence ends.
+ * prompts neither stall the decodes nor wait for them. A long prompt takes more than half of the budget only where no
+ * short one needs it, and they go one at a time ({@linkcode LongPrompts}). A newcomer is admitted when its tokens so far
+ * and one more fit in free pages, beside those that it finds in the prefix cache and those that
+ * {@linkcode growthReserve} keeps. A request's further sequences wait until one has computed the prompt. When a decode
+ * finds no free page, the youngest sequence of the lowest priority is preempted: the first in order always advances, so
+ * every sequence ends.
  *
  * A sequence whose beginning comes back from the host tier waits in its place until it is there, while others go on.
  *
@@ -18,6 +19,7 @@
 
 import { type Growth, growthReserve } from "./growth_reserve.ts";
 import type { HostTier } from "./host_tier.ts";
+import { LongPrompts } from "./long_prompts.ts";
 import type { PagePool } from "./page_pool.ts";
 import type { Hit, PrefixCache } from "./prefix_cache.ts";
 import type { Sequence } from "./sequence.ts";
@@ -46,6 +48,7 @@ export class Scheduler {
   readonly running: Sequence[] = [];
   /** Sequences without. */
   readonly waiting = new WaitingQueue((sequence) => !this.#waits(sequence));
+  readonly #longPrompts: LongPrompts;
   numRequestsRunning = 0;
   numPreemptions = 0;
   readonly #pool: PagePool;
@@ -78,6 +81,11 @@ export class Scheduler {
     this.#limits = limits;
     this.#editsNeeded = editsNeeded;
     this.#reserve = limits.reserve ?? growthReserve;
+    this.#longPrompts = new LongPrompts({
+      maxNumBatchedTokens: limits.maxNumBatchedTokens,
+      isComputed: (sequence) => !this.#isArriving(sequence) && sequence.request.numScored === Infinity,
+      numHitTokens: (sequence) => this.#numHitTokens(sequence, cache.find(sequence)),
+    });
   }
 
   get isIdle(): boolean {
@@ -109,6 +117,7 @@ export class Scheduler {
       if (this.#makeRoom(sequence)) this.#take(sequence);
     }
     this.#keepPace(this.#batch.length);
+    this.#longPrompts.begin(this.running);
     this.#prefill();
     if (this.#batch.length === 0) this.#takeArriving();
     this.#hostTier?.flush();
@@ -238,9 +247,11 @@ export class Scheduler {
     this.waiting.charge(sequence.request, numFirst + (queryLen === sequence.numPending ? 1 : 0));
   }
 
-  /** Whether it has nothing to do in this step: another computes its prompt, or no scores are left. */
-  #waits({ request }: Sequence): boolean {
-    return request.leader !== null || (request.numScored < Infinity && this.#scoreBudget === 0);
+  /** Whether a step has nothing for it: another computes its prompt, no scores are left, or a long prompt is under way. */
+  #waits(sequence: Sequence): boolean {
+    const { leader, numScored } = sequence.request;
+    return leader !== null || (numScored < Infinity && this.#scoreBudget === 0) ||
+      this.#longPrompts.isHeldBack(sequence);
   }
 
   #admit(): void {
@@ -268,7 +279,9 @@ export class Scheduler {
       this.#countGrowth(sequence, 1);
       this.#numEditsReserved += numEdits;
       if (sequence.request.numRunning++ === 0) this.numRequestsRunning++;
-      if (!this.#isArriving(sequence)) this.#take(sequence);
+      if (this.#isArriving(sequence)) continue;
+      this.#take(sequence);
+      this.#longPrompts.admit(sequence, sequence.numPending - sequence.queryLen);
     }
   }
 
@@ -276,8 +289,12 @@ export class Scheduler {
   #takeHits(sequence: Sequence, hits: readonly Hit[]): void {
     sequence.arrival = this.#cache.take(hits, sequence);
     sequence.numPages = hits.length;
-    sequence.numComputed = hits.length * this.#limits.pageSizes[sequence.request.kvIndex]!;
+    sequence.numComputed = this.#numHitTokens(sequence, hits);
     this.#cache.begin(sequence, hits.length);
+  }
+
+  #numHitTokens({ request: { kvIndex } }: Sequence, hits: readonly Hit[]): number {
+    return hits.length * this.#limits.pageSizes[kvIndex]!;
   }
 
   /** Pages for all its tokens and the next, so that prefill never waits for a page halfway. */

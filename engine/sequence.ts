@@ -117,6 +117,9 @@ export class Sequence {
   scoreBegin = 0;
   /** Names of its full pages, as far as they were needed. */
   readonly pageNames: PageName[] = [];
+  /** The turn of {@linkcode LongPrompts} that has looked for its tokens in the prefix cache, and how many it saw there. */
+  lookedAtTurn = -1;
+  numHitsSeen = 0;
   /** Times it was admitted: a page table seen in an earlier admission is void. */
   numAdmissions = 0;
   /** Null when the sampling params need none; undefined before the first admission. */

@@ -93,7 +93,7 @@ class SimpleScheduler {
     }
     const newcomers: [Entry, number][] = [];
     while (budget > 0 && this.running.length < this.limits.maxNumSeqs) {
-      const entry = this.#admitNext();
+      const entry = this.#admitNext(new Map(newcomers));
       if (entry === null) break;
       take(entry, newcomers);
     }
@@ -129,9 +129,16 @@ class SimpleScheduler {
     return true;
   }
 
-  #admitNext(): Entry | null {
+  /** Whether a long prompt lets one under way go first; `numTaken` are the step's tokens of those admitted in it. */
+  #isHeldBack(entry: Entry, numTaken: ReadonlyMap<Entry, number>): boolean {
+    const isLong = (one: Entry) => numPending(one) - (numTaken.get(one) ?? 0) > this.limits.maxNumBatchedTokens;
+    return isLong(entry) && this.running.some((one) => one.priority <= entry.priority && isLong(one));
+  }
+
+  #admitNext(numTaken: ReadonlyMap<Entry, number>): Entry | null {
     const service = (entry: Entry) => this.#service.get(entry.tenant)!;
-    const ordered = this.waiting.toSorted(inOrder);
+    const ready = this.waiting.filter((entry) => !this.#isHeldBack(entry, numTaken));
+    const ordered = ready.toSorted(inOrder);
     const firsts = [...Map.groupBy(ordered.filter(({ hasRun }) => !hasRun), ({ tenant }) => tenant).values()];
     const [fair] = firsts.map(([first]) => first!).sort((a, b) =>
       a.priority - b.priority || service(a) - service(b) || a.key - b.key
@@ -139,7 +146,7 @@ class SimpleScheduler {
     const preempted = ordered.find(({ hasRun }) => hasRun);
     let next = fair === undefined || preempted !== undefined && preempted.priority <= fair.priority ? preempted : fair;
     const bestPriority = next?.priority;
-    if (fair !== undefined && this.#numAdmitted % 16 === 15) [next] = this.waiting.toSorted((a, b) => a.key - b.key);
+    if (fair !== undefined && this.#numAdmitted % 16 === 15) [next] = ready.toSorted((a, b) => a.key - b.key);
     if (next === undefined) return null;
     const numPages = this.#pages(Math.min(numTokens(next) + 1, maxKvTokens(next)));
     if (numPages + this.#reserve() > this.numFree) return null;

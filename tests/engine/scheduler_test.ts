@@ -17,21 +17,28 @@ const LIMITS: SchedulerLimits = {
 class Bench {
   readonly pool: PagePool;
   readonly scheduler: Scheduler;
+  readonly #cache: PrefixCache;
   readonly #names = new Map<Sequence, string>();
 
-  constructor(numPages: number, limits: Partial<SchedulerLimits> = {}, edits: Record<string, number> = {}) {
+  constructor(
+    numPages: number,
+    { fingerprint = null, ...limits }: Partial<SchedulerLimits> & { fingerprint?: string | null } = {},
+    edits: Record<string, number> = {},
+  ) {
     this.pool = new PagePool(numPages, 4);
     this.scheduler = new Scheduler(
       this.pool,
       { ...LIMITS, ...limits },
       (sequence) => edits[this.#names.get(sequence)!] ?? 0,
-      new PrefixCache(this.pool, { pageSizes: [4], fingerprint: null }),
+      this.#cache = new PrefixCache(this.pool, { pageSizes: [4], fingerprint }),
     );
   }
 
-  add(name: string, promptTokens: number, maxTokens = 100): Sequence {
+  /** Prompts of one token id begin alike. */
+  add(name: string, promptTokens: number, maxTokens = 100, { tokenId = 0, priority = 0 } = {}): Sequence {
     const sampling = greedy({ maxTokens });
-    const [sequence] = new LiveRequest(this.#names.size, name, new Int32Array(promptTokens), sampling).sequences;
+    const prompt = new Int32Array(promptTokens).fill(tokenId);
+    const [sequence] = new LiveRequest(this.#names.size, name, prompt, sampling, priority).sequences;
     this.#names.set(sequence!, name);
     this.scheduler.add(sequence!);
     return sequence!;
@@ -42,7 +49,9 @@ class Bench {
     const batch = this.scheduler.schedule();
     const text = batch.map((sequence) => `${this.#names.get(sequence)}${sequence.queryLen}`).join(" ");
     for (const sequence of batch) {
+      const before = sequence.numComputed;
       sequence.numComputed += sequence.queryLen;
+      this.#cache.share(sequence, before);
       if (sequence.numPending === 0) sequence.output.push(0);
     }
     return text;
@@ -112,8 +121,31 @@ Deno.test("Scheduler.schedule() computes several long prompts one after another,
   bench.add("a", 26);
   bench.step();
   bench.add("b", 40);
-  // b's first chunk is a newcomer's.
-  assertEquals([bench.step(), bench.step(), bench.step()], ["a5 b5", "a10", "a1 b9"]);
+  bench.add("c", 15);
+  // While more than a step's budget of a is left, no other long prompt gets pages; b's first chunk is a newcomer's.
+  assertEquals([bench.step(), bench.step(), bench.step()], ["a10", "a5 b5", "a1 b9"]);
+  assertEquals(bench.names(bench.scheduler.running), "ab");
+});
+
+Deno.test("Scheduler.schedule() lets short and more urgent newcomers pass long ones that wait for a long one", () => {
+  const bench = new Bench(1000, { maxNumSeqs: 10 });
+  bench.add("a", 50);
+  bench.step();
+  for (const [name, length] of [["b", 40], ["c", 3], ["d", 11]] as const) bench.add(name, length);
+  assertEquals(bench.step(), "a7 c3");
+  bench.add("e", 40, 100, { priority: -1 });
+  assertEquals(bench.step(), "c1 a5 e4");
+  assertEquals(bench.names(bench.scheduler.waiting), "bd");
+});
+
+Deno.test("Scheduler.schedule() holds no long prompt back that the prefix cache makes short", () => {
+  const bench = new Bench(1000, { maxNumSeqs: 10, fingerprint: "f" });
+  bench.add("a", 20);
+  assertEquals([bench.step(), bench.step()], ["a10", "a10"]);
+  bench.add("b", 50, 100, { tokenId: 7 });
+  bench.step();
+  bench.add("c", 20);
+  assertEquals(bench.step(), "a1 b5 c4");
 });
 
 Deno.test("Scheduler.schedule() admits no more than maxNumSeqs, and the next when one finishes", () => {
