@@ -3,19 +3,21 @@
  * loop in virtual time, no model. Policies are compared on the same trace.
  *
  *     deno run -A bench/scheduler.ts [poisson|bursts|long-tail|long-prompts|long-bursts|tenants|FILE ...] [--requests 3000] [--rate R] [--seed 1]
- *         [--pages 5000] [--page-size 16] [--seqs 256] [--budget 2048] [--policies engine,one-page,...] [--json]
+ *         [--pages 5000] [--page-size 16] [--seqs 256] [--budget 2048] [--policies engine,one-page,...] [--mixed] [--json]
  *     deno run -A bench/scheduler.ts --write FILE poisson [--requests ...]
  *
  * FILE is a trace (`bench/_trace.ts` has its format); `--write` makes one up. `--rate` is requests a second; left out, one
- * that keeps the default pool busy. Prints tables of Markdown, or JSON. Gaps are those between a request's tokens; "worst"
- * is the longest of each request. Waste is tokens computed again, of all computed. Fairness is Jain's index of what the
- * tenants had, divided by weight, until the last request arrived; 1 is even.
+ * that keeps the default pool busy. `--mixed`: steps that decode have a GPU's smaller budget. Prints tables of Markdown, or
+ * JSON. Gaps are those between a request's tokens; "worst" is the longest of each request. Waste is tokens computed again,
+ * of all computed. Fairness is Jain's index of what the tenants had, divided by weight, until the last request arrived; 1
+ * is even.
  *
  * @module
  */
 
 import { parseArgs } from "@std/cli";
 import type { Growth } from "../engine/growth_reserve.ts";
+import { mixedStepTokens } from "../engine/step_sizes.ts";
 import { percentile, round } from "./_cells.ts";
 import { type Life, simulate, type Simulation, type SimulationOptions } from "./_simulation.ts";
 import { makeTrace, parseTrace, TRACE_KINDS, type TraceKind, type TraceRequest } from "./_trace.ts";
@@ -62,7 +64,7 @@ interface Figures {
 
 const flags = parseArgs(Deno.args, {
   string: ["requests", "rate", "seed", "pages", "page-size", "seqs", "budget", "policies", "write", "_"],
-  boolean: ["json"],
+  boolean: ["json", "mixed"],
 });
 
 function isKind(name: string): name is TraceKind {
@@ -83,6 +85,7 @@ function optionsOf({ reserve, isFifo = false }: Policy): SimulationOptions {
     maxNumBatchedTokens: Number(flags.budget ?? 2048),
     cost: COST,
     reserve,
+    mixedStepTokens: flags.mixed ? mixedStepTokens : undefined,
     hasTenants: !isFifo,
   };
 }

@@ -134,12 +134,12 @@ export class Scheduler {
   }
 
   /**
-   * Prompts under way, and newcomers. The first holds half of the budget, others as much as they need if that is less
-   * than half of what is left; newcomers come next; what they leave goes to the prompts in their order.
+   * Prompts under way, and newcomers. The first holds half of the budget, the others what they need of the rest, in their
+   * order: none of them is long; newcomers come next; what they leave goes to the first.
    * ```
-   *  held by order     |----- a -----|- c -|      |      b needs more than half
-   *  newcomers                             |- d -|
-   *  taken             |------- a ---------|- c -|- d -|
+   *  held by order     |----- a -----|- b -|- c -|     |
+   *  newcomers                                   |- d -|
+   *  taken             |----- a -----|- b -|- c -|- d -|     or, without d, a's is longer
    * ```
    */
   #prefill(): void {
@@ -147,8 +147,7 @@ export class Scheduler {
     let isFirst = true;
     for (const sequence of this.running) {
       if (sequence.numPending === 1 || this.#budget === 0 || this.#isArriving(sequence)) continue;
-      const half = Math.ceil(this.#budget / 2);
-      const numTokens = sequence.numPending <= half ? sequence.numPending : isFirst ? half : 0;
+      const numTokens = Math.min(sequence.numPending, isFirst ? Math.ceil(this.#budget / 2) : this.#budget);
       isFirst = false;
       // Scores have a budget of their own, which goes by order.
       if (sequence.request.numScored < Infinity) {

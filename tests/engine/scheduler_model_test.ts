@@ -81,13 +81,12 @@ class SimpleScheduler {
     if (batch.length > 0 && tokensPerDecode !== null) {
       budget = Math.min(budget, (tokensPerDecode - 1) * batch.length);
     }
-    // The first prompt under way holds half, others what they need if that is half of the rest; then come newcomers; what
-    // is left goes to the prompts in order.
+    // The first prompt under way holds half, others what they need of the rest; then come newcomers; what is left goes to
+    // the prompts in order.
     const holds: [Entry, number][] = [];
     for (const entry of this.running.toSorted(inOrder)) {
       if (numPending(entry) === 1 || budget === 0) continue;
-      const half = Math.ceil(budget / 2);
-      const count = numPending(entry) <= half ? numPending(entry) : holds.length === 0 ? half : 0;
+      const count = Math.min(numPending(entry), holds.length === 0 ? Math.ceil(budget / 2) : budget);
       holds.push([entry, count]);
       budget -= count;
     }
