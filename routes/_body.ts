@@ -120,7 +120,7 @@ function endOfString(text: string, start: number): number {
 
 /** Bounds what the schema's check may cost: it makes an error for each wrong value. */
 function checkOtherValues(body: Record<string, unknown>): void {
-  const { prompt: _, ...others } = body;
+  const { prompt: _prompt, tokens: _tokens, ...others } = body;
   const open: object[] = [others];
   let numValues = 0;
   for (let next = open.pop(); next !== undefined; next = open.pop()) {

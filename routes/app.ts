@@ -21,6 +21,7 @@ import { metricsRoutes } from "./metrics.ts";
 import { modelRoutes } from "./models.ts";
 import { openapiRoutes } from "./openapi.ts";
 import { statusPageRoutes } from "./status_page.ts";
+import { tokenizeRoutes } from "./tokenize.ts";
 import { versionRoutes } from "./version.ts";
 
 /**
@@ -49,6 +50,7 @@ export function createApp(context: ServerContext): Hono {
     modelRoutes(server),
     healthRoutes(server),
     versionRoutes(server),
+    tokenizeRoutes(server),
     kvRoutes(server),
     kvCompareRoutes(server),
     metricsRoutes(server),

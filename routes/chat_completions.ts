@@ -6,7 +6,7 @@
 
 import { Hono } from "hono";
 import type { Delta, PromptLogprob, Usage } from "../engine/types.ts";
-import type { ChatMessage } from "../models/types.ts";
+import { renderPrompt } from "./_chat_prompt.ts";
 import { ChunkWriter } from "./_chunk_writer.ts";
 import { type Endpoint, generationHandler, type Plan, type ResponseHead, responseHead } from "./_handler.ts";
 import { chatLogprobs, promptLogprobsJson, type TokenTexts } from "./_logprobs.ts";
@@ -66,30 +66,6 @@ async function tokenizePrediction(server: Server, { prediction }: ChatCompletion
   checkNumChars(server, text.length, "prediction", "prediction");
   const options = { addSpecialTokens: false, parseSpecialTokens: false };
   return await server.promptEncoder.encode(text.toWellFormed(), options);
-}
-
-function renderPrompt(server: Server, body: ChatCompletionBody): string {
-  const { chatTemplate } = server;
-  if (chatTemplate === null) {
-    throw badRequest("The model has no chat template; use /v1/completions", { param: "messages" });
-  }
-  const messages = body.messages.map(({ role, content, name }): ChatMessage => ({
-    role: role === "developer" ? "system" : role,
-    content: typeof content === "string" ? content : content.map(({ text }) => text).join("\n"),
-    ...name && { name },
-  }));
-  // Before the template's work, which grows with the text.
-  checkNumChars(server, messages.reduce((sum, { content }) => sum + (content?.length ?? 0), 0), "messages");
-  try {
-    return chatTemplate.render(messages, {
-      addGenerationPrompt: body.add_generation_prompt ?? true,
-      variables: body.chat_template_kwargs ?? {},
-    });
-  } catch (error) {
-    // A template refuses by raising; what else fails in it comes from the messages or variables as well.
-    const reason = error instanceof Error ? error.message : String(error);
-    throw badRequest(`The chat template refused the messages: ${reason}`, { param: "messages", cause: error });
-  }
 }
 
 class ChatFormat implements ResponseFormat {

@@ -9,6 +9,7 @@ import { z } from "zod";
 import { chatCompletionBody } from "./schemas/chat_completion.ts";
 import { completionBody } from "./schemas/completion.ts";
 import { kvCompareBody } from "./schemas/kv_compare.ts";
+import { detokenizeBody, tokenizeBody } from "./schemas/tokenize.ts";
 import { CHAT_REFUSED_FIELDS, COMPLETION_REFUSED_FIELDS, type RefusedField } from "./schemas/refused_fields.ts";
 
 /** One endpoint. */
@@ -93,6 +94,22 @@ export const ENDPOINTS: readonly EndpointInfo[] = [
     summary: "The server's version.",
     responseTypes: [JSON_TYPE],
     errors: [401],
+  },
+  {
+    method: "post",
+    path: "/tokenize",
+    summary: "The token ids of a text or a conversation: {count, max_model_len, tokens, token_strs}.",
+    body: tokenizeBody,
+    responseTypes: [JSON_TYPE],
+    errors: [400, 401, 404, 413, 415, 429],
+  },
+  {
+    method: "post",
+    path: "/detokenize",
+    summary: "The text of token ids, special ones written out: {prompt}.",
+    body: detokenizeBody,
+    responseTypes: [JSON_TYPE],
+    errors: [400, 401, 404, 413, 415, 429],
   },
   {
     method: "get",

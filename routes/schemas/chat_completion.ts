@@ -68,6 +68,11 @@ export const chatCompletionBody = z.object({
       "fast the output comes, never what it is.",
   ),
   add_generation_prompt: field(z.boolean(), "End the prompt with the start of an assistant's turn. Default true."),
+  continue_final_message: field(
+    z.boolean(),
+    "Go on with the last message's text, which is the assistant's, rather than begin an answer. The output does not " +
+      "repeat it. Default false.",
+  ),
   chat_template_kwargs: field(
     z.record(
       z.string().regex(/^[A-Za-z][A-Za-z0-9_]{0,63}$/, { error: "expected an identifier" })

@@ -76,7 +76,8 @@ function readPrompts(value: unknown, context: z.RefinementCtx): PromptInput[] {
   return value.map((prompt, i) => tokenIds(prompt, context, [i]));
 }
 
-function tokenIds(value: readonly unknown[], context: z.RefinementCtx, path: number[]): readonly number[] {
+/** Refuses what are no token ids, at the first of them. */
+export function tokenIds(value: readonly unknown[], context: z.RefinementCtx, path: number[]): readonly number[] {
   const wrong = value.findIndex((id) => !Number.isInteger(id) || (id as number) < 0 || (id as number) >= 2 ** 31);
   if (wrong >= 0) refuse(context, "expected token ids, integers >= 0", [...path, wrong]);
   return value as readonly number[];

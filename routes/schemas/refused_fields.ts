@@ -43,7 +43,6 @@ export const CHAT_REFUSED_FIELDS: Readonly<Record<string, RefusedField>> = {
   audio: never,
   best_of: unless(1),
   chat_template: never,
-  continue_final_message: unless(false),
   documents: unless([]),
   echo: unless(false),
   function_call: unless("none"),

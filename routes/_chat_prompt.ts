@@ -1,0 +1,81 @@
+/**
+ * From a conversation to the prompt's text.
+ *
+ * @module
+ */
+
+import type { ChatMessage, ChatTemplate } from "../models/types.ts";
+import { checkNumChars } from "./_prompt.ts";
+import type { Server } from "./_server.ts";
+import { badRequest } from "./errors.ts";
+import type { ChatCompletionBody } from "./schemas/chat_completion.ts";
+
+/** What of a body the prompt depends on. */
+export type Conversation = Pick<
+  ChatCompletionBody,
+  "messages" | "add_generation_prompt" | "continue_final_message" | "chat_template_kwargs"
+>;
+
+/** @throws {ApiError} 400: there is no chat template, or it refuses the messages. */
+export function renderPrompt(server: Server, conversation: Conversation): string {
+  const { chatTemplate } = server;
+  if (chatTemplate === null) {
+    throw badRequest("The model has no chat template; use /v1/completions", { param: "messages" });
+  }
+  const messages = conversation.messages.map(({ role, content, name }): ChatMessage => ({
+    role: role === "developer" ? "system" : role,
+    content: typeof content === "string" ? content : content.map(({ text }) => text).join("\n"),
+    ...name && { name },
+  }));
+  // Before the template's work, which grows with the text.
+  checkNumChars(server, messages.reduce((sum, { content }) => sum + (content?.length ?? 0), 0), "messages");
+  const variables = conversation.chat_template_kwargs ?? {};
+  if (conversation.continue_final_message === true) {
+    checkContinuable(conversation);
+    const text = render(chatTemplate, messages, { addGenerationPrompt: false, variables });
+    return cutAfter(text, messages.at(-1)!.content!);
+  }
+  return render(chatTemplate, messages, {
+    addGenerationPrompt: conversation.add_generation_prompt ?? true,
+    variables,
+  });
+}
+
+function render(
+  template: ChatTemplate,
+  messages: readonly ChatMessage[],
+  options: Parameters<ChatTemplate["render"]>[1],
+) {
+  try {
+    return template.render(messages, options);
+  } catch (error) {
+    // A template refuses by raising; what else fails in it comes from the messages or variables as well.
+    const reason = error instanceof Error ? error.message : String(error);
+    throw badRequest(`The chat template refused the messages: ${reason}`, { param: "messages", cause: error });
+  }
+}
+
+function checkContinuable({ messages, add_generation_prompt }: Conversation): void {
+  const param = "continue_final_message";
+  if (add_generation_prompt === true) {
+    throw badRequest(`"${param}" and "add_generation_prompt" cannot both be true`, { param });
+  }
+  const { role } = messages.at(-1)!;
+  if (role !== "assistant") {
+    throw badRequest(`"${param}" needs a last message of the assistant, received one of role "${role}"`, { param });
+  }
+}
+
+/** The prompt up to the end of the last message's text: what a template puts behind it would end the turn. */
+function cutAfter(prompt: string, content: string): string {
+  // Templates trim contents or do not.
+  const trimmed = content.trim();
+  const at = prompt.lastIndexOf(trimmed);
+  if (trimmed === "" || at < 0) {
+    throw badRequest("The last message cannot be continued: the chat template does not write its text as it is", {
+      param: "continue_final_message",
+    });
+  }
+  const hasEnd = prompt.startsWith(content.trimStart(), at);
+  return prompt.slice(0, at + (hasEnd ? content.trimStart() : trimmed).length);
+}
