@@ -48,7 +48,19 @@ export const OPTIONS = {
     "none",
     'File of more keys, with shares of the engine: JSON [{"name": "a", "key": "...", "weight": 2}]',
   ),
+  corsOrigins: list(
+    "cors-origins",
+    "ORIGINS",
+    "none",
+    "Comma-separated origins whose pages may call the server from a browser, for example https://chat.example; * for all",
+  ),
   servedModelName: list("served-model-name", "NAMES", "the model's name", "Comma-separated names for the API's model"),
+  chatTemplate: optional(
+    "chat-template",
+    "FILE",
+    "the model's",
+    "Jinja file that renders conversations, instead of the model's own template",
+  ),
   device: choice("device", DEVICES, "auto", "Where to run; auto = on a GPU where there is one, else on the CPU"),
   loadFormat: choice(
     "load-format",

@@ -8,6 +8,7 @@ import { startEngine } from "./engine/start_engine.ts";
 import { describeKvScales } from "./engine/kv_scales.ts";
 import type { Engine } from "./engine/types.ts";
 import { BackgroundTokenizer } from "./models/background_tokenizer.ts";
+import { withChatTemplate } from "./models/chat_template_file.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { openModel } from "./models/open_model.ts";
 import { type ProgressListener, progressPrinter } from "./models/progress.ts";
@@ -75,7 +76,8 @@ export async function serve(options: ServeOptions = {}): Promise<Server> {
   listening(settings, () => Deno.listen({ hostname: settings.host, port: settings.port }).close());
   const apiKeys = acceptedKeys(settings);
   const { loadFormat } = settings;
-  const model = await openModel(source ?? await fetchDemoModel({ onProgress }), { onProgress, loadFormat });
+  const opened = await openModel(source ?? await fetchDemoModel({ onProgress }), { onProgress, loadFormat });
+  const model = settings.chatTemplate === null ? opened : withChatTemplate(opened, settings.chatTemplate);
   const engine = await startEngine({
     model,
     ...settings,
@@ -113,6 +115,7 @@ function listen({ model, engine, settings, apiKeys, log, drainMs }: Listening): 
     chatTemplate: model.chatTemplate,
     generationDefaults: model.generationDefaults,
     apiKeys,
+    corsOrigins: settings.corsOrigins ?? [],
     version: VERSION,
     createdAt: Math.floor(Date.now() / 1000),
     // The engine's queue is the bound, which tenants may make twice as long: the routes' own must not come before it.

@@ -16,7 +16,7 @@ export const DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024;
 type Complete<T> = { readonly [K in keyof T]-?: Exclude<T[K], undefined> };
 
 /** Shared by all handlers of one app. */
-export interface Server extends Complete<Omit<ServerContext, "apiKeys">> {
+export interface Server extends Complete<Omit<ServerContext, "apiKeys" | "corsOrigins">> {
   readonly asksForKey: boolean;
   readonly metrics: Metrics;
   readonly tokenTexts: TokenTexts;

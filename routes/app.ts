@@ -8,6 +8,7 @@ import { type Context, Hono } from "hono";
 import { HTTPException } from "hono/http-exception";
 import { matchedRoutes } from "hono/route";
 import { isStatus, STATUS_CODE } from "@std/http/status";
+import { cors } from "./cors.ts";
 import { createServer } from "./_server.ts";
 import { bearerAuth } from "./auth.ts";
 import { chatCompletionRoutes } from "./chat_completions.ts";
@@ -42,6 +43,9 @@ export function createApp(context: ServerContext): Hono {
     c.res.headers.set("x-request-id", requestId);
     server.metrics.countResponse(matchedRoute(c), c.res.status);
   });
+  const { corsOrigins = [] } = context;
+  // Before the key: a browser asks whether it may send one without sending it.
+  if (corsOrigins.length > 0) app.use(cors(corsOrigins));
   if (server.asksForKey) app.use(bearerAuth(context.apiKeys ?? []));
 
   const families = [

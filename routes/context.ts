@@ -22,6 +22,8 @@ export interface ServerContext {
   readonly generationDefaults: GenerationDefaults;
   /** With keys, every route but liveness asks for `Authorization: Bearer <key>` with one of them. Default none. */
   readonly apiKeys?: readonly ApiKey[] | undefined;
+  /** Origins whose pages may call the server from a browser; "*" for all. Default none. */
+  readonly corsOrigins?: readonly string[] | undefined;
   /** Octavo's version. */
   readonly version: string;
   /** When the model was loaded, in Unix seconds. */

@@ -44,7 +44,7 @@ async function findPath(source: string): Promise<string | null> {
 async function fileFlags({ options }: CommandLine): Promise<{ flags: string[]; paths: string[] }> {
   const flags: string[] = [];
   const paths: string[] = [];
-  for (const key of ["kvScales", "apiKeyFile"] as const) {
+  for (const key of ["kvScales", "apiKeyFile", "chatTemplate"] as const) {
     const given = options[key];
     if (given === null) continue;
     // What is nowhere is for the server to report.

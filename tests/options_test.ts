@@ -17,6 +17,8 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     port: ["9000", 9000],
     apiKey: ["secret", "secret"],
     apiKeyFile: ["keys.json", "keys.json"],
+    corsOrigins: ["https://a.example,*", ["https://a.example", "*"]],
+    chatTemplate: ["chat.jinja", "chat.jinja"],
     servedModelName: ["a, b", ["a", "b"]],
     device: ["cuda", "cuda"],
     loadFormat: ["dummy", "dummy"],

@@ -92,7 +92,9 @@ Deno.test("deno task serve may read the files that options name, from where the 
   const folder = await Deno.makeTempDir({ prefix: "octavo test, " });
   try {
     await Deno.writeTextFile(join(folder, "keys.json"), JSON.stringify([{ name: "a", key: "k" }]));
-    const report = await reportOf([TINY, "--port=0", "--api-key-file=keys.json"], { INIT_CWD: folder });
+    await Deno.writeTextFile(join(folder, "chat.jinja"), "{{ messages[0].content }}");
+    const files = ["--api-key-file=keys.json", "--chat-template=chat.jinja"];
+    const report = await reportOf([TINY, "--port=0", ...files], { INIT_CWD: folder });
     assertMatch(report, /authorization/i);
   } finally {
     await Deno.remove(folder, { recursive: true });
