@@ -61,6 +61,11 @@ export const OPTIONS = {
     "the model's",
     "Jinja file that renders conversations, instead of the model's own template",
   ),
+  separateReasoning: toggle(
+    "separate-reasoning",
+    "Return a chat answer's <think>...</think> as reasoning_content, unless the request says otherwise",
+    true,
+  ),
   device: choice("device", DEVICES, "auto", "Where to run; auto = on a GPU where there is one, else on the CPU"),
   loadFormat: choice(
     "load-format",

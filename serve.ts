@@ -121,6 +121,7 @@ function listen({ model, engine, settings, apiKeys, log, drainMs }: Listening): 
     // The engine's queue is the bound, which tenants may make twice as long: the routes' own must not come before it.
     maxConcurrentRequests: settings.maxQueuedRequests * (apiKeys.length > 1 ? 2 : 1) + engine.info.maxNumSeqs,
     deadlineMs: settings.deadlineMs,
+    separatesReasoning: settings.separateReasoning,
     enablesKvCompare: settings.enableKvCompare,
     isDraining: () => isDraining,
   });

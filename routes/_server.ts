@@ -43,6 +43,7 @@ export function createServer(context: ServerContext): Server {
     keepAliveMs: context.keepAliveMs ?? 15_000,
     stallMs: context.stallMs ?? 120_000,
     deadlineMs: context.deadlineMs ?? null,
+    separatesReasoning: context.separatesReasoning ?? true,
     enablesKvCompare: context.enablesKvCompare ?? false,
     isDraining: context.isDraining ?? (() => false),
     asksForKey: (context.apiKeys ?? []).length > 0,

@@ -5,13 +5,11 @@
  */
 
 import { Hono } from "hono";
-import type { Delta, PromptLogprob, Usage } from "../engine/types.ts";
 import { renderPrompt } from "./_chat_prompt.ts";
-import { ChunkWriter } from "./_chunk_writer.ts";
-import { type Endpoint, generationHandler, type Plan, type ResponseHead, responseHead } from "./_handler.ts";
-import { chatLogprobs, promptLogprobsJson, type TokenTexts } from "./_logprobs.ts";
+import { ChatFormat } from "./_chat_format.ts";
+import { type Endpoint, generationHandler, type Plan, responseHead } from "./_handler.ts";
 import { checkNumChars, maxTokens, tokenizePrompts } from "./_prompt.ts";
-import { type Choice, type ResponseFormat, usageJson } from "./_respond.ts";
+import { beginsReasoning } from "./_reasoning.ts";
 import { checkPromptLogprobs, requestOrder, requestSampling } from "./_sampling.ts";
 import type { Server } from "./_server.ts";
 import { badRequest } from "./errors.ts";
@@ -50,10 +48,12 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
     logprobsParam: "top_logprobs",
     prediction,
   });
+  const separates = body.separate_reasoning ?? server.separatesReasoning;
+  const reasoning = separates ? beginsReasoning(text) ? "begun" : "possible" : "none";
   const head = responseHead(server, { prefix: "chatcmpl-", requestId: body.request_id, model });
   return {
     requests: [{ id: crypto.randomUUID(), promptTokenIds, sampling, ...requestOrder(server, body) }],
-    format: new ChatFormat(server.tokenTexts, head, body, promptTokenIds),
+    format: new ChatFormat(server.tokenTexts, head, body, { tokenIds: promptTokenIds, reasoning }),
     isStream: body.stream === true,
   };
 }
@@ -66,90 +66,4 @@ async function tokenizePrediction(server: Server, { prediction }: ChatCompletion
   checkNumChars(server, text.length, "prediction", "prediction");
   const options = { addSpecialTokens: false, parseSpecialTokens: false };
   return await server.promptEncoder.encode(text.toWellFormed(), options);
-}
-
-class ChatFormat implements ResponseFormat {
-  readonly #texts: TokenTexts;
-  readonly #head: ResponseHead;
-  readonly #promptTokenIds: readonly number[];
-  readonly #withLogprobs: boolean;
-  readonly #numPromptLogprobs: number | null;
-  readonly #withTokenIds: boolean;
-  readonly #writer: ChunkWriter;
-  readonly #begun = new Set<number>();
-  #promptLogprobs: readonly (PromptLogprob | null)[] = [];
-
-  constructor(texts: TokenTexts, head: ResponseHead, body: ChatCompletionBody, promptTokenIds: readonly number[]) {
-    this.#texts = texts;
-    this.#head = head;
-    this.#promptTokenIds = promptTokenIds;
-    this.#withLogprobs = body.logprobs === true;
-    this.#numPromptLogprobs = body.prompt_logprobs ?? null;
-    this.#withTokenIds = body.return_token_ids === true;
-    this.#writer = new ChunkWriter({
-      head,
-      object: "chat.completion.chunk",
-      includeUsage: body.stream_options?.include_usage === true,
-      continuousUsage: body.stream_options?.continuous_usage_stats === true,
-      numPromptTokens: promptTokenIds.length,
-    });
-  }
-
-  promptLogprobs(_promptIndex: number, logprobs: readonly (PromptLogprob | null)[]): void {
-    this.#promptLogprobs = logprobs;
-  }
-
-  /** The role in a choice's first chunk, the finish reason in its last, the text between: clients rely on it. */
-  events(index: number, _promptIndex: number, delta: Delta): string {
-    let events = "";
-    if (!this.#begun.has(index)) {
-      const extra = this.#withTokenIds && this.#begun.size === 0
-        ? `,"prompt_token_ids":${JSON.stringify(this.#promptTokenIds)}`
-        : "";
-      this.#begun.add(index);
-      events += this.#chunk(index, '{"role":"assistant","content":""}', extra);
-    }
-    this.#writer.count(delta);
-    const hasMore = delta.tokenIds.length > 0 && (this.#withLogprobs || this.#withTokenIds);
-    if (delta.text !== "" || hasMore) {
-      const logprobs = delta.logprobs === null ? "null" : JSON.stringify(chatLogprobs(this.#texts, delta.logprobs));
-      const tokenIds = this.#withTokenIds ? `,"token_ids":${JSON.stringify(delta.tokenIds)}` : "";
-      const choice = `{"index":${index},"delta":{"content":${JSON.stringify(delta.text)}},"logprobs":${logprobs}` +
-        `,"finish_reason":null${tokenIds}}`;
-      events += this.#writer.chunk(choice);
-    }
-    if (delta.finishReason !== null) {
-      const reasons = `"finish_reason":"${delta.finishReason}","stop_reason":${JSON.stringify(delta.stopReason)}`;
-      events += this.#writer.chunk(`{"index":${index},"delta":{},"logprobs":null,${reasons}}`);
-    }
-    return events;
-  }
-
-  usageEvent(usage: Usage): string {
-    return this.#writer.usageEvent(usage);
-  }
-
-  body(choices: readonly Choice[], usage: Usage): unknown {
-    return {
-      ...this.#head,
-      object: "chat.completion",
-      choices: choices.map((choice) => ({
-        index: choice.index,
-        message: { role: "assistant", content: choice.text, refusal: null },
-        logprobs: this.#withLogprobs ? chatLogprobs(this.#texts, choice.logprobs) : null,
-        finish_reason: choice.finishReason,
-        stop_reason: choice.stopReason,
-        ...this.#withTokenIds && { token_ids: choice.tokenIds },
-      })),
-      usage: usageJson(usage),
-      ...this.#numPromptLogprobs !== null && {
-        prompt_logprobs: promptLogprobsJson(this.#texts, this.#promptLogprobs, this.#numPromptLogprobs),
-      },
-      ...this.#withTokenIds && { prompt_token_ids: this.#promptTokenIds },
-    };
-  }
-
-  #chunk(index: number, delta: string, extra: string): string {
-    return this.#writer.chunk(`{"index":${index},"delta":${delta},"logprobs":null,"finish_reason":null}`, extra);
-  }
 }

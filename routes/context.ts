@@ -42,6 +42,8 @@ export interface ServerContext {
   readonly deadlineMs?: number | null | undefined;
   /** True once the server finishes its requests and takes no more: not ready, but alive. */
   readonly isDraining?: (() => boolean) | undefined;
+  /** Part reasoning from answers where a chat request does not say. Default true. */
+  readonly separatesReasoning?: boolean | undefined;
   /** Serve `POST /v1/kv/compare`. Default false. */
   readonly enablesKvCompare?: boolean | undefined;
 }

@@ -18,6 +18,7 @@ Deno.test("parseCommandLine() reads each option from its flag and from its varia
     apiKey: ["secret", "secret"],
     apiKeyFile: ["keys.json", "keys.json"],
     corsOrigins: ["https://a.example,*", ["https://a.example", "*"]],
+    separateReasoning: ["false", false],
     chatTemplate: ["chat.jinja", "chat.jinja"],
     servedModelName: ["a, b", ["a", "b"]],
     device: ["cuda", "cuda"],

@@ -67,6 +67,11 @@ export const chatCompletionBody = z.object({
     "What the output may be, for the most part: where the server guesses tokens, it guesses these first. It changes how " +
       "fast the output comes, never what it is.",
   ),
+  separate_reasoning: field(
+    z.boolean(),
+    "Return what the model writes between `<think>` and `</think>` at the beginning as reasoning_content, not in content. " +
+      "Default: the server's `--separate-reasoning`, true.",
+  ),
   add_generation_prompt: field(z.boolean(), "End the prompt with the start of an assistant's turn. Default true."),
   continue_final_message: field(
     z.boolean(),
