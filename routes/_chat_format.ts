@@ -96,8 +96,8 @@ export class ChatFormat implements ResponseFormat {
     return { reasoning: reasoning + rest.reasoning, content: content + rest.content };
   }
 
-  usageEvent(usage: Usage): string {
-    return this.#writer.usageEvent(usage);
+  end(usage: Usage): string {
+    return this.#writer.end(usage);
   }
 
   body(choices: readonly Choice[], usage: Usage): unknown {

@@ -7,6 +7,7 @@
 import type { Delta, Usage } from "../engine/types.ts";
 import type { ResponseHead } from "./_handler.ts";
 import { usageJson } from "./_respond.ts";
+import { DONE_EVENT } from "./sse.ts";
 
 /** What a stream's chunks hold beside the choices. */
 export interface ChunkOptions {
@@ -48,10 +49,10 @@ export class ChunkWriter {
     return `${this.#start}${choice}]${extra}${this.#usageField()}}\n\n`;
   }
 
-  /** The chunk before `[DONE]`; "" unless asked for. */
-  usageEvent(usage: Usage): string {
-    if (!this.#options.includeUsage) return "";
-    return `${this.#start}],"usage":${JSON.stringify(usageJson(usage))}}\n\n`;
+  /** The chunk with the usage, where it is asked for, and the event that ends the stream. */
+  end(usage: Usage): string {
+    if (!this.#options.includeUsage) return DONE_EVENT;
+    return `${this.#start}],"usage":${JSON.stringify(usageJson(usage))}}\n\n${DONE_EVENT}`;
   }
 
   #usageField(): string {

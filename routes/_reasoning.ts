@@ -30,9 +30,13 @@ export class ReasoningSplitter {
   #state: State;
   #held = "";
 
+  /** Whether there is a beginning of reasoning. */
+  hasReasoned: boolean;
+
   /** @param isBegun The prompt has begun the reasoning. */
   constructor(isBegun: boolean) {
     this.#state = isBegun ? "reasoningStart" : "open";
+    this.hasReasoned = isBegun;
   }
 
   push(text: string): ReasonedText {
@@ -66,6 +70,7 @@ export class ReasoningSplitter {
     if (text.length < OPEN.length && OPEN.startsWith(text)) return false;
     const hasOpening = text.startsWith(OPEN);
     if (hasOpening) this.#held = text.slice(OPEN.length);
+    this.hasReasoned = hasOpening;
     this.#state = hasOpening ? "reasoningStart" : "content";
     return true;
   }
@@ -115,6 +120,16 @@ export function splitReasoning(text: string, isBegun: boolean): ReasonedText {
   const splitter = new ReasoningSplitter(isBegun);
   const [first, rest] = [splitter.push(text), splitter.flush()];
   return { reasoning: first.reasoning + rest.reasoning, content: first.content + rest.content };
+}
+
+/** How many of an answer's tokens, given by their texts, come before its content. */
+export function countReasoningTokens(texts: readonly string[], isBegun: boolean): number {
+  const splitter = new ReasoningSplitter(isBegun);
+  for (let i = 0; i < texts.length; i++) {
+    const isLast = splitter.push(texts[i]!).content !== "";
+    if (isLast) return splitter.hasReasoned ? i : 0;
+  }
+  return splitter.hasReasoned ? texts.length : 0;
 }
 
 /** Whether a prompt ends with the beginning of reasoning. */

@@ -5,10 +5,10 @@
  */
 
 import type { Delta, GenerationRequest, PromptLogprob, TokenLogprob, Usage } from "../engine/types.ts";
-import { errorEnvelope, toApiError } from "./errors.ts";
+import { type ApiError, errorEnvelope, toApiError } from "./errors.ts";
 import { Generation } from "./_generation.ts";
 import type { Server } from "./_server.ts";
-import { type CutReason, dataEvent, DONE_EVENT, EVENT_STREAM_HEADERS, EventStream } from "./sse.ts";
+import { type CutReason, dataEvent, EVENT_STREAM_HEADERS, EventStream } from "./sse.ts";
 
 /** A choice that has ended. */
 export interface Choice {
@@ -27,8 +27,12 @@ export interface ResponseFormat {
   promptLogprobs(promptIndex: number, logprobs: readonly (PromptLogprob | null)[]): void;
   /** Events for one delta of a choice; "" when there is nothing to say. */
   events(choiceIndex: number, promptIndex: number, delta: Delta): string;
-  /** The event before `[DONE]`; "" when none was asked for. */
-  usageEvent(usage: Usage): string;
+  /** The events that a stream begins with, if there are any. */
+  begin?(): string;
+  /** The events that it ends with. */
+  end(usage: Usage): string;
+  /** The event that it ends with when it fails; an event with the error envelope where this is left out. */
+  error?(error: ApiError): string;
   /** The whole response's body. */
   body(choices: readonly Choice[], usage: Usage): unknown;
 }
@@ -76,6 +80,7 @@ function respondStreamed(server: Server, job: Job): Response {
     onCut: over.cut,
   });
   try {
+    stream.send(job.format.begin?.() ?? "");
     generation.start({
       promptLogprobs: (promptIndex, logprobs) => job.format.promptLogprobs(promptIndex, logprobs),
       deltas: (promptIndex, deltas) => {
@@ -85,12 +90,13 @@ function respondStreamed(server: Server, job: Job): Response {
       },
       end: (usage) => {
         over.done();
-        stream.send(job.format.usageEvent(usage) + DONE_EVENT);
+        stream.send(job.format.end(usage));
         stream.close();
       },
       error: (error) => {
         over.done();
-        stream.send(dataEvent(errorEnvelope(toApiError(error))));
+        const apiError = toApiError(error);
+        stream.send(job.format.error?.(apiError) ?? dataEvent(errorEnvelope(apiError)));
         stream.close();
       },
     });

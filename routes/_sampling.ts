@@ -8,13 +8,12 @@ import { samplingParams } from "../engine/sampling_params.ts";
 import type { GenerationRequest, SamplingParams } from "../engine/types.ts";
 import { badRequest } from "./errors.ts";
 import type { Server } from "./_server.ts";
-import type { ChatCompletionBody } from "./schemas/chat_completion.ts";
-import type { CompletionBody } from "./schemas/completion.ts";
+import type { GenerationFields } from "./schemas/_fields.ts";
 
 /** How a request is queued, how long it may take, which cached prefixes it may use and how its own are stored. */
 export function requestOrder(
   server: Server,
-  body: ChatCompletionBody | CompletionBody,
+  body: GenerationFields,
 ): Pick<GenerationRequest, "priority" | "cacheSalt" | "deadlineMs" | "kvCacheDtype"> {
   return {
     ...(body.kv_cache_dtype === undefined || body.kv_cache_dtype === null ? {} : { kvCacheDtype: body.kv_cache_dtype }),
@@ -45,7 +44,7 @@ export interface SamplingExtras {
  */
 export function requestSampling(
   server: Server,
-  body: ChatCompletionBody | CompletionBody,
+  body: GenerationFields,
   { n, maxTokens, logprobs, logprobsParam, promptLogprobs = null, prediction = null }: SamplingExtras,
 ): SamplingParams {
   const asked = body.prompt_logprobs ?? null;
@@ -87,7 +86,7 @@ function checkNumLogprobs(server: Server, value: number | null, param: string): 
 }
 
 /** @throws {ApiError} 400: log-probabilities of the prompt come with the whole response only. */
-export function checkPromptLogprobs(body: ChatCompletionBody | CompletionBody): void {
+export function checkPromptLogprobs(body: GenerationFields): void {
   if ((body.prompt_logprobs ?? null) === null || body.stream !== true) return;
   throw badRequest('"prompt_logprobs" is not offered with "stream": true', { param: "prompt_logprobs" });
 }

@@ -21,6 +21,7 @@ import { kvCompareRoutes } from "./kv_compare.ts";
 import { metricsRoutes } from "./metrics.ts";
 import { modelRoutes } from "./models.ts";
 import { openapiRoutes } from "./openapi.ts";
+import { responseRoutes } from "./responses.ts";
 import { statusPageRoutes } from "./status_page.ts";
 import { tokenizeRoutes } from "./tokenize.ts";
 import { versionRoutes } from "./version.ts";
@@ -51,6 +52,7 @@ export function createApp(context: ServerContext): Hono {
   const families = [
     chatCompletionRoutes(server),
     completionRoutes(server),
+    responseRoutes(server),
     modelRoutes(server),
     healthRoutes(server),
     versionRoutes(server),

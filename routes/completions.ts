@@ -185,8 +185,8 @@ class CompletionFormat implements ResponseFormat {
     return events;
   }
 
-  usageEvent(usage: Usage): string {
-    return this.#writer.usageEvent(this.#usage(usage));
+  end(usage: Usage): string {
+    return this.#writer.end(this.#usage(usage));
   }
 
   body(choices: readonly Choice[], usage: Usage): unknown {

@@ -9,8 +9,14 @@ import { z } from "zod";
 import { chatCompletionBody } from "./schemas/chat_completion.ts";
 import { completionBody } from "./schemas/completion.ts";
 import { kvCompareBody } from "./schemas/kv_compare.ts";
+import { responseBody } from "./schemas/response.ts";
 import { detokenizeBody, tokenizeBody } from "./schemas/tokenize.ts";
-import { CHAT_REFUSED_FIELDS, COMPLETION_REFUSED_FIELDS, type RefusedField } from "./schemas/refused_fields.ts";
+import {
+  CHAT_REFUSED_FIELDS,
+  COMPLETION_REFUSED_FIELDS,
+  type RefusedField,
+  RESPONSE_REFUSED_FIELDS,
+} from "./schemas/refused_fields.ts";
 
 /** One endpoint. */
 export interface EndpointInfo {
@@ -48,6 +54,15 @@ export const ENDPOINTS: readonly EndpointInfo[] = [
     summary: "Continues one or more prompts; the choices of prompt p have indices p x n to p x n + n - 1.",
     body: completionBody,
     refused: COMPLETION_REFUSED_FIELDS,
+    responseTypes: [JSON_TYPE, "text/event-stream"],
+    errors: GENERATION_ERRORS,
+  },
+  {
+    method: "post",
+    path: "/v1/responses",
+    summary: "OpenAI's Responses interface without what has to be kept: texts in, text out. Nothing is stored.",
+    body: responseBody,
+    refused: RESPONSE_REFUSED_FIELDS,
     responseTypes: [JSON_TYPE, "text/event-stream"],
     errors: GENERATION_ERRORS,
   },

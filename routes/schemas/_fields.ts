@@ -25,6 +25,9 @@ export function integer(min: number, max = MAX_INT32) {
 const flag = z.boolean();
 const stopString = z.string().min(1).max(MAX_STOP_LENGTH);
 
+/** The parsed fields that all generation requests share. */
+export type GenerationFields = z.infer<z.ZodObject<typeof GENERATION_FIELDS>>;
+
 /** Shared by all generation requests. */
 export const GENERATION_FIELDS = {
   model: field(z.string().max(1024), "A served model's name; default: the first one."),

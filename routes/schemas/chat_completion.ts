@@ -7,7 +7,8 @@
 import { z } from "zod";
 import { field, GENERATION_FIELDS, integer } from "./_fields.ts";
 
-const MAX_MESSAGES = 4096;
+/** Most messages of a conversation. */
+export const MAX_MESSAGES = 4096;
 const MAX_TEMPLATE_VARIABLES = 32;
 
 /** Set by the server when it renders the template. */

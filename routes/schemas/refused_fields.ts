@@ -64,6 +64,25 @@ export const COMPLETION_REFUSED_FIELDS: Readonly<Record<string, RefusedField>> =
   suffix: unless(""),
 };
 
+/** Refused in `/v1/responses`. */
+export const RESPONSE_REFUSED_FIELDS: Readonly<Record<string, RefusedField>> = {
+  ...SHARED,
+  background: unless(false),
+  context_management: unless([]),
+  conversation: never,
+  include: unless([]),
+  max_tool_calls: never,
+  moderation: never,
+  parallel_tool_calls: unless(true, false),
+  previous_response_id: never,
+  prompt: never,
+  reasoning: unless({}),
+  stream_options: unless({}),
+  tool_choice: unless("none", "auto"),
+  tools: unless([]),
+  top_logprobs: unless(0),
+};
+
 /** Whether a refused field's value asks for nothing. */
 export function isHarmless({ allowed }: RefusedField, value: unknown): boolean {
   if (value === null || value === undefined) return true;

@@ -35,6 +35,7 @@ const ODD_VALUES = fc.oneof(
 const BASES: Record<string, Record<string, unknown>> = {
   "/v1/chat/completions": { messages: [USER_MESSAGE], max_tokens: 4 },
   "/v1/completions": { prompt: "a", max_tokens: 4 },
+  "/v1/responses": { input: "a", max_output_tokens: 4 },
   "/tokenize": { prompt: "a" },
   "/detokenize": { tokens: [97] },
   "/v1/kv/compare": { prompt: "a", max_tokens: 4 },
