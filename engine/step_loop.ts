@@ -9,7 +9,11 @@
  *   submit n+1 (tokens of step n by row) │ finish n: read, detokenize, hand out │ submit n+2 │ finish n+1 ...
  * ```
  * A sequence that turns out to have ended with step n has a wasted row in step n+1: its result is dropped, and its pages
- * are held back until that step has finished.
+ * are held back until that step has finished. Where a step depends on the tokens of the one under way, it is submitted as
+ * soon as they are read:
+ * ```
+ *   finish n: read, detokenize │ submit n+1 │ hand out │ finish n+1 ...
+ * ```
  *
  * Every submitted request gets exactly one last outcome: it ends, is aborted, or fails.
  *
@@ -174,6 +178,8 @@ export class StepLoop {
     if (this.#options.kvScaleWindow?.isOver) this.#endScaleWindow(this.#options.kvScaleWindow);
     if (this.#flights.length > 0 && !this.#mayLookAhead()) {
       this.#finishFlight();
+      // The device has nothing to do: its next step comes before what this one did is handed out.
+      if (this.#live.size > 0) this.#submitStep();
     } else {
       const isSubmitted = this.#submitStep();
       if (!isSubmitted || !this.#options.looksAhead || this.#flights.length > 1) this.#finishFlight();

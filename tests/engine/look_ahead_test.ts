@@ -56,6 +56,18 @@ Deno.test("StepLoop with look-ahead reads each token first when logit edits depe
   }
 });
 
+Deno.test("StepLoop with look-ahead submits a step that had to wait for tokens before it hands them out", () => {
+  const { harness, trace } = traced();
+  const sampling = { ...LONG, presencePenalty: 1 };
+  const key = harness.submit([5, 6, 7], sampling);
+  harness.step();
+  assertEquals([trace.join(""), harness.tokens(key)], ["s", [[]]]);
+  harness.step();
+  assertEquals([trace.join(""), harness.tokens(key)], ["sfs", [expectedOutput([5, 6, 7], sampling).slice(0, 1)]]);
+  harness.finish();
+  assertEquals(trace.join(""), "sf".repeat(12));
+});
+
 Deno.test("StepLoop with look-ahead bans stop ids by the number of tokens, which it need not read", () => {
   const sampling = { ...LONG, minTokens: 5, stopTokenIds: Array.from({ length: VOCAB_SIZE - 4 }, (_, id) => id) };
   const { harness, trace } = traced();
