@@ -259,6 +259,29 @@ def test_step_scores_many_and_samples_as_without(tmp_path):
     assert gpu.step(rows_of([3])).sampled[0] >= 0  # by a graph's kernels or not, no score is left over
 
 
+def test_device_keeps_masks_that_are_not_new(tmp_path):
+    gpu, _ = both(make_model(models.RECIPES[0], tmp_path), models.F16, kv_dtype="float16", max_token_masks=3,
+                  token_mask_words=17)
+    buffer = gpu.buffers[0]
+
+    def sampled(allowed, new=None):
+        rows = rows_of([4, 5, 6])
+        for row, tokens in zip(rows, allowed):
+            row["allowed"] = tokens
+        buffer.fill(rows)
+        if new is not None:
+            buffer.new_masks(*new)
+        gpu.run(buffer)
+        return buffer.sampled[:3].tolist()
+
+    assert sampled([[1], [2], [3]]) == [1, 2, 3]
+    # What the buffer holds in the places of the others is not read.
+    assert sampled([[7], [8], [9]], new=(1, 1)) == [1, 8, 3]
+    assert sampled([[7], [7], [7]], new=(0, 0)) == [1, 8, 3]
+    assert sampled([[7], [7], [9]], new=(2, 1)) == [1, 8, 9]
+    assert sampled([[4], [5], [6]]) == [4, 5, 6]
+
+
 def test_step_samples_only_tokens_of_the_mask(tmp_path):
     settings = {"max_token_masks": 3, "token_mask_words": 17}
     gpu, cpu = both(make_model(models.RECIPES[0], tmp_path), models.F16, kv_dtype="float16", **settings)
