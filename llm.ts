@@ -77,7 +77,7 @@ export interface LLMOptions {
   readonly maxModelLen?: number;
   /** Sequences that run at the same time. */
   readonly maxNumSeqs?: number;
-  /** Tokens of one step. */
+  /** Tokens of one step. Default: the device's, and on a GPU fewer in steps that decode. */
   readonly maxNumBatchedTokens?: number;
   /** Tokens of a KV page: 16, 32 or 64. */
   readonly pageSize?: number;

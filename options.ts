@@ -177,7 +177,7 @@ export const OPTIONS = {
     "N",
     "2048 on a GPU, 256 on a CPU",
     1 << 20,
-    "Tokens of one step (the token budget)",
+    "Tokens of one step (the token budget). Not given, a GPU takes fewer in steps that decode",
   ),
   maxQueuedRequests: integer("max-queued-requests", "N", 1024, 1, 1 << 20, "Requests that may wait; more get a 429"),
   deadlineMs: optionalInteger(

@@ -72,6 +72,14 @@ function decodeFigures(cell: Cell, { startMs, tokenMs }: CellTimes) {
     const inside = times.filter((time) => time >= fullFrom && time < fullTo);
     return inside.slice(1).map((time, i) => time - inside[i]!);
   });
+  if (gaps.length === 0) {
+    throw new RangeError(
+      `decode ${
+        cellName(cell)
+      }: its streams never all decoded at once; ask for more new tokens, or for more prompt tokens ` +
+        "a step with --max-num-batched-tokens",
+    );
+  }
   const tokens = cell.streams * cell.new;
   return {
     ...cell,

@@ -21,7 +21,7 @@ import { MailboxReceiver } from "./mailbox.ts";
 import type { EngineMessage, EngineSettings, StartMessage, WorkerMessage, WorkerModel } from "./messages.ts";
 import { PageGuard } from "./page_guard.ts";
 import { speculationOptions } from "./speculator.ts";
-import { mixedStepTokens, type StepSizes, stepSizes } from "./step_sizes.ts";
+import { mixedStepRule, type StepSizes, stepSizes } from "./step_sizes.ts";
 import { StepLoop } from "./step_loop.ts";
 import type { KvCacheDtype } from "./types.ts";
 import { runWorkerLoop } from "./worker_loop.ts";
@@ -80,7 +80,7 @@ async function run({ model, settings, counters }: StartMessage, mailbox: Mailbox
     pageGuard: settings.checkPages ? new PageGuard((page) => engine.pageChecksum(page)) : null,
     speculation: speculationOptions(settings, sizes.numSpeculativeTokens, backend),
     looksAhead: backend !== "cpu",
-    mixedStepTokens: backend === "cpu" ? undefined : mixedStepTokens,
+    mixedStepTokens: mixedStepRule(settings, backend),
     warn: (message) => post({ type: "warning", message }),
   });
   post(readyMessage({ device, nativeModel, model, settings, sizes, numPages, numHostPages }));

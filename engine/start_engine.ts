@@ -64,7 +64,7 @@ export interface StartEngineOptions {
   readonly maxNumSeqs?: number | null;
   /**
    * Tokens of one step; raised to maxNumSeqs where it is less, so that every decode fits. Null (the default): the
-   * device's.
+   * device's, and on a GPU fewer in steps that decode.
    */
   readonly maxNumBatchedTokens?: number | null;
   /** 16, 32 or 64. */

@@ -34,15 +34,23 @@ const DEFAULTS = {
 } as const;
 
 /**
- * Tokens of a step in which so many sequences decode on a GPU: eight a decode, but 512 at least and 1280 at most.
+ * Tokens of a step in which so many sequences decode on a GPU, where nobody has chosen: eight a decode, 512 at least. The
+ * scheduler takes no more than fit.
  *
  * A decode reads all weights whatever comes with it, so that prompt tokens beside it cost less than in a step of their own;
  * but they hold up the decodes. With few decodes, 512 tokens are where a token more costs as much as any; with many,
- * prompts have to keep pace with what ends, or fewer and fewer decode at once; and a step of 1280 takes 40 ms of a model
- * of 8 billion weights on an H100.
+ * prompts have to keep pace with what ends, or fewer and fewer decode at once.
  */
 export function mixedStepTokens(numDecodes: number): number {
-  return Math.max(Math.min(Math.max(8 * numDecodes, 512), 1280), numDecodes + 256);
+  return Math.max(8 * numDecodes, 512);
+}
+
+/** The rule for steps that decode: none on a CPU, nor where the user has chosen the tokens of a step. */
+export function mixedStepRule(
+  { maxNumBatchedTokens }: Pick<EngineSettings, "maxNumBatchedTokens">,
+  backend: string,
+): typeof mixedStepTokens | undefined {
+  return backend === "cpu" || maxNumBatchedTokens !== null ? undefined : mixedStepTokens;
 }
 
 /** Logit edits that each sequence of a step may have on average, beyond what one alone may need. */

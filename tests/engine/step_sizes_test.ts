@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { mixedStepTokens, stepSizes } from "../../engine/step_sizes.ts";
+import { mixedStepRule, mixedStepTokens, stepSizes } from "../../engine/step_sizes.ts";
 
 Deno.test("stepSizes() takes what is given, else what suits the device", () => {
   const none = { maxNumSeqs: null, maxNumBatchedTokens: null, numSpeculativeTokens: null };
@@ -30,15 +30,12 @@ Deno.test("stepSizes() takes what is given, else what suits the device", () => {
   assertEquals(stepSizes({ ...none, numSpeculativeTokens: 2 }, "cuda", 100).maxSamples, 272);
 });
 
-Deno.test("mixedStepTokens() grows with the decodes between its bounds, and always has room for prompts", () => {
-  assertEquals([1, 64, 65, 128, 160, 256, 1024, 4096].map(mixedStepTokens), [
-    512,
-    512,
-    520,
-    1024,
-    1280,
-    1280,
-    1280,
-    4352,
-  ]);
+Deno.test("mixedStepTokens() grows with the decodes, and always has room for prompts", () => {
+  assertEquals([1, 64, 65, 128, 256, 4096].map(mixedStepTokens), [512, 512, 520, 1024, 2048, 32_768]);
+});
+
+Deno.test("mixedStepRule() holds on a GPU where nobody has chosen the tokens of a step", () => {
+  assertEquals(mixedStepRule({ maxNumBatchedTokens: null }, "cuda"), mixedStepTokens);
+  assertEquals(mixedStepRule({ maxNumBatchedTokens: 2048 }, "cuda"), undefined);
+  assertEquals(mixedStepRule({ maxNumBatchedTokens: null }, "cpu"), undefined);
 });
