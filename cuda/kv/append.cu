@@ -47,11 +47,25 @@ __device__ Head read_head(const void* x, int dtype, int64_t at, int half) {
   return head;
 }
 
-__device__ void normalise(Head& head, const AppendParams& p, const float* weights) {
-  const int half = p.head_dim / 2;
-  float squares = 0;
+// Puts the head's dims in order into this warp's shared memory.
+__device__ void order_dims(const Head& head, int half, float (&row)[kMaxHeadDim]) {
+  __syncwarp();  // what was in it has been read
 #pragma unroll
-  for (int j = 0; j < kPairs; ++j) squares += head.low[j] * head.low[j] + head.high[j] * head.high[j];
+  for (int j = 0; j < kPairs; ++j) {
+    const int i = (threadIdx.x & 31) + 32 * j;
+    if (i >= half) continue;
+    row[i] = head.low[j];
+    row[half + i] = head.high[j];
+  }
+  __syncwarp();
+}
+
+// The squares are added in the order of append_plain_kernel, whose lanes hold eight dims.
+__device__ void normalise(Head& head, const AppendParams& p, const float* weights, float (&row)[kMaxHeadDim]) {
+  const int half = p.head_dim / 2;
+  const int first = 4 * static_cast<int>(threadIdx.x & 31);
+  order_dims(head, half, row);
+  float squares = first < half ? sum_squares(load_four(row + first), load_four(row + half + first)) : 0.0f;
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
   const float factor = 1.0f / sqrtf(squares / static_cast<float>(p.head_dim) + p.norm_eps);
@@ -206,15 +220,7 @@ template <bool kCounts>
 __device__ void store_scaled_head(const Head& head, const AppendParams& p, int64_t slot, int kv_head, bool is_value,
                                   float (&row)[kMaxHeadDim], Tally<kCounts>& tally) {
   const int lane = static_cast<int>(threadIdx.x & 31);
-  const int half = p.head_dim / 2;
-#pragma unroll
-  for (int j = 0; j < kPairs; ++j) {
-    const int i = lane + 32 * j;
-    if (i >= half) continue;
-    row[i] = head.low[j];
-    row[half + i] = head.high[j];
-  }
-  __syncwarp();
+  order_dims(head, p.head_dim / 2, row);
   float x[kMaxHeadDim / 32];
 #pragma unroll
   for (int j = 0; j < kMaxHeadDim / 32; ++j) x[j] = lane + 32 * j < p.head_dim ? row[lane + 32 * j] : 0.0f;
@@ -270,6 +276,7 @@ __device__ void store_head(const Head& head, const AppendParams& p, int64_t slot
 // A warp takes one (token, head); heads: q heads, then K's, then V's.
 template <bool kCounts>
 __global__ void __launch_bounds__(kWarps * 32) append_kernel(const __grid_constant__ AppendParams p) {
+  __shared__ __align__(16) float rows[kWarps][kMaxHeadDim];
   gpu_wait_for_predecessor();
   gpu_release_successor();
   const int q_heads = p.q != nullptr ? p.num_q_heads : 0;
@@ -287,11 +294,10 @@ __global__ void __launch_bounds__(kWarps * 32) append_kernel(const __grid_consta
   Head head = read_head(source, p.in_dtype, token * stride + static_cast<int64_t>(head_of_kind) * p.head_dim, half);
   if (!is_value) {
     const float* weights = is_query ? p.q_norm : p.k_norm;
-    if (weights != nullptr) normalise(head, p, weights);
+    if (weights != nullptr) normalise(head, p, weights, rows[threadIdx.x >> 5]);
     if (p.cosines != nullptr) rotate(head, p, token);
   }
   if (!is_query) {
-    __shared__ float rows[kWarps][kMaxHeadDim];
     const int64_t slot = p.slot_mapping[token];
     if (slot < 0 || slot >= p.num_slots) return;
     Tally<kCounts> tally;
