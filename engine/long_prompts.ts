@@ -1,10 +1,10 @@
 /**
- * One long prompt at a time. A prompt of which more than a step's budget is left to compute gets all that shorter ones
- * leave, so a second one beside it would get one chunk, and hold pages that others could use until it has its turn.
- * Newcomers behind it in the queue pass it meanwhile.
+ * One long prompt at a time. A prompt of which many steps are left to compute gets all that shorter ones leave, so a second
+ * one beside it would get one chunk, and hold pages that others could use until it has its turn. Newcomers behind it in the
+ * queue pass it meanwhile.
  *
  * ```
- *  budget 2048
+ *  long: more than 2048 tokens left
  *  under way   a: 12,000 left           | a: 1900 left, not long any more
  *  queue       b: 20,000   c: 300       | b: 20,000
  *  admitted                c            | b
@@ -16,12 +16,15 @@
 
 import type { Sequence } from "./sequence.ts";
 
+/** Tokens above which a prompt is long, unless a step has more. */
+const LONG_PROMPT_TOKENS = 2048;
 /** Times that a step searches the prefix cache for what makes a waiting prompt short; those left over wait a step more. */
 const MAX_LOOKS = 64;
 
 export interface LongPromptsOptions {
-  /** Of a step. */
   readonly maxNumBatchedTokens: number;
+  /** Tokens left to compute above which a prompt is long; the larger of a step's and 2048 if left out. */
+  readonly longPromptTokens?: number | undefined;
   /** Whether a running sequence takes all of the budget that it gets. */
   readonly isComputed: (sequence: Sequence) => boolean;
   /** Tokens of a waiting sequence that the prefix cache holds. */
@@ -30,6 +33,7 @@ export interface LongPromptsOptions {
 
 export class LongPrompts {
   readonly #options: LongPromptsOptions;
+  readonly #longPromptTokens: number;
   /** The most urgent priority of the long prompts under way; Infinity: there are none. */
   #priority = Infinity;
   /** Raised when those held back are to be looked at again. */
@@ -38,6 +42,7 @@ export class LongPrompts {
 
   constructor(options: LongPromptsOptions) {
     this.#options = options;
+    this.#longPromptTokens = options.longPromptTokens ?? Math.max(LONG_PROMPT_TOKENS, options.maxNumBatchedTokens);
   }
 
   /** Begins a step. */
@@ -73,6 +78,6 @@ export class LongPrompts {
   }
 
   #isLong(numTokens: number): boolean {
-    return numTokens > this.#options.maxNumBatchedTokens;
+    return numTokens > this.#longPromptTokens;
   }
 }

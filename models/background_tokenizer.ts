@@ -103,7 +103,7 @@ export class BackgroundTokenizer implements AsyncEncoder, Disposable {
     } else if (message.type === "failed") {
       this.#fail(message.message);
     } else {
-      this.#open.shift()!(message.type === "encoded" ? [...message.ids] : null);
+      this.#open.shift()?.(message.type === "encoded" ? [...message.ids] : null);
     }
   }
 

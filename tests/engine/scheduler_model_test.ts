@@ -187,7 +187,14 @@ class Pair {
     const mixedStepTokens = tokensPerDecode === null ? undefined : (numDecodes: number) => tokensPerDecode * numDecodes;
     this.real = new Scheduler(
       this.pool,
-      { ...limits, mixedStepTokens, pageSizes: [pageSize], maxLogitEdits: 0, maxScores: 0 },
+      {
+        ...limits,
+        longPromptTokens: limits.maxNumBatchedTokens,
+        mixedStepTokens,
+        pageSizes: [pageSize],
+        maxLogitEdits: 0,
+        maxScores: 0,
+      },
       () => 0,
       cache,
     );

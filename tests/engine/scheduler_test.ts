@@ -9,6 +9,7 @@ const LIMITS: SchedulerLimits = {
   pageSizes: [4],
   maxNumSeqs: 4,
   maxNumBatchedTokens: 10,
+  longPromptTokens: 10,
   maxLogitEdits: 100,
   maxScores: 5,
 };
