@@ -15,6 +15,8 @@ import {
   type ScaleMethod,
 } from "./engine/calibrate.ts";
 import type { KvHistograms } from "./ffi/kv_stats.ts";
+import { openDevice } from "./ffi/library.ts";
+import { BACKENDS, type Device } from "./ffi/library_search.ts";
 import { fetchDemoModel } from "./models/demo.ts";
 import { namedKvScales, saveWithKvScales, writeKvScales } from "./models/kv_scale_writer.ts";
 import { openModel } from "./models/open_model.ts";
@@ -34,6 +36,7 @@ int4. A .txt file is one document, cut into sequences; a line of a .jsonl file i
   --granularity tensor|head  tensor
   --method METHOD            absmax; percentile (99.99 %) and mse saturate the largest values
   --save-model DIR           also a copy of the model's folder with the scales, as LLM Compressor writes them
+  --device auto|cpu|cuda     auto
   --threads N                0 = one for each physical core
 
 An interrupted run goes on where it was: FILE.partial holds what has been counted.
@@ -47,13 +50,16 @@ export interface CalibrateCommand extends ScaleMethod {
   readonly samples: number;
   readonly maxSeqLen: number;
   readonly saveModel: string | null;
+  readonly device: Device;
   readonly threads: number;
 }
 
+const DEVICES = ["auto", ...BACKENDS.toReversed()] as const;
+
 /** @throws {OptionError} An unknown flag, or a value that does not fit. */
 export function parseCalibrate(args: readonly string[]): CalibrateCommand {
-  const flags = ["data", "output", "samples", "max-seq-len", "granularity", "method", "save-model", "threads"];
-  const { text, integer, choice, model } = parseFlags("calibrate", flags, args);
+  const flags = ["data", "output", "samples", "max-seq-len", "granularity", "method", "save-model"];
+  const { text, integer, choice, model } = parseFlags("calibrate", [...flags, "device", "threads"], args);
   const data = text("data");
   if (!data) throw new OptionError("octavo calibrate needs --data FILE|DIR");
   return {
@@ -65,6 +71,7 @@ export function parseCalibrate(args: readonly string[]): CalibrateCommand {
     granularity: choice("granularity", CALIBRATION_GRANULARITIES),
     method: choice("method", CALIBRATION_METHODS),
     saveModel: text("save-model") || null,
+    device: choice("device", DEVICES),
     threads: integer("threads", 0, 0),
   };
 }
@@ -86,8 +93,12 @@ export async function calibrate(
   const maxSeqLen = Math.min(command.maxSeqLen, model.config.maxModelLen);
   const samples = readSamples(model, command.data, maxSeqLen).slice(0, command.samples);
   if (samples.length === 0) throw new OptionError(`No sample in ${command.data}: expected .txt or .jsonl files`);
-  const partial = new PartialFile(`${command.output}.partial`, await fingerprint(model, samples));
-  const stats = await collectKvHistograms({
+  const { library } = await openDevice(command.device);
+  using _library = library;
+  const { backend } = library.deviceInfo();
+  const partial = new PartialFile(`${command.output}.partial`, await fingerprint(model, samples, backend));
+  const stats = collectKvHistograms({
+    library,
     model,
     samples,
     before: partial.read(),
@@ -119,10 +130,14 @@ export async function calibrate(
   log(scaleTable(layers, stats, model.config.numKvHeads));
 }
 
-/** SHA-256 of the model's place and the samples: what a partial file must have been made from. */
-async function fingerprint(model: ModelFiles, samples: readonly (readonly number[])[]): Promise<string> {
+/** SHA-256 of the model's place, the samples and the device: what a partial file must have been made from. */
+async function fingerprint(
+  model: ModelFiles,
+  samples: readonly (readonly number[])[],
+  backend: string,
+): Promise<string> {
   const sizes = model.paths.map((path) => Deno.statSync(path).size);
-  const bytes = new TextEncoder().encode(JSON.stringify([model.source, sizes, samples]));
+  const bytes = new TextEncoder().encode(JSON.stringify([model.source, sizes, samples, backend]));
   const digest = await crypto.subtle.digest("SHA-256", bytes);
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

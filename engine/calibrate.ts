@@ -4,7 +4,7 @@
  * @module
  */
 
-import { openLibrary } from "../ffi/library.ts";
+import type { Library } from "../ffi/library.ts";
 import { KV_STATS_BINS, type KvHistograms, kvStatsBinStart } from "../ffi/kv_stats.ts";
 import { NativeEngine } from "../ffi/native_engine.ts";
 import { NativeModel } from "../ffi/native_model.ts";
@@ -16,6 +16,7 @@ export const CALIBRATION_METHODS = ["absmax", "percentile", "mse"] as const;
 export const CALIBRATION_GRANULARITIES = ["tensor", "head"] as const;
 
 export interface CalibrateOptions {
+  readonly library: Library;
   readonly model: ModelFiles;
   /** Token ids of each sample, at least one. */
   readonly samples: readonly (readonly number[])[];
@@ -33,16 +34,16 @@ const E4M3_MAX = 448;
 const PERCENTILE = 0.9999;
 
 /**
- * Runs the prefill of every sample with an exact (float32) cache and counts K, after RoPE, and V.
+ * Runs the prefill of every sample with an exact cache (float32; on a GPU of what it computes in) and counts K, after
+ * RoPE, and V.
  *
- * @throws {LibraryError} There is no CPU build of the native library.
  * @throws {NativeError} The model does not load.
  */
-export async function collectKvHistograms(options: CalibrateOptions): Promise<KvHistograms> {
-  const { model, samples, before = null, numThreads, onSample } = options;
+export function collectKvHistograms(options: CalibrateOptions): KvHistograms {
+  const { library, model, samples, before = null, numThreads, onSample } = options;
   const longest = samples.reduce((most, { length }) => Math.max(most, length), 2);
-  using library = await openLibrary("cpu");
   const config = { ...model.config, maxModelLen: longest, computeDtype: computeDtype(model.config, model.tensors) };
+  const gpuDtype = config.computeDtype === "F16" ? "float16" : "bfloat16";
   using native = new NativeModel(library, config, { numThreads });
   const files = model.paths.map((path) => native.addFile(path));
   for (const tensor of model.tensors) {
@@ -51,7 +52,7 @@ export async function collectKvHistograms(options: CalibrateOptions): Promise<Kv
   native.finish();
   const numPages = Math.ceil(longest / PAGE_SIZE);
   using engine = new NativeEngine(native, {
-    kvDtype: "float32",
+    kvDtype: library.deviceInfo().backend === "cpu" ? "float32" : gpuDtype,
     pageSize: PAGE_SIZE,
     numPages,
     maxNumSeqs: 1,

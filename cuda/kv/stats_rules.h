@@ -1,4 +1,4 @@
-// What octavo_engine_kv_stats counts, the same in every build.
+// What octavo_engine_kv_stats and octavo_engine_kv_histograms count, the same in every build.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,13 @@ OCTAVO_HOST_DEVICE OCTAVO_INLINE constexpr float saturation_limit(int32_t kv_dty
     default:
       return __builtin_inff();
   }
+}
+
+// The bin of a magnitude that is a number: of the bits of |x|, the exponent and three bits of mantissa, from 2^-24 on.
+OCTAVO_HOST_DEVICE OCTAVO_INLINE int32_t kv_stats_bin(float x) {
+  constexpr int32_t kFirst = (127 - 24) << 3;
+  const int32_t bin = ((__builtin_bit_cast(int32_t, x) & 0x7fffffff) >> 20) - kFirst;
+  return bin < 0 ? 0 : bin < OCTAVO_KV_STATS_BINS ? bin : OCTAVO_KV_STATS_BINS - 1;
 }
 
 }  // namespace octavo

@@ -13,9 +13,6 @@ namespace {
 const octavo_engine_config& check_config(const DeviceModel& model, const octavo_engine_config& config) {
   check_engine_config(config);
   check_mask_words(config, model.config().vocab_size);
-  if (config.kv_stats == OCTAVO_KV_STATS_HISTOGRAMS) {
-    fail(OCTAVO_UNSUPPORTED, "GPU builds make no histograms of K and V (kv_stats %d)", config.kv_stats);
-  }
   // Refuses what no attention kernel takes before anything large is allocated.
   const int32_t group = model.config().num_q_heads / model.config().num_kv_heads;
   for (int32_t kv = 0; kv < num_kv_dtypes(config); ++kv) {
@@ -106,13 +103,13 @@ void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slot.packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
                                    cudaMemcpyHostToDevice, stream));
   const KvGroups groups = list_kv_groups(step);
-  const BucketGraph* graph = kv_.calculated().is_counting() ? nullptr : find_graph(step, groups);
+  const bool counts_kv = kv_.calculated().is_counting() || kv_.histograms() != nullptr;
+  const BucketGraph* graph = counts_kv ? nullptr : find_graph(step, groups);
   if (graph != nullptr) {
     graph->graph.launch(stream);
   } else {
     const int32_t longest = *std::max_element(step.query_len, step.query_len + step.num_seqs());
-    enqueue_kernels({step.num_seqs(), step.num_tokens(), slot.num_rows, slot.num_scores, longest,
-                     kv_.calculated().is_counting(), groups});
+    enqueue_kernels({step.num_seqs(), step.num_tokens(), slot.num_rows, slot.num_scores, longest, counts_kv, groups});
     kv_.end_step();
   }
   copy_outputs(slot);
@@ -212,7 +209,10 @@ void DeviceEngine::copy_kv_stats(double* stats, double* num_tokens) {
   *num_tokens = num_tokens_;
 }
 
-void DeviceEngine::copy_kv_histograms(float*, double*, double*) { fail_uncounted("OCTAVO_KV_STATS_HISTOGRAMS", config_); }
+void DeviceEngine::copy_kv_histograms(float* absmax, double* histogram, double* k_sum) {
+  if (kv_.histograms() == nullptr) fail_uncounted("OCTAVO_KV_STATS_HISTOGRAMS", config_);
+  on_device([&] { kv_.histograms()->copy(absmax, histogram, k_sum, stream_.get()); });
+}
 
 void DeviceEngine::end_kv_scales() {
   on_device([&] { kv_.freeze_scales(stream_.get()); });

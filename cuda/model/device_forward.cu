@@ -201,7 +201,7 @@ void DeviceForward::run_layer(const DeviceStep& step, int32_t index, GpuStream s
   qkv.y_dtype = OCTAVO_F32;
   qkv.bias = layer.qkv_bias;
   multiply(qkv, stream);
-  if (step.calculates_scales && kv_.takes_scales_in(index)) calculate_scales(step, index, stream);
+  if (step.counts_kv) count_kv(step, index, stream);
   for (const KvGroup& group : step.groups) {
     append(group, index, stream);
     attend(group, index, stream);
@@ -273,10 +273,9 @@ void DeviceForward::append(const KvGroup& group, int32_t index, GpuStream stream
   append_gpu(params, stream, true);
 }
 
-// The scales come from K after its norm and RoPE: an append that has no slots and takes K for Q leaves it in scratch.keys.
-void DeviceForward::calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream) {
+// What counts is K after its norm and RoPE: an append that has no slots and takes K for Q leaves it in scratch.keys.
+void DeviceForward::count_kv(const DeviceStep& step, int32_t index, GpuStream stream) {
   const octavo_model_config& config = model_.config();
-  const int64_t width = int64_t{config.num_kv_heads} * config.head_dim;
   AppendParams params = append_params({0, 0, step.num_seqs, 0, step.num_tokens, step.max_query_len, 0, 0, 0}, index);
   params.q = params.k;
   params.q_out = scratch_.keys;
@@ -284,6 +283,22 @@ void DeviceForward::calculate_scales(const DeviceStep& step, int32_t index, GpuS
   params.num_q_heads = config.num_kv_heads;
   params.q_out_dtype = OCTAVO_F32;
   append_gpu(params, stream, true);
+  if (kv_.calculated().is_counting() && kv_.takes_scales_in(index)) calculate_scales(step, index, stream);
+  if (kv_.histograms() == nullptr) return;
+  KvHistogramParams histogram = {};
+  histogram.values[0] = scratch_.keys;
+  histogram.values[1] = scratch_.qkv + QkvOffsets(config).v;
+  histogram.stride[0] = int64_t{config.num_kv_heads} * config.head_dim;
+  histogram.stride[1] = QkvOffsets(config).width;
+  histogram.num_tokens = step.num_tokens;
+  histogram.num_kv_heads = config.num_kv_heads;
+  histogram.head_dim = config.head_dim;
+  kv_.histograms()->add(index, histogram, stream);
+}
+
+void DeviceForward::calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream) {
+  const octavo_model_config& config = model_.config();
+  const int64_t width = int64_t{config.num_kv_heads} * config.head_dim;
   KvScalesParams scales = {};
   scales.values[0] = scratch_.keys;
   scales.values[1] = scratch_.qkv + QkvOffsets(config).v;

@@ -30,8 +30,8 @@ struct DeviceStep {
   int32_t num_rows;    // 0: it samples nothing
   int32_t num_scores;
   int32_t max_query_len;
-  bool calculates_scales;  // set the KV scales from this step's values
-  KvGroups groups;         // all of its sequences
+  bool counts_kv;   // its K and V make KV scales or histograms
+  KvGroups groups;  // all of its sequences
 };
 
 class DeviceForward {
@@ -55,6 +55,7 @@ class DeviceForward {
   void prepare(const DeviceStep& step, GpuStream stream);
   void run_layer(const DeviceStep& step, int32_t index, GpuStream stream);
   void append(const KvGroup& group, int32_t index, GpuStream stream);
+  void count_kv(const DeviceStep& step, int32_t index, GpuStream stream);
   void calculate_scales(const DeviceStep& step, int32_t index, GpuStream stream);
   void attend(const KvGroup& group, int32_t index, GpuStream stream);
   MatmulArgs of_normed(const DeviceMatrix& w, int32_t m) const;

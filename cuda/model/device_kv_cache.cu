@@ -51,6 +51,7 @@ DeviceKvCache::DeviceKvCache(const octavo_model_config& model, const std::vector
       calculated_(config) {
   check_kv_scales(model, config, values.scales);
   pages_ = allocate_pages(layout_.size_bytes(), config.num_pages);
+  if (config.kv_stats == OCTAVO_KV_STATS_HISTOGRAMS) histograms_ = std::make_unique<DeviceKvHistograms>(model);
   if (config.kv_stats == OCTAVO_KV_STATS_ERRORS) stats_ = GpuMemory(num_scales_ * sizeof(KvStatsRow));
   if (calculated_.is_counting()) {
     absmax_ = GpuMemory(size_t{2} * layers.size() * sizeof(float));
@@ -149,6 +150,7 @@ void DeviceKvCache::clear(GpuStream stream) {
   if (stats_.size_bytes() > 0) {
     OCTAVO_GPU_CHECK(cudaMemsetAsync(stats_.as<uint8_t>(), 0, stats_.size_bytes(), stream));
   }
+  if (histograms_ != nullptr) histograms_->clear(stream);
 }
 
 }  // namespace octavo

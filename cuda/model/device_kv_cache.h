@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "arch/gpu_memory.h"
 #include "kv/append.h"
+#include "model/device_kv_histograms.h"
 #include "model/kv_cache_config.h"
 #include "model/page_layout.h"
 #include "octavo.h"
@@ -62,6 +64,9 @@ class DeviceKvCache {
   // Of all bytes of a page, once the stream's work so far is done.
   uint64_t page_checksum(int32_t page, GpuStream stream) const;
 
+  // nullptr where there are none.
+  DeviceKvHistograms* histograms() const { return histograms_.get(); }
+
   // Makes all pages and counts zero again.
   void clear(GpuStream stream);
 
@@ -73,6 +78,7 @@ class DeviceKvCache {
   GpuMemory absmax_;  // f32[num_layers][2] for calculate_kv_scales, else empty
   GpuMemory checksum_;  // u64
   GpuMemory stats_;     // KvStatsRow[num_scales_], or empty: not counted
+  std::unique_ptr<DeviceKvHistograms> histograms_;  // nullptr: not counted
   GpuMemory k_mean_;  // f32[num_layers][num_kv_heads][head_dim] or empty
   std::vector<bool> has_mean_;
   CalculatedScales calculated_;

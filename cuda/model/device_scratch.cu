@@ -63,7 +63,9 @@ void DeviceScratch::place_rows(const DeviceModel& model, const octavo_engine_con
     place(e4m3_scales, tokens, 1, sizeof(float));
     place(activation_scales, tokens, 1, sizeof(float));
   }
-  if (config.calculate_kv_scales != 0) place(keys, tokens, kv_width, sizeof(float));
+  if (config.calculate_kv_scales != 0 || config.kv_stats == OCTAVO_KV_STATS_HISTOGRAMS) {
+    place(keys, tokens, kv_width, sizeof(float));
+  }
 }
 
 DeviceScratch::DeviceScratch(const DeviceModel& model, const octavo_engine_config& config,

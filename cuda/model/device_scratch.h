@@ -33,7 +33,7 @@ struct DeviceScratch {
   uint8_t* e4m3;       // [T][widest input] and its scales [T]: inputs of FP8 products; nullptr without FP8 weights
   float* e4m3_scales;
   float* activation_scales;  // [T]: of the activation where it is stored in E4M3; nullptr without FP8 weights
-  float* keys;         // [T][num_kv_heads][head_dim] for calculate_kv_scales; else nullptr
+  float* keys;         // [T][num_kv_heads][head_dim] for calculate_kv_scales and histograms; else nullptr
   void* head_input;    // [R][hidden_size] compute
   float* logits;       // [R][logits_stride]
   int64_t logits_stride;  // vocab_size, rounded up to 8

@@ -2,20 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+
+#include "kv/stats_rules.h"
 
 namespace octavo {
 namespace {
 
 constexpr int32_t kBins = OCTAVO_KV_STATS_BINS;
-
-// Eight bins an octave: of the bits of |x|, the exponent and three bits of mantissa, counted from 2^-24.
-int32_t bin_of(float magnitude) {
-  uint32_t bits = 0;
-  std::memcpy(&bits, &magnitude, sizeof(bits));
-  constexpr int32_t kFirst = (127 - 24) << 3;
-  return std::clamp(static_cast<int32_t>(bits >> 20) - kFirst, 0, kBins - 1);
-}
 
 }  // namespace
 
@@ -37,7 +30,7 @@ void KvHistograms::add(int32_t layer, const float* k, const float* v, int64_t st
           const float magnitude = std::fabs(x[i]);
           if (std::isnan(magnitude)) continue;
           absmax_[row] = std::max(absmax_[row], magnitude);
-          ++counts[bin_of(magnitude)];
+          ++counts[kv_stats_bin(magnitude)];
         }
       }
     }

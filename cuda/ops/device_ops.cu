@@ -1,4 +1,5 @@
 #include "arch/block_rows.cuh"
+#include "kv/stats_rules.h"
 #include "ops/device_ops.h"
 
 namespace octavo {
@@ -273,6 +274,46 @@ __global__ void __launch_bounds__(kScaleThreads) kv_scales_kernel(const __grid_c
   }
 }
 
+// A block a part and kv head, so that sums have one order:
+//
+//   thread t   | dim t % head_dim | of every group-th token from t / head_dim |
+__global__ void __launch_bounds__(kScaleThreads) kv_histogram_kernel(const __grid_constant__ KvHistogramParams p) {
+  __shared__ uint32_t counts[OCTAVO_KV_STATS_BINS];
+  __shared__ double sums[kScaleThreads];
+  gpu_wait_for_predecessor();
+  gpu_release_successor();
+  for (int bin = threadIdx.x; bin < OCTAVO_KV_STATS_BINS; bin += kScaleThreads) counts[bin] = 0;
+  __syncthreads();
+  const int row = blockIdx.x;
+  const int part = row / p.num_kv_heads;
+  const int head = row % p.num_kv_heads;
+  const int groups = kScaleThreads / p.head_dim;
+  const int group = static_cast<int>(threadIdx.x) / p.head_dim;
+  const int dim = static_cast<int>(threadIdx.x) % p.head_dim;
+  float largest = 0;
+  double sum = 0;
+  if (group < groups) {
+    const float* values = p.values[part] + static_cast<int64_t>(head) * p.head_dim + dim;
+    for (int64_t token = group; token < p.num_tokens; token += groups) {
+      const float x = values[token * p.stride[part]];
+      if (isnan(x)) continue;
+      largest = fmaxf(largest, fabsf(x));
+      sum += static_cast<double>(x);
+      atomicAdd(&counts[kv_stats_bin(x)], 1u);
+    }
+  }
+  sums[threadIdx.x] = sum;
+  largest = block_max(largest);
+  __syncthreads();
+  if (threadIdx.x == 0) p.absmax[row] = fmaxf(p.absmax[row], largest);
+  for (int bin = threadIdx.x; bin < OCTAVO_KV_STATS_BINS; bin += kScaleThreads) {
+    p.counts[static_cast<int64_t>(row) * OCTAVO_KV_STATS_BINS + bin] += counts[bin];
+  }
+  if (part == 1 || static_cast<int>(threadIdx.x) >= p.head_dim) return;
+  for (int other = 1; other < groups; ++other) sum += sums[other * p.head_dim + dim];
+  p.k_sum[static_cast<int64_t>(head) * p.head_dim + dim] += sum;
+}
+
 }  // namespace
 
 void unpack_step(const UnpackParams& params, GpuStream stream, bool overlap) {
@@ -302,6 +343,10 @@ void softcap_logits(const SoftcapParams& params, GpuStream stream, bool overlap)
 
 void calculate_kv_scales(const KvScalesParams& params, GpuStream stream, bool overlap) {
   gpu_launch(kv_scales_kernel, 2, kScaleThreads, 0, stream, overlap, params);
+}
+
+void count_kv(const KvHistogramParams& params, GpuStream stream, bool overlap) {
+  gpu_launch(kv_histogram_kernel, 2 * params.num_kv_heads, kScaleThreads, 0, stream, overlap, params);
 }
 
 }  // namespace octavo

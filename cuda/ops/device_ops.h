@@ -109,4 +109,17 @@ struct KvScalesParams {
 };
 void calculate_kv_scales(const KvScalesParams& params, GpuStream stream, bool overlap);
 
+// Adds a layer's K and V to what octavo_engine_kv_histograms tells of it. Parts: K after its norm and RoPE, V.
+struct KvHistogramParams {
+  const float* values[2];  // rows of [num_kv_heads][head_dim], stride apart
+  int64_t stride[2];
+  int32_t num_tokens;
+  int32_t num_kv_heads;
+  int32_t head_dim;         // at most 256
+  float* absmax;            // [2][num_kv_heads]
+  unsigned long long* counts;  // [2][num_kv_heads][OCTAVO_KV_STATS_BINS]
+  double* k_sum;            // [num_kv_heads][head_dim]
+};
+void count_kv(const KvHistogramParams& params, GpuStream stream, bool overlap);
+
 }  // namespace octavo

@@ -372,6 +372,17 @@ class Engine:
                                                         num_tokens.ctypes.data_as(ctypes.c_void_p)))
         return stats, num_tokens[0]
 
+    def kv_histograms(self):
+        """absmax f32[num_layers, 2, num_kv_heads], counts f64[..., 512] and sums of K f64[num_layers, num_kv_heads,
+        head_dim]."""
+        config = self.model.config
+        rows = (config["num_layers"], 2, config["num_kv_heads"])
+        absmax, counts = numpy.empty(rows, numpy.float32), numpy.empty((*rows, 512))
+        k_sum = numpy.empty((config["num_layers"], config["num_kv_heads"], config["head_dim"]))
+        self._check(self.library.octavo_engine_kv_histograms(
+            ctypes.c_void_p(self.handle), *(one.ctypes.data_as(ctypes.c_void_p) for one in (absmax, counts, k_sum))))
+        return absmax, counts, k_sum
+
     def _check(self, status):
         if status != 0:
             raise OctavoError(self.library, status)

@@ -395,6 +395,22 @@ def test_kv_stats_are_the_cpu_builds(tmp_path, kv_dtype):
     numpy.testing.assert_array_equal(plain.logits(0), gpu.logits(0))
 
 
+@pytest.mark.parametrize("recipe", [models.RECIPES[index] for index in (3, 4, 6)], ids=lambda recipe: recipe.name)
+def test_kv_histograms_are_the_cpu_builds(tmp_path, recipe):
+    gpu, cpu = both(make_model(recipe, tmp_path), models.F16, kv_dtype="float16", kv_stats=2)
+    assert all((one == 0).all() for one in gpu.kv_histograms())  # nothing of the warm-up
+    rows = rows_of([100, 7])
+    for engine in (gpu, cpu):
+        engine.step(rows)
+        engine.step([{**row, "cached": len(row["tokens"]), "tokens": [500]} for row in rows])
+    (absmax, counts, k_sum), expected = gpu.kv_histograms(), cpu.kv_histograms()
+    assert (counts.sum(-1) == 109 * gpu.model.config["head_dim"]).all()
+    numpy.testing.assert_allclose(absmax, expected[0], rtol=5e-3)
+    # Values near a bin's end may fall into the next one.
+    numpy.testing.assert_allclose(counts.cumsum(-1), expected[1].cumsum(-1), atol=0.02 * counts.sum(-1).max())
+    numpy.testing.assert_allclose(k_sum, expected[2], atol=109 * 5e-3)
+
+
 @pytest.mark.parametrize("kv_dtype", ["int8", "k8v4", "int4"])
 def test_k_mean_is_taken_off_as_the_cpu_build_does(tmp_path, kv_dtype):
     file = make_model(models.RECIPES[3], tmp_path)  # K has a bias
