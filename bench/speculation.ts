@@ -13,12 +13,13 @@
 import { assertEquals } from "@std/assert";
 import { samplingParams } from "../engine/sampling_params.ts";
 import { startEngine } from "../engine/start_engine.ts";
-import type { Engine, SamplingParams, Usage } from "../engine/types.ts";
+import type { Engine } from "../engine/types.ts";
 import { openModel } from "../models/open_model.ts";
 import { VERSION } from "../version.ts";
 import { emit, parseBenchCommand } from "./_bench_command.ts";
 import { benchModel } from "./_bench_model.ts";
 import { percentile, round } from "./_cells.ts";
+import { timedRun } from "./_timed_run.ts";
 
 const TEXT = `The harbour of Vell lies where the river Orme meets the sea. Ships from the north bring timber and
 salted fish, and take back cloth, glass and wine. In winter the ice closes the upper river, and the mills stand still until
@@ -48,32 +49,6 @@ const PROMPTS = {
   explain: "Explain to a child why the sky is blue in the day and red in the evening.",
 } as const;
 
-interface Run {
-  readonly tokens: readonly number[];
-  /** From the first token to the last. */
-  readonly ms: number;
-  readonly usage: Usage;
-}
-
-let numRequests = 0;
-
-function run(engine: Engine, promptTokenIds: readonly number[], sampling: SamplingParams): Promise<Run> {
-  const tokens: number[] = [];
-  let startMs = 0;
-  let endMs = 0;
-  return new Promise((resolve, reject) => {
-    engine.submit({ id: `bench-${numRequests++}`, promptTokenIds, sampling }, {
-      deltas: (deltas) => {
-        endMs = performance.now();
-        if (tokens.length === 0) startMs = endMs;
-        for (const { tokenIds } of deltas) tokens.push(...tokenIds);
-      },
-      end: (usage) => resolve({ tokens, ms: endMs - startMs, usage }),
-      error: reject,
-    });
-  });
-}
-
 /** Runs with and without guesses in turn: what else the machine does falls on both alike. */
 async function measure(engine: Engine, prompt: readonly number[], { maxTokens, repeats }: {
   maxTokens: number;
@@ -81,15 +56,15 @@ async function measure(engine: Engine, prompt: readonly number[], { maxTokens, r
 }) {
   const options = { maxTokens, temperature: 0 };
   const [guessing, plain] = [samplingParams(options, {}), samplingParams({ ...options, speculate: false }, {})];
-  const { tokens } = await run(engine, prompt, plain);
+  const { tokens } = await timedRun(engine, prompt, plain);
   const withMs: number[] = [];
   const withoutMs: number[] = [];
   const guesses = { kept: 0, rejected: 0 };
   for (let i = 0; i < repeats; i++) {
     for (const sampling of i % 2 === 0 ? [guessing, plain] : [plain, guessing]) {
-      const one = await run(engine, prompt, sampling);
+      const one = await timedRun(engine, prompt, sampling);
       assertEquals(one.tokens, tokens, "guesses change no token");
-      (sampling === guessing ? withMs : withoutMs).push(one.ms);
+      (sampling === guessing ? withMs : withoutMs).push(one.endMs - one.startMs);
       guesses.kept += one.usage.guesses!.kept;
       guesses.rejected += one.usage.guesses!.rejected;
     }
