@@ -184,16 +184,6 @@ export class StepLoop {
       const isSubmitted = this.#submitStep();
       if (!isSubmitted || !this.#options.looksAhead || this.#flights.length > 1) this.#finishFlight();
     }
-    this.#endStep();
-  }
-
-  /** Takes over the results of the steps under way: what else uses the device may then do so. */
-  drain(): void {
-    this.#finishFlights();
-    this.#endStep();
-  }
-
-  #endStep(): void {
     this.#options.pageGuard?.settle();
     if (this.#live.size === 0) this.#rest();
     this.#updateGauges();

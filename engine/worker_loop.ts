@@ -30,8 +30,6 @@ export function runWorkerLoop(
   try {
     while (takeMessages(loop, mailbox, comparer)) {
       loop.step();
-      // A GPU's kernels wait for blocks of their own launch, which those of another engine must not keep from starting.
-      if (comparer?.isIdle === false) loop.drain();
       postOutcomes(loop, post);
       afterStep(loop.isIdle);
       const compared = comparer?.turn() ?? null;

@@ -30,6 +30,8 @@ class GpuEvent {
 
   void record(GpuStream stream) { OCTAVO_GPU_CHECK(cudaEventRecord(event_, stream)); }
   void wait() const { OCTAVO_GPU_CHECK(cudaEventSynchronize(event_)); }
+  // Work put into the stream from now on waits for what was recorded.
+  void hold_back(GpuStream stream) const { OCTAVO_GPU_CHECK(cudaStreamWaitEvent(stream, event_, 0)); }
 
  private:
   cudaEvent_t event_ = nullptr;

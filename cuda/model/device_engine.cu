@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "model/device_turn.h"
 #include "model/kv_dtypes.h"
 #include "model/pack_step.h"
 #include "model/step_buffer.h"
@@ -50,7 +51,7 @@ DeviceEngine::DeviceEngine(std::shared_ptr<const DeviceModel> model, const octav
       scratch_(*model_, config, layout_),
       kv_(model_->config(), model_->layers(), config, kv_values),
       host_pages_(kv_.page_bytes(), config.num_host_pages, config.num_pages),
-      forward_(*model_, config, scratch_, kv_),
+      forward_(open_forward()),
       sampler_({config.max_samples, model_->config().vocab_size, config.max_logprobs}),
       page_writer_(static_cast<size_t>(config.num_pages), -1) {
   for (Slot& slot : slots_) {
@@ -67,7 +68,16 @@ DeviceEngine::DeviceEngine(std::shared_ptr<const DeviceModel> model, const octav
   stream_.wait();
 }
 
-DeviceEngine::~DeviceEngine() { cudaStreamSynchronize(stream_.get()); }
+// Its products are tried on the card, on the default stream.
+DeviceForward DeviceEngine::open_forward() const {
+  const DeviceTurn turn(this, nullptr);
+  return DeviceForward(*model_, config_, scratch_, kv_);
+}
+
+DeviceEngine::~DeviceEngine() {
+  cudaStreamSynchronize(stream_.get());
+  DeviceTurn::forget(this);
+}
 
 // Runs body, which speaks to the device. A device that has failed once is not asked again.
 template <class Body>
@@ -100,6 +110,7 @@ void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
   slot.num_scores = step.num_scores();
   slot.has_logprobs = has_logprobs(step);
   const int64_t packed_bytes = pack_step(step, config_, layout_, slot.packed.as<uint8_t>());
+  DeviceTurn turn(this, stream);
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slot.packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
                                    cudaMemcpyHostToDevice, stream));
   const KvGroups groups = list_kv_groups(step);
@@ -114,6 +125,7 @@ void DeviceEngine::enqueue(const StepView& step, Slot& slot) {
   }
   copy_outputs(slot);
   slot.done.record(stream);
+  turn.end(slot.done);
 }
 
 // The smallest graph for a step of decodes in one KV dtype, or nullptr. Graphs score nothing.
@@ -289,12 +301,13 @@ void DeviceEngine::warm_up(int32_t kv_index, int32_t num_seqs, int32_t num_token
     floats(layout_.repetition_penalty)[s] = 1;
   }
   const StepView step = view_step_buffer(layout_, buffer);
+  const DeviceTurn turn(this, stream_.get());
   const int64_t packed_bytes = pack_step(step, config_, layout_, slots_[0].packed.as<uint8_t>());
   OCTAVO_GPU_CHECK(cudaMemcpyAsync(scratch_.packed, slots_[0].packed.as<uint8_t>(), static_cast<size_t>(packed_bytes),
                                    cudaMemcpyHostToDevice, stream_.get()));
   const int32_t longest = *std::max_element(step.query_len, step.query_len + num_seqs);
   enqueue_kernels({num_seqs, num_tokens, step.count_rows(), num_scores, longest, false, list_kv_groups(step)});
-  stream_.wait();
+  stream_.wait();  // throws what the turn's end would not
 }
 
 // Every graph runs once, on a step without sequences.
@@ -308,6 +321,7 @@ void DeviceEngine::capture_graphs() {
       graphs_.push_back({kv_index, bucket, GpuGraph(stream, enqueue)});
     }
   }
+  const DeviceTurn turn(this, stream);
   OCTAVO_GPU_CHECK(cudaMemsetAsync(scratch_.packed, 0, sizeof(PackedStep), stream));
   for (const BucketGraph& one : graphs_) one.graph.launch(stream);
   stream_.wait();

@@ -62,6 +62,7 @@ class DeviceEngine : public EngineBase {
     GpuGraph graph;
   };
 
+  DeviceForward open_forward() const;
   void enqueue(const StepView& step, Slot& slot);
   const BucketGraph* find_graph(const StepView& step, const KvGroups& groups) const;
   void enqueue_kernels(const DeviceStep& step);

@@ -176,7 +176,7 @@ Deno.test("StepLoop gives the native library's tokens with and without look-ahea
   }
 });
 
-Deno.test("runWorkerLoop() leaves no step under way while a comparison has its turn, and goes on after it", () => {
+Deno.test("runWorkerLoop() gives a comparison its turn beside a step under way, and goes on after it", () => {
   const { harness, trace } = traced();
   const mailbox = new MailboxSender<EngineMessage>();
   const turns: string[] = [];
@@ -199,8 +199,8 @@ Deno.test("runWorkerLoop() leaves no step under way while a comparison has its t
   });
   receiver.close();
   mailbox.close();
-  assertEquals(turns, ["ssff"]);
-  assertEquals(trace.join(""), `ssff${"s" + "sf".repeat(9)}f`);
+  assertEquals(turns, ["ssf"]);
+  assertEquals(trace.join(""), `s${"sf".repeat(11)}f`);
   assertEquals(posted.filter((type) => type !== "outcomes"), ["compared"]);
   assertEquals(harness.counters.get("generationTokensTotal"), 12);
   assertEquals(harness.counters.get("numRequestsRunning"), 0);
