@@ -19,21 +19,22 @@ constexpr int32_t kStreamedMax = 64;
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
-  ~DeviceBuffer() { cudaFree(data_); }
+  ~DeviceBuffer() { free(); }
   DeviceBuffer(const DeviceBuffer&) = delete;
   DeviceBuffer& operator=(const DeviceBuffer&) = delete;
   void allocate(size_t bytes) {
     if (bytes == 0) return;
     OCTAVO_GPU_CHECK(cudaMalloc(&data_, bytes));
     OCTAVO_GPU_CHECK(cudaMemset(data_, 0, bytes));
-    bytes_ = bytes;
+  }
+  void free() {
+    cudaFree(data_);
+    data_ = nullptr;
   }
   void* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
 
  private:
   void* data_ = nullptr;
-  size_t bytes_ = 0;
 };
 
 bool is_16_bit(int32_t dtype) { return dtype == OCTAVO_BF16 || dtype == OCTAVO_F16; }
@@ -68,8 +69,11 @@ struct DeviceMatmul::State {
   std::string note = "cuBLASLt is not needed: no product has many tokens";
   DeviceBuffer partials;
   DeviceBuffer counters;
-  DeviceBuffer library_workspace;
-  DeviceBuffer gate_product;  // [kGateTokens][rows] of the compute dtype
+  Shared shared = {};
+  DeviceBuffer own_workspace;
+  DeviceBuffer own_gate;
+  void* workspace = nullptr;  // of cuBLASLt
+  void* gate = nullptr;       // [kGateTokens][rows] of the compute dtype
 
   bool takes_e4m3(int32_t dtype, int32_t m) const {
     return dtype == OCTAVO_F8_E4M3 && !widens_only && m > kStreamedMax;
@@ -139,8 +143,11 @@ struct DeviceMatmul::State {
     library = std::make_unique<LibraryMatmul>(kLibraryWorkspaceBytes);
     note = library->note();
     if (!library->is_usable()) return;
-    library_workspace.allocate(kLibraryWorkspaceBytes);
-    gate_product.allocate(gate_bytes);
+    shared = {kLibraryWorkspaceBytes, (gate_bytes + 255) / 256 * 256};
+    own_workspace.allocate(shared.workspace_bytes);
+    own_gate.allocate(shared.gate_bytes);
+    workspace = own_workspace.data();
+    gate = own_gate.data();
   }
 
   // Chooses the library's kernels and runs them, on memory that is given back.
@@ -174,7 +181,7 @@ struct DeviceMatmul::State {
       p.x = x.data();
       p.y = y.data();
       p.row_scales = p.x_scales = static_cast<const float*>(ones.data());
-      in_library[i] = library->prepare(p, library_tokens(s), {w_bytes, library_workspace.data()}, nullptr);
+      in_library[i] = library->prepare(p, library_tokens(s), {w_bytes, workspace}, nullptr);
       if (!in_library[i]) {
         note += "; it does not offer " + std::to_string(s.rows) + " x " + std::to_string(s.cols) + " in dtype " +
                 std::to_string(s.dtype) + ", which runs on slower kernels";
@@ -190,7 +197,7 @@ struct DeviceMatmul::State {
     p.w = args.w->data;
     p.row_scales = args.w->row_scales;
     p.x_stride = args.x_stride;
-    const bool gate = is_gate(args.epilogue);
+    const bool makes_gate = is_gate(args.epilogue);
     const int32_t most = library_tokens(shape);
     for (int32_t first = 0; first < args.m; first += most) {
       p.m = std::min(args.m - first, most);
@@ -198,13 +205,13 @@ struct DeviceMatmul::State {
       p.x_scales = args.x_scales == nullptr ? nullptr : args.x_scales + first;
       const int64_t y_bytes = args.y_scales != nullptr ? 1 : args.y_dtype == OCTAVO_F32 ? 4 : 2;
       void* y = static_cast<uint8_t*>(args.y) + first * args.y_stride * y_bytes;
-      p.y = gate ? gate_product.data() : y;
-      p.y_stride = gate ? shape.rows : args.y_stride;
-      if (!library->multiply(p, library_workspace.data(), stream)) {
+      p.y = makes_gate ? gate : y;
+      p.y_stride = makes_gate ? shape.rows : args.y_stride;
+      if (!library->multiply(p, workspace, stream)) {
         if (first == 0) return false;
         fail(OCTAVO_INTERNAL, "cuBLASLt refused a product of %d tokens after it took one of %d", p.m, most);
       }
-      if (gate) {
+      if (makes_gate) {
         GateRows rows = {};
         rows.product = p.y;
         rows.product_dtype = compute_dtype;
@@ -270,9 +277,13 @@ void DeviceMatmul::multiply(const MatmulArgs& args, GpuStream stream, bool overl
 
 int32_t DeviceMatmul::streamed_max_m() const { return kStreamedMax; }
 
-uint64_t DeviceMatmul::workspace_bytes() const {
-  return state_->partials.bytes() + state_->counters.bytes() + state_->library_workspace.bytes() +
-         state_->gate_product.bytes();
+DeviceMatmul::Shared DeviceMatmul::shared() const { return state_->shared; }
+
+void DeviceMatmul::use_shared(void* workspace, void* gate) {
+  state_->own_workspace.free();
+  state_->own_gate.free();
+  state_->workspace = workspace;
+  state_->gate = gate;
 }
 
 const std::string& DeviceMatmul::library_note() const { return state_->note; }

@@ -72,8 +72,17 @@ class DeviceMatmul {
   // Throws Error(OCTAVO_INVALID_ARGUMENT) for a product that was not among the shapes or is larger.
   void multiply(const MatmulArgs& args, GpuStream stream, bool overlap);
 
+  // Memory that a product by cuBLASLt needs while it runs.
+  struct Shared {
+    size_t workspace_bytes;
+    size_t gate_bytes;  // what a gate's product makes before the gate
+  };
+  Shared shared() const;
+
+  // Gives products other memory for that than their own, which others may use between them; it stays the caller's.
+  void use_shared(void* workspace, void* gate);
+
   int32_t streamed_max_m() const;
-  uint64_t workspace_bytes() const;           // of device memory
   const std::string& library_note() const;    // which cuBLASLt is in use, or why none is and what to install
 
  private:

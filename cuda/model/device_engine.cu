@@ -153,7 +153,7 @@ void DeviceEngine::enqueue_kernels(const DeviceStep& step) {
   enqueue_scores(step.num_scores);
   if (step.num_rows == 0) return;
   forward_.compute_logits(scratch_.tables.row_token, step.num_rows, stream);
-  sampler_.sample({scratch_.logits, scratch_.logits_stride, scratch_.tables.rows, step.num_rows, &layout_,
+  sampler_.sample({forward_.logits(), forward_.logits_stride(), scratch_.tables.rows, step.num_rows, &layout_,
                    scratch_.step_buffer, config_.token_mask_words},
                   stream, true);
 }
@@ -164,7 +164,7 @@ void DeviceEngine::enqueue_scores(int32_t num_scores) {
   for (int32_t first = 0; first < num_scores; first += config_.max_samples) {
     const int32_t num_rows = std::min(num_scores - first, config_.max_samples);
     forward_.compute_logits(index + first, num_rows, stream_.get());
-    sampler_.score({scratch_.logits, scratch_.logits_stride, first, num_rows, &layout_, scratch_.step_buffer},
+    sampler_.score({forward_.logits(), forward_.logits_stride(), first, num_rows, &layout_, scratch_.step_buffer},
                    stream_.get(), true);
   }
 }
@@ -204,7 +204,7 @@ void DeviceEngine::read_outputs(const Slot& slot, uint8_t* step_buffer) const {
 void DeviceEngine::copy_logits(int32_t row, float* logits) {
   check_row(row, queue_.last_num_rows());
   on_device([&] {
-    OCTAVO_GPU_CHECK(cudaMemcpyAsync(logits, scratch_.logits + row * scratch_.logits_stride,
+    OCTAVO_GPU_CHECK(cudaMemcpyAsync(logits, forward_.logits() + row * forward_.logits_stride(),
                                      sizeof(float) * static_cast<size_t>(model_->config().vocab_size),
                                      cudaMemcpyDeviceToHost, stream_.get()));
     stream_.wait();

@@ -4,11 +4,14 @@
 
 #include "gemm/rows.h"
 #include "kv/append.h"
+#include "model/checked_size.h"
 #include "model/kv_cache_config.h"
 #include "model/kv_dtypes.h"
 
 namespace octavo {
 namespace {
+
+constexpr size_t kComputeBytes = 2;
 
 MatmulEpilogue gate_epilogue(const octavo_model_config& config) {
   return config.activation == OCTAVO_SILU ? MatmulEpilogue::kSiluGate : MatmulEpilogue::kGeluGate;
@@ -55,9 +58,8 @@ struct QkvOffsets {
 
 // The group's rows of a table [tokens][num_q_heads][head_dim] of compute_dtype.
 void* q_row(void* table, const KvGroup& group, const octavo_model_config& config) {
-  constexpr int64_t kComputeBytes = 2;
   return static_cast<uint8_t*>(table) +
-         kComputeBytes * group.first_token * config.num_q_heads * config.head_dim;
+         int64_t{kComputeBytes} * group.first_token * config.num_q_heads * config.head_dim;
 }
 
 }  // namespace
@@ -73,19 +75,47 @@ DeviceForward::DeviceForward(const DeviceModel& model, const octavo_engine_confi
   // number of pages, which is chosen from what is left.
   const int64_t tokens = std::max(int64_t{config.max_pages_per_seq} * largest_page_size(config),
                                   int64_t{config.max_num_batched_tokens} + int64_t{16} * config.max_num_seqs);
-  int64_t scratch_bytes = 0;
+  int64_t keys_bytes = 0;
   for (int32_t kv_index = 0; kv_index < num_kv_dtypes(config); ++kv_index) {
     for (int32_t layer = 0; layer < model.config().num_layers; ++layer) {
       const octavo_kv_shape& shape = kv.layer_shape(kv_index, layer);
-      scratch_bytes = std::max(scratch_bytes, std::min(prefill_scratch_bytes(shape, tokens), kDefaultScratchBytes));
+      keys_bytes = std::max(keys_bytes, std::min(prefill_scratch_bytes(shape, tokens), kDefaultScratchBytes));
       const auto [found, is_new] = attention_.try_emplace(plan_key(kv_index, layer));
       if (!is_new) continue;
       prepare_attention({shape, model.config().num_q_heads, config.max_num_seqs, config.max_num_batched_tokens},
                         found->second, nullptr);
     }
   }
-  prefill_scratch_ = GpuMemory(static_cast<size_t>(scratch_bytes));
-  for (auto& [key, workspace] : attention_) workspace.use_scratch(prefill_scratch_.as<uint8_t>(), scratch_bytes);
+  share_memory(static_cast<size_t>(keys_bytes));
+}
+
+void DeviceForward::share_memory(size_t keys_bytes) {
+  const octavo_model_config& about = model_.config();
+  const auto bytes = [](int64_t rows, int64_t width, size_t element) {
+    const uint64_t exact =
+        checked_product("scratch memory", {static_cast<uint64_t>(rows), static_cast<uint64_t>(width), element});
+    return static_cast<size_t>((exact + 255) / 256 * 256);
+  };
+  logits_stride_ = (int64_t{about.vocab_size} + 7) / 8 * 8;
+  const int32_t tokens = config_.max_num_batched_tokens;
+  const size_t q_bytes = bytes(tokens, int64_t{about.num_q_heads} * about.head_dim, kComputeBytes);
+  const size_t qkv_bytes = bytes(tokens, QkvOffsets(about).width, sizeof(float));
+  const size_t activation_bytes = bytes(tokens, about.intermediate_size, kComputeBytes);
+  const size_t logits_bytes = bytes(config_.max_samples, logits_stride_, sizeof(float));
+  const DeviceMatmul::Shared products = matmul_.shared();
+  const size_t front = std::max(products.workspace_bytes, q_bytes);
+  const size_t rest = std::max({qkv_bytes, products.gate_bytes + activation_bytes, logits_bytes});
+  shared_ = GpuMemory(std::max(front + rest, q_bytes + keys_bytes));
+  uint8_t* memory = shared_.as<uint8_t>();
+  OCTAVO_GPU_CHECK(cudaMemset(memory, 0, shared_.size_bytes()));
+  q_ = memory;
+  qkv_ = reinterpret_cast<float*>(memory + front);
+  activation_ = memory + front + products.gate_bytes;
+  logits_ = reinterpret_cast<float*>(memory + front);
+  matmul_.use_shared(memory, memory + front);
+  for (auto& [key, workspace] : attention_) {
+    workspace.use_scratch(keys_bytes == 0 ? nullptr : memory + q_bytes, static_cast<int64_t>(keys_bytes));
+  }
 }
 
 DeviceForward::PlanKey DeviceForward::plan_key(int32_t kv_index, int32_t layer) const {
@@ -196,16 +226,14 @@ void DeviceForward::run_layer(const DeviceStep& step, int32_t index, GpuStream s
     qkv.x = scratch_.normed;
     qkv.x_scales = nullptr;
   }
-  qkv.y = scratch_.qkv;
+  qkv.y = qkv_;
   qkv.y_stride = layer.qkv.rows;
   qkv.y_dtype = OCTAVO_F32;
   qkv.bias = layer.qkv_bias;
   multiply(qkv, stream);
   if (step.counts_kv) count_kv(step, index, stream);
-  for (const KvGroup& group : step.groups) {
-    append(group, index, stream);
-    attend(group, index, stream);
-  }
+  for (const KvGroup& group : step.groups) append(group, index, stream);
+  for (const KvGroup& group : step.groups) attend(group, index, stream);
   MatmulArgs attn_out = {};
   attn_out.w = &layer.attn_out;
   attn_out.x = scratch_.attn;
@@ -213,13 +241,13 @@ void DeviceForward::run_layer(const DeviceStep& step, int32_t index, GpuStream s
   add_to_hidden(attn_out, layer.o_bias, layer.attn_post_norm != nullptr, stream);
   norm(step, layer.attn_post_norm, layer.ffn_norm, &layer.gate_up, stream);
   MatmulArgs gate_up = of_normed(layer.gate_up, step.num_tokens);
-  gate_up.y = scratch_.activation;
+  gate_up.y = activation_;
   gate_up.y_stride = config.intermediate_size;
   gate_up.y_dtype = model_.compute_dtype();
   gate_up.epilogue = gate_epilogue(config);
   MatmulArgs down = {};
   down.w = &layer.down;
-  down.x = scratch_.activation;
+  down.x = activation_;
   down.m = step.num_tokens;
   if (matmul_.takes_e4m3(layer.down, down.m) && matmul_.makes_e4m3(layer.gate_up, down.m)) {
     gate_up.y_scales = scratch_.activation_scales;
@@ -240,7 +268,7 @@ AppendParams DeviceForward::append_params(const KvGroup& group, int32_t index) c
   const int32_t table = model_.layers()[static_cast<size_t>(index)].rope_table;
   AppendParams params = {};
   const int64_t first = group.first_token;
-  const float* row = scratch_.qkv + first * offset.width;
+  const float* row = qkv_ + first * offset.width;
   params.kv = kv_geometry(kv_.layer_shape(group.kv_index, index));
   params.k = row + offset.k;
   params.v = row + offset.v;
@@ -265,8 +293,8 @@ void DeviceForward::append(const KvGroup& group, int32_t index, GpuStream stream
   params.k_mean = kv_.layer_k_mean(group.kv_index, index);
   params.stats = kv_.layer_stats(index);
   params.num_slots = int64_t{config_.num_pages} * page_size_of(config_, group.kv_index);
-  params.q = scratch_.qkv + group.first_token * QkvOffsets(config).width;
-  params.q_out = q_row(scratch_.q, group, config);
+  params.q = qkv_ + group.first_token * QkvOffsets(config).width;
+  params.q_out = q_row(q_, group, config);
   params.q_norm = model_.layer(index).q_norm;
   params.num_q_heads = config.num_q_heads;
   params.q_out_dtype = model_.compute_dtype();
@@ -287,7 +315,7 @@ void DeviceForward::count_kv(const DeviceStep& step, int32_t index, GpuStream st
   if (kv_.histograms() == nullptr) return;
   KvHistogramParams histogram = {};
   histogram.values[0] = scratch_.keys;
-  histogram.values[1] = scratch_.qkv + QkvOffsets(config).v;
+  histogram.values[1] = qkv_ + QkvOffsets(config).v;
   histogram.stride[0] = int64_t{config.num_kv_heads} * config.head_dim;
   histogram.stride[1] = QkvOffsets(config).width;
   histogram.num_tokens = step.num_tokens;
@@ -301,7 +329,7 @@ void DeviceForward::calculate_scales(const DeviceStep& step, int32_t index, GpuS
   const int64_t width = int64_t{config.num_kv_heads} * config.head_dim;
   KvScalesParams scales = {};
   scales.values[0] = scratch_.keys;
-  scales.values[1] = scratch_.qkv + QkvOffsets(config).v;
+  scales.values[1] = qkv_ + QkvOffsets(config).v;
   scales.stride[0] = width;
   scales.stride[1] = QkvOffsets(config).width;
   scales.width = static_cast<int32_t>(width);
@@ -334,7 +362,7 @@ void DeviceForward::attend(const KvGroup& group, int32_t index, GpuStream stream
   args.config.max_query_len = group.max_query_len;
   args.config.reuse_plan = has_plan ? 1 : 0;
   args.pages = kv_.layer_pages(group.kv_index, index);
-  args.q = q_row(scratch_.q, group, config);
+  args.q = q_row(q_, group, config);
   args.query_len = group.max_query_len == 1 ? nullptr : scratch_.tables.query_len + group.first_seq;
   args.seq_len = scratch_.tables.seq_len + group.first_seq;
   args.page_table = scratch_.tables.page_table + int64_t{group.first_seq} * config_.max_pages_per_seq;
@@ -345,7 +373,7 @@ void DeviceForward::attend(const KvGroup& group, int32_t index, GpuStream stream
   args.max_decode_len = group.max_decode_len;
   args.shortest_prompt = group.shortest_prompt;
   args.prompt_granules = group.prompt_granules;
-  args.early = true;  // the append is the kernel just before
+  args.early = true;  // the kernels between it and the last step wrote this step's tokens
   paged_attention(args, attention_.at(plan_key(group.kv_index, index)), stream, true);
 }
 
@@ -365,12 +393,12 @@ void DeviceForward::compute_logits(const int32_t* tokens, int32_t num_rows, GpuS
   head.w = &model_.lm_head();
   head.x = scratch_.head_input;
   head.m = num_rows;
-  head.y = scratch_.logits;
-  head.y_stride = scratch_.logits_stride;
+  head.y = logits_;
+  head.y_stride = logits_stride_;
   head.y_dtype = OCTAVO_F32;
   multiply(head, stream);
   const float cap = model_.config().final_logit_softcap;
-  if (cap > 0) softcap_logits({scratch_.logits, num_rows * scratch_.logits_stride, cap}, stream, true);
+  if (cap > 0) softcap_logits({logits_, num_rows * logits_stride_, cap}, stream, true);
 }
 
 }  // namespace octavo

@@ -44,9 +44,11 @@ class DeviceForward {
   // Enqueues the layers of a step whose packed form lies in scratch.packed.
   void run_layers(const DeviceStep& step, GpuStream stream);
 
-  // Enqueues the logits after some of its tokens: one row of scratch.logits each. tokens: their places in the step, on the
+  // Enqueues the logits after some of its tokens: one row of logits() each. tokens: their places in the step, on the
   // device, num_rows of them, at most max_samples.
   void compute_logits(const int32_t* tokens, int32_t num_rows, GpuStream stream);
+  float* logits() const { return logits_; }               // [max_samples][logits_stride]
+  int64_t logits_stride() const { return logits_stride_; }  // vocab_size, rounded up to 8
 
  private:
   // kv_index, sliding window and kv_dtype: a plan serves all layers that have them.
@@ -64,6 +66,7 @@ class DeviceForward {
   void norm(const DeviceStep& step, const float* post_norm, const float* weight, const DeviceMatrix* next,
             GpuStream stream);
   PlanKey plan_key(int32_t kv_index, int32_t layer) const;
+  void share_memory(size_t keys_bytes);
   AppendParams append_params(const KvGroup& group, int32_t index) const;
 
   const DeviceModel& model_;
@@ -72,7 +75,19 @@ class DeviceForward {
   const DeviceKvCache& kv_;
   DeviceMatmul matmul_;
   std::map<PlanKey, AttentionWorkspace> attention_;
-  GpuMemory prefill_scratch_;  // of all of them: the layers run one after another
+  // Memory of what is used up before the next line's is made; logits stay until the next step.
+  //
+  //   qkv's product    | workspace  | qkv                       |
+  //   append           | q          | qkv                       |
+  //   attention        | q | keys converted for prefill         |
+  //   gate and up      | workspace  | both | activation         |
+  //   head             | workspace  | logits                    |
+  GpuMemory shared_;
+  void* q_;           // [T][num_q_heads][head_dim] compute; after norm and RoPE. T: max_num_batched_tokens
+  float* qkv_;        // [T][q heads | k heads | v heads][head_dim]; f32: K and V are rounded once, into their pages
+  void* activation_;  // [T][intermediate_size] compute
+  float* logits_;
+  int64_t logits_stride_;
 };
 
 }  // namespace octavo

@@ -46,11 +46,7 @@ void DeviceScratch::place_rows(const DeviceModel& model, const octavo_engine_con
   const uint64_t q_width = static_cast<uint64_t>(about.num_q_heads) * static_cast<uint64_t>(about.head_dim);
   const uint64_t kv_width = static_cast<uint64_t>(about.num_kv_heads) * static_cast<uint64_t>(about.head_dim);
   place(hidden, tokens, hidden_size, sizeof(float));
-  place(normed, tokens, hidden_size, kComputeBytes);
-  place(qkv, tokens, q_width + 2 * kv_width, sizeof(float));
-  place(q, tokens, q_width, kComputeBytes);
-  place(attn, tokens, q_width, kComputeBytes);
-  place(activation, tokens, static_cast<uint64_t>(about.intermediate_size), kComputeBytes);
+  place(normed, tokens, std::max(hidden_size, q_width), kComputeBytes);
   if (has_post_norms(model)) place(projected, tokens, hidden_size, sizeof(float));
   for (int32_t table = 0; table < 2; ++table) {
     if (!uses_rope_table(model, table)) continue;
@@ -73,7 +69,6 @@ DeviceScratch::DeviceScratch(const DeviceModel& model, const octavo_engine_confi
     : projected(nullptr), cosines{}, sines{}, e4m3(nullptr), e4m3_scales(nullptr), activation_scales(nullptr), keys(nullptr) {
   const uint64_t tokens = static_cast<uint64_t>(config.max_num_batched_tokens);
   const uint64_t rows = static_cast<uint64_t>(config.max_samples);
-  logits_stride = (int64_t{model.config().vocab_size} + 7) / 8 * 8;
   place(step_buffer, 1, static_cast<uint64_t>(layout.total_bytes), 1);
   place(packed, 1, static_cast<uint64_t>(max_packed_bytes(config, layout)), 1);
   place(tables.positions, tokens, 1, sizeof(int32_t));
@@ -82,10 +77,10 @@ DeviceScratch::DeviceScratch(const DeviceModel& model, const octavo_engine_confi
   place(tables.row_token, rows, 1, sizeof(int32_t));
   place_rows(model, config);
   place(head_input, rows, static_cast<uint64_t>(model.config().hidden_size), kComputeBytes);
-  place(logits, rows, static_cast<uint64_t>(logits_stride), sizeof(float));
   memory_ = GpuMemory(end_bytes_);
   OCTAVO_GPU_CHECK(cudaMemset(memory_.as<uint8_t>(), 0, memory_.size_bytes()));
   for (const Place& one : places_) *one.pointer = memory_.as<uint8_t>() + one.offset_bytes;
+  attn = normed;
   const auto table = [&](int32_t offset_bytes) { return reinterpret_cast<int32_t*>(step_buffer + offset_bytes); };
   sampled = table(layout.sampled);
   tables.tokens = table(layout.tokens);

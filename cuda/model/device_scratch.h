@@ -21,11 +21,8 @@ struct DeviceScratch {
   int32_t* sampled;  // [R] of step_buffer: the step before's until the sampler runs
 
   float* hidden;       // [T][hidden_size] the residual stream
-  void* normed;        // [T][hidden_size] compute; input of the next product
-  float* qkv;          // [T][q heads | k heads | v heads][head_dim]; f32: K and V are rounded once, into their pages
-  void* q;             // [T][num_q_heads][head_dim] compute; after norm and RoPE
-  void* attn;          // [T][num_q_heads][head_dim] compute; attention's output
-  void* activation;    // [T][intermediate_size] compute
+  void* normed;        // [T][hidden_size] compute; input of the next product, which uses it up
+  void* attn;          // [T][num_q_heads][head_dim] compute; attention's output, in normed's memory
   float* projected;    // [T][hidden_size] where a post norm comes before the residual; else nullptr
   float* cosines[2];   // [T][head_dim / 2] of RoPE table 0 and 1; nullptr: not used
   float* sines[2];
@@ -35,8 +32,6 @@ struct DeviceScratch {
   float* activation_scales;  // [T]: of the activation where it is stored in E4M3; nullptr without FP8 weights
   float* keys;         // [T][num_kv_heads][head_dim] for calculate_kv_scales and histograms; else nullptr
   void* head_input;    // [R][hidden_size] compute
-  float* logits;       // [R][logits_stride]
-  int64_t logits_stride;  // vocab_size, rounded up to 8
 
   uint64_t size_bytes() const { return memory_.size_bytes(); }
 
