@@ -142,6 +142,37 @@ def test_graph_serves_other_lengths_and_query_lengths():
                 torch.testing.assert_close(out[4 * s + i].double(), expected, rtol=0.016, atol=8e-4)
 
 
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, octavo.INT8])
+def test_graph_serves_every_length_with_every_query_length(kv_dtype):
+    """flashinfer#3871: captured once at batch 8, replayed for each pair of them, against kernels enqueued one by one."""
+    case = Case([160] * 8, query_lengths=[4] * 8, kv_dtype=kv_dtype)
+    seq_len, query_len = case.seq_len.clone(), case.query_len.clone()
+    out = torch.empty_like(case.q)
+
+    def step():
+        octavo.paged_attention(case.shape, case.pages, case.q, query_len, seq_len, case.table,
+                               softmax_scale=case.softmax_scale, max_query_len=4, out=out)
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    pairs = [(n, m) for n in (*range(1, 36), 63, 64, 65, 127, 128, 129, 160) for m in range(1, min(n, 4) + 1)]
+    random = torch.Generator().manual_seed(4)
+    pairs = [pairs[i] for i in torch.randperm(len(pairs), generator=random)]
+    for begin in range(0, len(pairs), 8):
+        batch = (pairs[begin:] + pairs)[:8]
+        seq_len.copy_(torch.tensor([n for n, _ in batch], dtype=torch.int32))
+        query_len.copy_(torch.tensor([m for _, m in batch], dtype=torch.int32))
+        total = sum(m for _, m in batch)
+        out.fill_(math.nan)
+        graph.replay()
+        replayed = out[:total].clone()
+        out.fill_(math.nan)
+        step()
+        assert torch.isfinite(replayed).all() and torch.equal(replayed, out[:total]), batch
+
+
 def test_batched_equals_single():
     case = Case([40, 700, 3, 1234])
     out, _ = case.run()
@@ -240,6 +271,35 @@ def test_append_then_attention_under_overlap():
         assert torch.equal(out, again)
 
 
+def test_a_hundred_thousand_appends_are_seen_by_the_attention_behind_them():
+    """flashinfer#4199: pairs of kernels that overlap, against the same with nothing beside them."""
+    case = Case([257] * 4)
+    random = torch.Generator(device=DEVICE).manual_seed(9)
+    slots = case.slots[torch.tensor([256 + 257 * s for s in range(4)], device=DEVICE)].contiguous()
+    keys = torch.randn(50, 4, 2, 128, generator=random, device=DEVICE) * 3
+    expected, found = (torch.empty(50, *case.q.shape, device=DEVICE) for _ in range(2))
+
+    def pair(k, out, synchronize):
+        octavo.kv_append(case.shape, case.pages, k, k, slots)
+        synchronize()
+        octavo.paged_attention(case.shape, case.pages, case.q, case.query_len, case.seq_len, case.table,
+                               softmax_scale=case.softmax_scale, out=out)
+        synchronize()
+
+    for k, out in zip(keys, expected):
+        pair(k, out, torch.cuda.synchronize)
+    assert len({out.sum().item() for out in expected}) == 50
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for k, out in zip(keys, found):
+            pair(k, out, lambda: None)
+    wrong = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    for _ in range(2000):
+        graph.replay()
+        wrong += (found != expected).flatten(1).any(1).sum()
+    assert wrong.item() == 0
+
+
 @pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 def test_needle_is_found_at_every_granule(kv_dtype):
     """A key that stands out, at each granule edge of 128k tokens; its value names the place."""
@@ -278,6 +338,47 @@ def test_equal_weights_add_up_over_128k_tokens(kv_dtype):
     case.place()
     out, _ = case.run()
     assert (out - 1).abs().max().item() < 2e-3
+
+
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
+def test_error_does_not_grow_with_length(kv_dtype):
+    """vllm#15865, vllm#23813: sums of many small weights, to the same relative error from 1k to 128k keys."""
+    errors = []
+    for n in (1024, 8192, 32768, 131072):
+        case = Case([n], q_heads=4, kv_heads=1, kv_dtype=kv_dtype, magnitude=0.25)
+        out, lse = case.run()
+        errors.append(assert_close(case, out, lse))
+    assert errors[-1] <= 2 * errors[0] + 1e-4, errors
+
+
+def test_fp8_gives_what_16_bits_give_for_values_that_both_hold():
+    """TRT-LLM#3675: the same scaling of both paths."""
+    results = []
+    for kv_dtype in (octavo.FLOAT16, FP8, octavo.FP8_E5M2):
+        case = Case([300, 17, 1000], kv_dtype=kv_dtype)
+        case.k, case.v = (x.to(torch.float8_e5m2).float().clamp(-4, 4) for x in (case.k, case.v))
+        case.k[case.k.abs() < 0.0625], case.v[case.v.abs() < 0.0625] = 0, 0  # below E4M3's normal numbers
+        case.place()
+        results.append(case.run())
+    for out, lse in results[1:]:
+        torch.testing.assert_close(out, results[0][0], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(lse, results[0][1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kv_dtype", [FP8, octavo.FP8_E5M2, octavo.FLOAT16])
+def test_values_beyond_the_format_saturate(kv_dtype):
+    """sglang#31652, Qwen3#840: no NaN from a cast that overflows."""
+    largest = {FP8: 448.0, octavo.FP8_E5M2: 57344.0, octavo.FLOAT16: 65504.0}[kv_dtype]
+    case = Case([60, 9], kv_dtype=kv_dtype, q_heads=4, kv_heads=1)
+    case.k[::3] *= 1e4
+    case.v[::2] = 1e9
+    case.q.mul_(2.0 ** -10)
+    case.place()
+    k, v = case.stored()
+    assert torch.isfinite(k).all() and (v[::2] == largest).all()
+    out, lse = case.run()
+    assert torch.isfinite(out).all()
+    assert (out.double() - case.expected()[0]).abs().max() <= 3e-3 * largest
 
 
 @pytest.mark.parametrize("kv_dtype", [octavo.BFLOAT16, FP8])
@@ -337,7 +438,7 @@ def test_errors_name_what_was_found():
 
 @pytest.mark.parametrize("kv_dtype", [FP8, octavo.BFLOAT16, *OWN_SCALES])
 @pytest.mark.parametrize("case", [dict(lengths=[1, 17, 700]), dict(lengths=[40, 3], query_lengths=[40, 2], sinks=True),
-                                  dict(lengths=[2000], q_heads=3, kv_heads=1, window=100, scales=True)])
+                                  dict(lengths=[2000], q_heads=3, kv_heads=1, window=100, scales=True, sinks=True)])
 def test_small_grid_for_the_sanitizer(kv_dtype, case):
     case = Case(kv_dtype=kv_dtype, **case)
     assert_close(case, *case.run())

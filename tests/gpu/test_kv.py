@@ -130,3 +130,24 @@ def test_append_leaves_memory_outside_the_pages_alone():
     k = torch.ones(3, 1, 64, device=DEVICE)
     octavo.kv_append(shape, pool, k, k, torch.tensor([32, 1 << 30, -5], dtype=torch.int32, device=DEVICE))
     assert pool.count_nonzero().item() == 0
+
+
+@pytest.mark.parametrize("kv_dtype", FORMATS + OWN_SCALES)
+def test_append_in_chunks_stores_the_same_bytes(kv_dtype):
+    """vllm#4381: chunked prefill."""
+    n, random = 2048, torch.Generator(device=DEVICE).manual_seed(2)
+    k, v = (torch.randn(n, 2, 64, generator=random, device=DEVICE) * 9 for _ in range(2))
+    slots = torch.randperm(n, generator=random, device=DEVICE).to(torch.int32)
+    shape = octavo.KvShape(kv_dtype, 16, n // 16, 2, 64, 0)
+
+    def pages_of(chunk):
+        pages = torch.zeros(n // 16 * octavo.page_bytes(shape), dtype=torch.uint8, device=DEVICE)
+        for begin in range(0, n, chunk):
+            end = min(begin + chunk, n)
+            octavo.kv_append(shape, pages, k[begin:end].contiguous(), v[begin:end].contiguous(),
+                             slots[begin:end].contiguous())
+        return pages
+
+    whole = pages_of(n)
+    for chunk in (1, 15, 16, 17, 511):
+        assert torch.equal(pages_of(chunk), whole), chunk
