@@ -19,7 +19,7 @@
 
 import { type Growth, growthReserve } from "./growth_reserve.ts";
 import type { HostTier } from "./host_tier.ts";
-import { LongPrompts, type LongPromptsOptions } from "./long_prompts.ts";
+import { LongPrompts } from "./long_prompts.ts";
 import type { PagePool } from "./page_pool.ts";
 import type { Hit, PrefixCache } from "./prefix_cache.ts";
 import type { Sequence } from "./sequence.ts";
@@ -35,7 +35,7 @@ export interface SchedulerLimits {
   readonly maxNumBatchedTokens: number;
   /** Tokens of a step in which so many sequences decode, those included; maxNumBatchedTokens if left out, and at most. */
   readonly mixedStepTokens?: ((numDecodes: number) => number) | undefined;
-  /** Of {@linkcode LongPromptsOptions}. */
+  /** As {@linkcode LongPrompts} has it. */
   readonly longPromptTokens?: number | undefined;
   /** Logit edits of one step. */
   readonly maxLogitEdits: number;

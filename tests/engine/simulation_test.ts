@@ -40,11 +40,11 @@ Deno.test("simulate() gives every request its tokens, and takes as long as its s
 // After the stalls of long-prefill bursts: other streams wait for a chunk at most, whatever comes.
 Deno.test("no stream waits longer than a step with a whole chunk while nobody is preempted", () => {
   const { stepMs, promptTokenMs, contextTokenMs } = OPTIONS.cost;
-  const longestMs = stepMs + OPTIONS.maxNumBatchedTokens * promptTokenMs +
-    OPTIONS.numPages * OPTIONS.pageSize * contextTokenMs;
+  const numPages = 12_000;
+  const longestMs = stepMs + OPTIONS.maxNumBatchedTokens * promptTokenMs + numPages * OPTIONS.pageSize * contextTokenMs;
   for (const kind of TRACE_KINDS) {
     const trace = makeTrace(kind, { numRequests: 200, rate: 20, seed: 5 });
-    const { lives, numPreemptions } = simulate(trace, { ...OPTIONS, numPages: 4000 });
+    const { lives, numPreemptions } = simulate(trace, { ...OPTIONS, numPages });
     assertEquals(numPreemptions, 0, kind);
     for (const { tokenMs } of lives) {
       for (let i = 1; i < tokenMs.length; i++) assertLess(tokenMs[i]! - tokenMs[i - 1]!, longestMs + 1);
