@@ -35,16 +35,22 @@ export interface SpeculationOptions {
    * know the tokens before it can submit the next step.
    */
   readonly waitCost: number;
+  /** Tokens of a step up to which a device has kernels for few. */
+  readonly fewTokens: number;
+  /** What a step loses besides when its guesses bring it above `fewTokens`, as a share of its time. */
+  readonly manyCost: number;
 }
 
 /**
  * What the arithmetic of a device makes of a token: a CPU is busy with it for about a quarter of the time that the weights
  * take to be read, a GPU for much less, but that runs on by itself while it need not wait. The CPU's is the upper end of
- * what `bench/speculation.ts` makes of it with SmolLM2 (0.15 to 0.25); the GPU's are estimates, not measured.
+ * what `bench/speculation.ts` makes of it with SmolLM2 (0.15 to 0.25). The GPU's is what `bench/speculation_streams.ts`
+ * makes of it with the 8B shape on an H100: steps took 1.07 (3 tokens beside 1), 1.09 (25 beside 8), 1.55 (118 beside 64)
+ * and 1.75 times (191 beside 64) as long.
  */
 const COSTS = {
-  cpu: { tokenCost: 0.25, waitCost: 0 },
-  gpu: { tokenCost: 0.005, waitCost: 0.15 },
+  cpu: { tokenCost: 0.25, waitCost: 0, fewTokens: Infinity, manyCost: 0 },
+  gpu: { tokenCost: 0.003, waitCost: 0.1, fewTokens: 64, manyCost: 0.3 },
 } as const;
 
 /**
@@ -65,6 +71,17 @@ export function speculationOptions(
 /** Steps whose tokens take more of the time than this have no room for guesses. */
 const MAX_SHARE = 0.9;
 
+const NONE: ReadonlyMap<Sequence, number> = new Map();
+
+/** Guesses for a step. */
+interface Plan {
+  readonly counts: ReadonlyMap<Sequence, number>;
+  /** Of the step with them. */
+  readonly numTokens: number;
+  /** Tokens that they are expected to bring. */
+  readonly gain: number;
+}
+
 export class Speculator {
   readonly #options: SpeculationOptions;
   readonly #maxRows: number;
@@ -77,8 +94,24 @@ export class Speculator {
 
   /** How many of its guesses to put into a step for each of its sequences; none where it does not pay. */
   plan(sequences: readonly Sequence[]): ReadonlyMap<Sequence, number> {
+    const { fewTokens, waitCost, manyCost } = this.#options;
+    const numTokens = sequences.reduce((sum, { queryLen }) => sum + queryLen, 0);
+    const most = this.#planUpTo(Infinity, sequences, numTokens);
+    if (numTokens > fewTokens || most.numTokens <= fewTokens) {
+      return most.gain > waitCost * sequences.length ? most.counts : NONE;
+    }
+    const few = this.#planUpTo(fewTokens, sequences, numTokens);
+    const [mostGain, fewGain] = [
+      most.gain - (waitCost + manyCost) * sequences.length,
+      few.gain - waitCost * sequences.length,
+    ];
+    if (Math.max(mostGain, fewGain) <= 0) return NONE;
+    return mostGain > fewGain ? most.counts : few.counts;
+  }
+
+  /** The guesses that are worth their share of the step, at most as many as bring it to `maxTokens`. */
+  #planUpTo(maxTokens: number, sequences: readonly Sequence[], numTokens: number): Plan {
     const counts = new Map<Sequence, number>();
-    let numTokens = sequences.reduce((sum, { queryLen }) => sum + queryLen, 0);
     let numRows = sequences.length;
     let gain = 0;
     for (const sequence of sequences) {
@@ -88,15 +121,15 @@ export class Speculator {
       if (guesser === null || guesser.count === 0) continue;
       const { chance } = guesser;
       const worth = Math.floor(Math.log(share) / Math.log(chance));
-      const count = Math.min(worth, guesser.count, this.#mostGuesses(sequence), this.#maxRows - numRows);
+      const room = Math.min(this.#maxRows - numRows, maxTokens - numTokens);
+      const count = Math.min(worth, guesser.count, this.#mostGuesses(sequence), room);
       if (count < 1) continue;
       counts.set(sequence, count);
       numTokens += count;
       numRows += count;
       gain += chance * (1 - chance ** count) / (1 - chance);
     }
-    if (gain <= this.#options.waitCost * sequences.length) counts.clear();
-    return counts;
+    return { counts, numTokens, gain };
   }
 
   /** What part of a step's time its tokens take, which is what one more must be worth. */

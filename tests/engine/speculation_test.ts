@@ -4,7 +4,14 @@ import { expectedOutput, greedy } from "./_fake_model.ts";
 import { Harness } from "./_harness.ts";
 
 const CONFIG = { pageSize: 16, numPages: 40, maxNumSeqs: 4, maxNumBatchedTokens: 64, maxSamples: 20 };
-const SPECULATION = { numSpeculativeTokens: 4, promptLookupMin: 2, tokenCost: 0.001, waitCost: 0 };
+const SPECULATION = {
+  numSpeculativeTokens: 4,
+  promptLookupMin: 2,
+  tokenCost: 0.001,
+  waitCost: 0,
+  fewTokens: Infinity,
+  manyCost: 0,
+};
 const PROMPT = [2, 3, 4, 2, 3];
 
 function run(options: SamplingOptions, { looksAhead = false, speculation = SPECULATION } = {}) {
@@ -88,6 +95,29 @@ Deno.test("StepLoop tells in a request's usage what became of its guesses, where
     assert(speculation === null || kept > 0 && guessed > kept, `${kept} of ${guessed}`);
     assertEquals(usages, speculation === null ? [undefined, undefined] : expected);
   }
+});
+
+Deno.test("StepLoop keeps a step with guesses among those of few tokens where more would cost more than they bring", () => {
+  const mostTokens = (manyCost: number, fewTokens: number) => {
+    const speculation = { ...SPECULATION, fewTokens, manyCost };
+    const harness = new Harness(CONFIG, { speculation });
+    const keys = [3, 5, 8].map((token) => harness.submit(PROMPT, greedy({ maxTokens: 60, allowedTokenIds: [token] })));
+    let [steps, most] = [0, 0];
+    while (!harness.loop.isIdle) {
+      harness.step();
+      // The prompts' first step is not one of decodes.
+      if (steps++ > 0) most = Math.max(most, harness.runner.queryLens.reduce((sum, length) => sum + length, 0));
+    }
+    harness.finish();
+    keys.forEach((key, i) => assertEquals(harness.tokens(key), [Array(60).fill([3, 5, 8][i])]));
+    return most;
+  };
+  assertEquals(mostTokens(0, Infinity), 15);
+  assertEquals(mostTokens(0.1, 8), 15);
+  assertEquals(mostTokens(5, 8), 8);
+  // Three decodes are more than two tokens with or without guesses.
+  assertEquals(mostTokens(5, 2), 15);
+  assertEquals(mostTokens(5, 3), 3);
 });
 
 Deno.test("StepLoop guesses nothing where it does not pay", () => {

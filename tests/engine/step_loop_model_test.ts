@@ -67,7 +67,14 @@ interface Variant {
   readonly speculation?: SpeculationOptions;
 }
 
-const SPECULATION = { numSpeculativeTokens: 4, promptLookupMin: 1, tokenCost: 0.001, waitCost: 0 };
+const SPECULATION = {
+  numSpeculativeTokens: 4,
+  promptLookupMin: 1,
+  tokenCost: 0.001,
+  waitCost: 0,
+  fewTokens: Infinity,
+  manyCost: 0,
+};
 
 const VARIANTS: readonly Variant[] = [
   { caches: false, looksAhead: false },
