@@ -9,7 +9,7 @@ import { RequestError } from "./errors.ts";
 import type { KvKind } from "../ffi/native_engine.ts";
 import { maxLogitEdits } from "./logit_edits.ts";
 import { MAX_PROMPT_LOGPROBS } from "./prompt_scores.ts";
-import type { GenerationRequest } from "./types.ts";
+import type { GenerationRequest, SamplingParams } from "./types.ts";
 
 /** What a request is measured against. */
 export interface RequestLimits {
@@ -112,6 +112,7 @@ function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: 
   checkTokenIds("stop_token_ids", sampling.stopTokenIds, vocabSize);
   checkTokenIds("allowed_token_ids", sampling.allowedTokenIds ?? [], vocabSize);
   for (const word of sampling.badWords) checkTokenIds("bad_words", word, vocabSize);
+  checkChoices(sampling, limits);
   const numStopBans = sampling.minTokens > 0 ? sampling.stopTokenIds.length + numEosTokenIds : 0;
   if (sampling.badWords.length + numStopBans >= vocabSize) {
     const param = sampling.badWords.length > 0 ? "bad_words" : "stop_token_ids";
@@ -125,6 +126,20 @@ function checkSampling({ promptTokenIds, sampling }: GenerationRequest, limits: 
       { param: sampling.logitBias.size > limits.maxLogitEdits ? "logit_bias" : null },
     );
   }
+}
+
+/** An output that is kept to some texts needs a token that ends it, and nothing that could leave it no token at all. */
+function checkChoices(sampling: SamplingParams, { vocabSize, numEosTokenIds }: RequestLimits): void {
+  const { choices, allowedTokenIds, badWords, minTokens, ignoreEos, stopTokenIds } = sampling;
+  if (choices === null) return;
+  const param = "guided_choice";
+  const refuse = (reason: string) => new RequestError(`An output cannot be kept to choices ${reason}`, { param });
+  if (choices.length === 0) throw refuse("when there are none");
+  if (allowedTokenIds !== null) throw refuse("with allowed_token_ids");
+  if (badWords.length > 0) throw refuse("with bad_words");
+  if (minTokens > 0) throw refuse("with min_tokens");
+  if (stopTokenIds.length === 0 && (ignoreEos || numEosTokenIds === 0)) throw refuse("without a token that ends it");
+  for (const choice of choices) checkTokenIds(param, choice, vocabSize);
 }
 
 function checkPromptLogprobs(

@@ -91,11 +91,16 @@ export class BatchWriter {
   #writeMaskIndex(sequence: Sequence, firstRow: number): number {
     const numRows = countRows(sequence);
     if (numRows === 0) return 0;
-    const { request } = sequence;
-    request.tokenMask ??= tokenMask(request.sampling.allowedTokenIds, this.#buffer.tokenMaskWords);
-    const place = request.tokenMask === null ? -1 : this.#maskTable.place(request.tokenMask);
+    const mask = this.#maskOf(sequence);
+    const place = mask === null ? -1 : this.#maskTable.place(mask);
     this.#buffer.maskIndex.fill(place, firstRow, firstRow + numRows);
     return numRows;
+  }
+
+  #maskOf({ request, choice }: Sequence): Uint32Array | null {
+    const { tokenMaskWords } = this.#buffer;
+    if (choice !== null) return choice.mask(tokenMaskWords);
+    return request.tokenMask ??= tokenMask(request.sampling.allowedTokenIds, tokenMaskWords);
   }
 
   /** Brings this buffer's masks up to the table, as far as the step names them; the device reads only the new ones. */

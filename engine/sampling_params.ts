@@ -24,8 +24,12 @@ export type SamplingOptions =
 export const MAX_N = 128;
 /** Most stop strings, and stop token ids, of one request. */
 export const MAX_STOPS = 64;
-/** Most bad words of one request, and tokens of one. */
+/** Most bad words of one request. */
 export const MAX_BAD_WORDS = 1024;
+/** Most texts that an output may be kept to. */
+export const MAX_CHOICES = 1024;
+/** Most tokens of a bad word or choice. */
+const MAX_RUN_LENGTH = 1024;
 const MAX_STOP_LENGTH = 1024;
 const MAX_INT32 = 2 ** 31 - 1;
 /** Where it is this cold, or so little is left, only the likeliest token can be drawn; kept clear of float's zero. */
@@ -70,7 +74,8 @@ export function samplingParams(options: SamplingOptions = {}, defaults: Generati
     frequencyPenalty: number("frequency_penalty", options.frequencyPenalty ?? 0, -2, 2),
     logitBias: logitBias(options.logitBias ?? {}),
     allowedTokenIds: allowedTokenIds(options.allowedTokenIds ?? null),
-    badWords: badWords(options.badWords ?? []),
+    choices: options.choices ? tokenRuns("choices", options.choices, MAX_CHOICES) : null,
+    badWords: tokenRuns("bad_words", options.badWords ?? [], MAX_BAD_WORDS),
     seed: seed(options.seed ?? null),
     stop: stopStrings(options.stop ?? []),
     stopTokenIds: stopTokenIds(options.stopTokenIds ?? []),
@@ -131,20 +136,19 @@ function allowedTokenIds(given: readonly number[] | null): readonly number[] | n
   return [...new Set(given)];
 }
 
-function badWords(given: readonly (readonly number[])[]): readonly (readonly number[])[] {
-  check("bad_words", given.length, given.length <= MAX_BAD_WORDS, `at most ${MAX_BAD_WORDS} runs of token ids`);
-  const words = new Map<string, readonly number[]>();
-  for (const word of given) {
-    check(
-      "bad_words",
-      word.length,
-      word.length > 0 && word.length <= MAX_BAD_WORDS,
-      `1 to ${MAX_BAD_WORDS} tokens long`,
-    );
-    for (const id of word) check("bad_words", id, Number.isInteger(id) && id >= 0, "token ids");
-    words.set(word.join(), [...word]);
+function tokenRuns(
+  name: string,
+  given: readonly (readonly number[])[],
+  most: number,
+): readonly (readonly number[])[] {
+  check(name, given.length, given.length <= most, `at most ${most} runs of token ids`);
+  const runs = new Map<string, readonly number[]>();
+  for (const run of given) {
+    check(name, run.length, run.length > 0 && run.length <= MAX_RUN_LENGTH, `1 to ${MAX_RUN_LENGTH} tokens long`);
+    for (const id of run) check(name, id, Number.isInteger(id) && id >= 0, "token ids");
+    runs.set(run.join(), [...run]);
   }
-  return [...words.values()];
+  return [...runs.values()];
 }
 
 function stopTokenIds(given: readonly number[]): readonly number[] {

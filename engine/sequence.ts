@@ -13,6 +13,7 @@
  * @module
  */
 
+import type { ChoicePlace } from "./choice_tree.ts";
 import type { Guesser } from "./guesser.ts";
 import type { LogitEdits } from "./logit_edits.ts";
 import type { PageName } from "./prefix_hash.ts";
@@ -124,6 +125,8 @@ export class Sequence {
   numAdmissions = 0;
   /** Null when the sampling params need none; undefined before the first admission. */
   edits: LogitEdits | null | undefined = undefined;
+  /** Where it has come to in the tree of the texts that it is kept to; null: it is free. Set before its first token. */
+  choice: ChoicePlace | null = null;
   /** Guesses at its next tokens; made when it first decodes, if it speculates. */
   guesser: Guesser | null = null;
   /** Text so far; made with the first token. */
@@ -146,6 +149,11 @@ export class Sequence {
   /** Tokens, incl. those sampled but not read. */
   get numTokens(): number {
     return this.request.prompt.length + this.numSampled;
+  }
+
+  /** Whether a token sampled changes how the next is: then its id must be read first. */
+  get dependsOnOutput(): boolean {
+    return this.choice !== null || (this.edits?.dependsOnOutput ?? false);
   }
 
   /** Whether an unread token is its last by length: no step is needed any more. */

@@ -149,7 +149,7 @@ export class Speculator {
 
   /** A sequence that decodes and whose next token changes nothing about how the one after it is sampled. */
   #mostGuesses(sequence: Sequence): number {
-    if (sequence.numPending !== 1 || sequence.edits?.dependsOnOutput || sequence.edits?.bansStops) return 0;
+    if (sequence.numPending !== 1 || sequence.dependsOnOutput || sequence.edits?.bansStops) return 0;
     const { speculate, maxTokens } = sequence.request.sampling;
     if (!speculate) return 0;
     return Math.min(this.#options.numSpeculativeTokens, maxTokens - sequence.output.length - sequence.numUnread - 1);

@@ -22,6 +22,7 @@
 
 import type { TokenTable } from "../models/types.ts";
 import { BatchWriter } from "./batch_writer.ts";
+import { ChoicePlace } from "./choice_tree.ts";
 import { nowMs } from "./clock.ts";
 import type { Counters } from "./counters.ts";
 import { EngineError } from "./errors.ts";
@@ -152,8 +153,14 @@ export class StepLoop {
   /** Takes a request that `checkRequest()` has let pass. */
   submit({ key, id, prompt, sampling, priority, cacheSalt, deadlineMs, tenant, kvIndex }: Submitted): void {
     const request = new LiveRequest(key, id, prompt, sampling, priority, cacheSalt, tenant, kvIndex);
+    if (sampling.choices !== null) this.#keepToChoices(request, sampling.choices);
     this.#live.add(request, deadlineMs ?? null);
     for (const sequence of request.sequences) this.#scheduler.add(sequence);
+  }
+
+  #keepToChoices({ sequences, sampling }: LiveRequest, choices: readonly (readonly number[])[]): void {
+    const root = ChoicePlace.root(choices, stopIds(sampling, this.#options.eosTokenIds));
+    for (const sequence of sequences) sequence.choice = root;
   }
 
   /** Ends a request now; its pages are free as soon as no step under way reads them. Without effect when it has ended. */
@@ -203,8 +210,7 @@ export class StepLoop {
     const { running, waiting, hasRoomToGrow } = this.#scheduler;
     if (!hasRoomToGrow || this.#flights[0]!.hasGuesses) return false;
     if (this.#speculator !== null && this.#speculator.plan(running).size > 0) return false;
-    const isFree = (sequence: Sequence) =>
-      sequence.numUnread === 0 || sequence.isFull || !sequence.edits?.dependsOnOutput;
+    const isFree = (sequence: Sequence) => sequence.numUnread === 0 || sequence.isFull || !sequence.dependsOnOutput;
     return running.every(isFree) && (waiting.length > 0 || running.some((sequence) => !sequence.isFull));
   }
 

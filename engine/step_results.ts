@@ -115,6 +115,7 @@ export class StepResults {
     this.#numGenerated++;
     sequence.output.push(token);
     sequence.edits?.count(token);
+    if (sequence.choice !== null) sequence.choice = sequence.choice.after(token);
     sequence.text ??= this.#makeOutput(request);
     const piece = sequence.text.push(token);
     this.#live.push(request, {

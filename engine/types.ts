@@ -51,6 +51,8 @@ export interface SamplingParams {
   readonly logitBias: ReadonlyMap<number, number>;
   /** The only tokens that may be sampled; null: all. */
   readonly allowedTokenIds: readonly number[] | null;
+  /** Runs of token ids of which the output is one, then a token that ends it; null: it is free. */
+  readonly choices: readonly (readonly number[])[] | null;
   /**
    * Runs of token ids that the output shall not hold: where it ends with all but a run's last token, that one is banned.
    */

@@ -67,6 +67,7 @@ export function requestSampling(
     allowedTokenIds: body.allowed_token_ids ?? null,
     speculate: body.speculate ?? undefined,
     prediction,
+    choices: choiceTokens(server, body.structured_outputs?.choice ?? body.guided_choice ?? null),
     badWords: badWordTokens(server, body.bad_words ?? []),
     seed: body.seed ?? null,
     stop: body.stop ?? null,
@@ -89,6 +90,12 @@ function checkNumLogprobs(server: Server, value: number | null, param: string): 
 export function checkPromptLogprobs(body: GenerationFields): void {
   if ((body.prompt_logprobs ?? null) === null || body.stream !== true) return;
   throw badRequest('"prompt_logprobs" is not offered with "stream": true', { param: "prompt_logprobs" });
+}
+
+/** The tokens of the texts that the output is kept to; null: it is free. */
+function choiceTokens(server: Server, texts: readonly string[] | null): number[][] | null {
+  const options = { addSpecialTokens: false, parseSpecialTokens: false };
+  return texts?.map((text) => server.tokenizer.encode(text.toWellFormed(), options)) ?? null;
 }
 
 /**

@@ -6,7 +6,7 @@
  */
 
 import { z } from "zod";
-import { MAX_BAD_WORDS, MAX_N, MAX_STOPS } from "../../engine/sampling_params.ts";
+import { MAX_BAD_WORDS, MAX_CHOICES, MAX_N, MAX_STOPS } from "../../engine/sampling_params.ts";
 
 const MAX_INT32 = 2 ** 31 - 1;
 const MAX_LOGIT_BIASES = 1024;
@@ -23,6 +23,7 @@ export function integer(min: number, max = MAX_INT32) {
 }
 
 const flag = z.boolean();
+const choice = z.array(z.string().min(1).max(MAX_STOP_LENGTH)).min(1).max(MAX_CHOICES);
 const stopString = z.string().min(1).max(MAX_STOP_LENGTH);
 
 /** The parsed fields that all generation requests share. */
@@ -70,6 +71,14 @@ export const GENERATION_FIELDS = {
   allowed_token_ids: field(
     z.array(integer(0)).min(1),
     "The only tokens that may be sampled; the end-of-sequence token too only if it is among them.",
+  ),
+  guided_choice: field(
+    choice,
+    "The output is one of these texts: at each place only tokens that go on with one may be sampled.",
+  ),
+  structured_outputs: field(
+    z.strictObject({ choice }, { error: 'only "choice" is supported' }),
+    "The newer form of guided_choice.",
   ),
   prompt_logprobs: field(
     integer(0),

@@ -17,7 +17,6 @@ const unless = (...allowed: unknown[]): RefusedField => ({ allowed });
 
 const SHARED: Readonly<Record<string, RefusedField>> = {
   early_stopping: unless(false),
-  guided_choice: never,
   guided_decoding_backend: never,
   guided_grammar: never,
   guided_json: never,
@@ -30,7 +29,6 @@ const SHARED: Readonly<Record<string, RefusedField>> = {
   return_tokens_as_token_ids: unless(false),
   service_tier: unless("auto", "default"),
   spaces_between_special_tokens: unless(true),
-  structured_outputs: never,
   truncate_prompt_tokens: never,
   use_beam_search: unless(false),
   vllm_xargs: unless({}),

@@ -86,6 +86,19 @@ Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine 
     refusal([1], { stopTokenIds, minTokens: 1 })[0],
     "min_tokens and bad_words would ban all 50 tokens: too many stop_token_ids",
   );
+  check([1], { choices: [[0, 49]] });
+  for (
+    const [options, message] of [
+      [{ choices: [[50]] }, "guided_choice must name token ids from 0 to 49, received 50"],
+      [{ choices: [] }, "An output cannot be kept to choices when there are none"],
+      [{ choices: [[1]], allowedTokenIds: [1] }, "An output cannot be kept to choices with allowed_token_ids"],
+      [{ choices: [[1]], badWords: [[1]] }, "An output cannot be kept to choices with bad_words"],
+      [{ choices: [[1]], minTokens: 1 }, "An output cannot be kept to choices with min_tokens"],
+      [{ choices: [[1]], ignoreEos: true }, "An output cannot be kept to choices without a token that ends it"],
+    ] as const
+  ) {
+    assertEquals(refusal([1], options).slice(0, 2), [message, "guided_choice"]);
+  }
   check([1], { prediction: [0, 49] });
   assertEquals(refusal([1], { prediction: [3, 50] })[1], "prediction");
   check([1], { allowedTokenIds: [1, 49] });

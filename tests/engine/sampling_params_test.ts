@@ -19,6 +19,7 @@ Deno.test("samplingParams() fills in defaults", () => {
     logitBias: new Map(),
     stop: [],
     allowedTokenIds: null,
+    choices: null,
     badWords: [],
     stopTokenIds: [],
     includeStopStrInOutput: false,

@@ -188,6 +188,7 @@ Deno.test("chat passes every sampling field on", async () => {
     frequencyPenalty: -1,
     logitBias: new Map([[5, -100]]),
     allowedTokenIds: [7, 5],
+    choices: null,
     badWords: [[97, 98], [99]],
     stop: ["a", "b"],
     stopTokenIds: [3],
@@ -199,6 +200,19 @@ Deno.test("chat passes every sampling field on", async () => {
     prediction: null,
     skipSpecialTokens: false,
   });
+});
+
+Deno.test("chat keeps the output to choices in both of vLLM's spellings", async () => {
+  const { app, engine } = fakeApp();
+  for (const field of [{ guided_choice: ["yes", "<s>"] }, { structured_outputs: { choice: ["yes", "<s>"] } }]) {
+    await (await post(app, PATH, { messages, ...field })).text();
+    assertEquals(engine.requests.at(-1)!.request.sampling.choices, [[121, 101, 115], [256]]);
+  }
+  for (const field of [{ guided_choice: [] }, { guided_choice: [""] }, { structured_outputs: { json: {} } }]) {
+    const response = await post(app, PATH, { messages, ...field });
+    const { error } = await response.json();
+    assertEquals([response.status, error.param?.split(/[.[]/)[0]], [400, Object.keys(field)[0]]);
+  }
 });
 
 Deno.test("chat hands on the tokens of a prediction, whose special tokens are text", async () => {

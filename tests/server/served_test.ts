@@ -62,6 +62,20 @@ Deno.test("serve() gives the same text with a prediction, most of whose tokens i
     assertEquals(new Set(counts).size, 1);
   }));
 
+Deno.test("serve() keeps answers to the choices of a request", () =>
+  withServer({}, async (server) => {
+    const choices = ["positive", "negative", "neither of them"];
+    const answers = await Promise.all(Array.from({ length: 8 }, async (_, seed) => {
+      const messages = [{ role: "user" as const, content: "Is this review positive or negative? I loved it!" }];
+      const extra = { guided_choice: choices } as object;
+      const params = { model: "SmolLM2-135M-Instruct", messages, seed, temperature: seed === 0 ? 0 : 2, ...extra };
+      return (await openai(server).chat.completions.create(params)).choices[0]!;
+    }));
+    for (const { message, finish_reason } of answers) {
+      assertEquals([choices.includes(message.content!), finish_reason], [true, "stop"], message.content!);
+    }
+  }));
+
 Deno.test("serve() holds twice the tokens with an fp8 cache of the same bytes", async () => {
   const tokens: number[] = [];
   for (const kvCacheDtype of ["bfloat16", "fp8"] as const) {
