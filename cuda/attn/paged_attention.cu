@@ -300,6 +300,7 @@ void attend_prefill(const PagedAttentionArgs& args, const Split& split, const Pr
   PrefillParams params = {};
   set_common(args, params);
   params.head_dim = args.shape.head_dim;
+  params.group_reciprocal = group_reciprocal(static_cast<uint32_t>(params.group));
   params.scratch = scratch.memory;
   params.scratch_head_bytes = int64_t{scratch.granules} * shape.scratch_granule_bytes;
   const bool uses_fast = shape.fast_reads_pages || scratch.granules > 0;

@@ -14,6 +14,7 @@ namespace octavo {
 
 struct PrefillParams : AttentionParams {
   int32_t head_dim;
+  uint32_t group_reciprocal;
   const PrefillTile* tiles;  // of one list
   const int32_t* num_tiles;
   const uint8_t* scratch;      // [num_kv_heads][granules] 16-bit granules, or nullptr

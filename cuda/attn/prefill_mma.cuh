@@ -64,10 +64,9 @@ class PrefillMmaBlock {
 #pragma unroll
     for (int m = 0; m < Tile::kRowTiles; ++m) rows_[m] = open_rows(p_, tile_, row + m * 16 + (lane_ >> 2));
     const int last_row = tile_.row_begin + tile_.num_rows - 1;
-    const int lowest = tile_.first_position + min(row, last_row) / p_.group;
-    const int highest = tile_.first_position + min(row + Tile::kRowTiles * 16 - 1, last_row) / p_.group;
-    float score_scale = p_.softmax_scale;
-    if (p_.scales != nullptr) score_scale *= p_.scales[head_];
+    const int lowest = tile_.first_position + token_of(p_, min(row, last_row));
+    const int highest = tile_.first_position + token_of(p_, min(row + Tile::kRowTiles * 16 - 1, last_row));
+    const float score_scale = p_.softmax_scale * key_scale(p_, head_);
 
     //   step:    0   1   2   3   4         stage = step % kStages
     //   copied:  ....... ahead ->          waited for in order; a stage is filled again one barrier after its use
@@ -232,7 +231,8 @@ class PrefillMmaBlock {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int row = first_row + m * 16 + r * 8 + (lane_ >> 2);
-        const RowEnd end = close_row(p_, tile_, head_, row, rows_[m].m[r], rows_[m].l[r]);
+        const RowEnd end =
+            close_row(p_, tile_, head_, row, rows_[m].m[r], rows_[m].l[r], value_scale(p_, head_));
         if (end.index < 0) continue;
 #pragma unroll
         for (int d = 0; d < Tile::kDimSteps; ++d) {

@@ -11,10 +11,14 @@
 namespace octavo {
 
 constexpr float kPrefillShift = 7.0f;
-constexpr float kPrefillSlack = 8.0f;  // 2^(7 + 8) < 65504
+constexpr float kPrefillSlack = 8.0f;
+constexpr float kMostWeight = 32768.0f;  // 2^(7 + 8) < 65504
 constexpr float kLog2OfE = 1.4426950408889634f;
 constexpr float kLnOf2 = 0.6931471805599453f;
 constexpr float kHidden = -INFINITY;
+
+// The token of a row of a sequence.
+__device__ inline int token_of(const PrefillParams& p, int row) { return divide_row(row, p.group_reciprocal); }
 
 // The two rows of a lane in 16 rows of a tile.
 struct RowPair {
@@ -29,7 +33,7 @@ __device__ inline RowPair open_rows(const PrefillParams& p, const PrefillTile& t
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int last = tile.row_begin + tile.num_rows - 1;  // rows past the tile repeat its last
-    rows.position[r] = tile.first_position + min(row + 8 * r, last) / p.group;
+    rows.position[r] = tile.first_position + token_of(p, min(row + 8 * r, last));
     rows.m[r] = kHidden;
     rows.l[r] = 0.0f;
   }
@@ -68,36 +72,101 @@ __device__ void hide_keys(const PrefillParams& p, const RowPair& rows, int key, 
   }
 }
 
-// Turns scores into weights, in place, and adds them to the sums. True when maxima rose: earlier sums and outputs of
-// the rows are worth `factor` of what they were (l is corrected here). Whole warp.
+// The highest of a lane's own scores of each row, base 2.
 template <int kOctets>
-__device__ bool weigh(float to_log2, RowPair& rows, float (&s)[kOctets][4], float (&factor)[2]) {
-  float top[2];
-  bool rises = false;
+__device__ void find_top(float to_log2, const float (&s)[kOctets][4], float (&top)[2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float x = fmaxf(s[0][2 * r], s[0][2 * r + 1]);
 #pragma unroll
     for (int j = 1; j < kOctets; ++j) x = fmaxf(x, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
     top[r] = x * to_log2;
-    rises |= top[r] > rows.m[r] + kPrefillSlack;
   }
-  rises = __any_sync(~0u, rises);
-  factor[0] = factor[1] = 1.0f;
-  if (rises) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float raised = fmaxf(rows.m[r], top[r]);
-      factor[r] = raised == kHidden ? 1.0f : exp2_approx(rows.m[r] - raised);
-      rows.m[r] = raised;
-      rows.l[r] *= factor[r];
-    }
-  }
+}
+
+// Whether maxima lag behind too far for weights that sum up to `sum` in a lane. Whole warp.
+__device__ inline bool must_rise(const float (&sum)[2], const RowPair& rows) {
+  return __any_sync(~0u, sum[0] > kMostWeight || sum[1] > kMostWeight || rows.m[0] == kHidden || rows.m[1] == kHidden);
+}
+
+// Raises the maxima. Earlier sums and outputs of the rows are worth `factor` of what they were (l is corrected here).
+// Whole warp.
+__device__ inline void raise_maxima(const float (&top)[2], RowPair& rows, float (&factor)[2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float offset = (rows.m[r] == kHidden ? 0.0f : rows.m[r]) - kPrefillShift;
+    float raised = fmaxf(rows.m[r], top[r]);
+    raised = fmaxf(raised, __shfl_xor_sync(~0u, raised, 1));
+    raised = fmaxf(raised, __shfl_xor_sync(~0u, raised, 2));
+    factor[r] = raised == kHidden ? 1.0f : exp2_approx(rows.m[r] - raised);
+    rows.m[r] = raised;
+    rows.l[r] *= factor[r];
+  }
+}
+
+// What a row's scores in base 2 are lowered by.
+__device__ inline float weight_offset(float m) { return (m == kHidden ? 0.0f : m) - kPrefillShift; }
+
+// The exponents of scores' weights: s * to_log2 - offset, in place.
+template <int kOctets>
+__device__ void lower_scores(float to_log2, const RowPair& rows, float (&s)[kOctets][4]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float offset = weight_offset(rows.m[r]);
+#pragma unroll
+    for (int j = 0; j < kOctets; ++j) {
+      s[j][2 * r] = s[j][2 * r] * to_log2 - offset;
+      s[j][2 * r + 1] = s[j][2 * r + 1] * to_log2 - offset;
+    }
+  }
+}
+
+// Weights of exponents, packed as fragments of the next product: octets 2 i and 2 i + 1 are the keys of its step i.
+// `sum`: of a lane's weights of each row.
+template <bool kBf16, int kOctets>
+__device__ void weigh_packed(const float (&s)[kOctets][4], uint32_t (&weights)[kOctets / 2][4], float (&sum)[2]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float part[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int j = 0; j < kOctets; ++j) {
+      const float x = exp2_approx(s[j][2 * r]);
+      const float y = exp2_approx(s[j][2 * r + 1]);
+      part[0] += x, part[1] += y;
+      weights[j / 2][j % 2 * 2 + r] = kBf16 ? pack_bf16x2(x, y) : pack_f16x2(x, y);
+    }
+    sum[r] = part[0] + part[1];
+  }
+}
+
+// Raises the maxima to those of the exponents s, which are lowered accordingly. Earlier sums and outputs of the rows are
+// worth `factor` of what they were (l is corrected here). Whole warp.
+template <int kOctets>
+__device__ void raise_maxima(RowPair& rows, float (&s)[kOctets][4], float (&factor)[2]) {
+  float top[2];
+  find_top(1.0f, s, top);
+  const float offset[2] = {weight_offset(rows.m[0]), weight_offset(rows.m[1])};
+  top[0] += offset[0], top[1] += offset[1];
+  raise_maxima(top, rows, factor);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float less = offset[r] - weight_offset(rows.m[r]);
+#pragma unroll
+    for (int j = 0; j < kOctets; ++j) s[j][2 * r] += less, s[j][2 * r + 1] += less;
+  }
+}
+
+// Turns scores into weights, in place, and adds them to the sums. True when maxima rose: earlier outputs of the rows are
+// worth `factor` of what they were. Whole warp.
+template <int kOctets>
+__device__ bool weigh(float to_log2, RowPair& rows, float (&s)[kOctets][4], float (&factor)[2]) {
+  float top[2];
+  find_top(to_log2, s, top);
+  const bool rises =
+      __any_sync(~0u, top[0] > rows.m[0] + kPrefillSlack || top[1] > rows.m[1] + kPrefillSlack);
+  if (rises) raise_maxima(top, rows, factor);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float offset = weight_offset(rows.m[r]);
     float sum[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int j = 0; j < kOctets; ++j) {
@@ -127,12 +196,22 @@ struct RowEnd {
   float factor;
 };
 
+// The scales that a kv head's K and V are stored by.
+__device__ inline float key_scale(const PrefillParams& p, int head) {
+  return p.scales != nullptr ? p.scales[head] : 1.0f;
+}
+
+__device__ inline float value_scale(const PrefillParams& p, int head) {
+  return p.scales != nullptr ? p.scales[p.kv.num_kv_heads + head] : 1.0f;
+}
+
 // Adds up the row's sum over the lanes, brings in sink and V's scale, writes the LSE. Whole warp.
-__device__ inline RowEnd close_row(const PrefillParams& p, const PrefillTile& tile, int head, int row, float m, float l) {
+__device__ inline RowEnd close_row(const PrefillParams& p, const PrefillTile& tile, int head, int row, float m, float l,
+                                   float v_scale) {
   l += __shfl_xor_sync(~0u, l, 1);
   l += __shfl_xor_sync(~0u, l, 2);
   if (row >= tile.row_begin + tile.num_rows) return {-1, 0.0f};
-  const int token = row / p.group;
+  const int token = token_of(p, row);
   const int q_head = head * p.group + row - token * p.group;
   const int64_t index = static_cast<int64_t>(tile.token_begin + token) * p.num_q_heads + q_head;
   if (p.sinks != nullptr) {
@@ -140,7 +219,6 @@ __device__ inline RowEnd close_row(const PrefillParams& p, const PrefillTile& ti
     if (m == kHidden) m = sink;
     l += exp2_approx(sink - m + kPrefillShift);
   }
-  const float v_scale = p.scales != nullptr ? p.scales[p.kv.num_kv_heads + head] : 1.0f;
   if (p.lse != nullptr && (threadIdx.x & 3) == 0) {
     p.lse[index] = l == 0 ? kHidden : (m - kPrefillShift + log2f(l)) * kLnOf2;
   }
@@ -212,7 +290,7 @@ __device__ void read_query(const void* q, int dtype, int64_t index, uint32_t (&p
 
 // Index of a row's first element in q. row: of the sequence.
 __device__ inline int64_t query_index(const PrefillParams& p, const PrefillTile& tile, int head, int row) {
-  const int token = row / p.group;
+  const int token = token_of(p, row);
   return (static_cast<int64_t>(tile.token_begin + token) * p.num_q_heads + head * p.group + row - token * p.group) *
          p.head_dim;
 }

@@ -4,6 +4,8 @@
 #include <climits>
 #include <cstdint>
 
+#include "arch/host_device.h"
+
 namespace octavo {
 
 constexpr int32_t kNoScratch = INT32_MIN;
@@ -12,6 +14,16 @@ constexpr int32_t kNoScratch = INT32_MIN;
 // decode's.
 constexpr int32_t kScratchRows = 32;
 constexpr int32_t kScratchRowsOfDecode = 128;
+
+// row / group without a division, for rows below 2^26 and groups up to 64.
+OCTAVO_HOST_DEVICE inline uint32_t group_reciprocal(uint32_t group) {
+  return group == 1 ? 0 : static_cast<uint32_t>((uint64_t{1} << 32) / group) + 1;
+}
+
+OCTAVO_HOST_DEVICE inline int divide_row(int row, uint32_t reciprocal) {
+  if (reciprocal == 0) return row;
+  return static_cast<int>(static_cast<uint64_t>(row) * reciprocal >> 32);
+}
 
 // Consecutive rows of one sequence. A row is a new token and a q head of a group: row = token * group + head in group,
 // so that the heads of a group share the keys' loads.

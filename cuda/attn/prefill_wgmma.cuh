@@ -4,9 +4,13 @@
 //   S[64 rows x keys] = Q K^T     Q and K from shared memory    a granule's column block is two of the tensor core's
 //   O[64 rows x dims] += P V      P from registers, V from it   swizzled 8 x 128-byte blocks: copies need no reordering
 //
-// Blocks stay and take (tile, kv head) items in turn. Warpgroup 0 produces: warp 0 brings K, warp 1 V, warps 2 and 3 the
-// next item and its Q. Warpgroups 1 and 2 keep 64 rows each; while one computes its softmax the other's products run (named
-// barriers), and a warpgroup's next scores run beside its previous weights' product.
+// Blocks stay and take (tile, kv head) items in turn. Warpgroup 0 produces: warps 2 and 3 choose the next item and bring its
+// Q, warp 0 brings K, warp 1 V. The other warpgroups keep 64 rows each and take turns (named barriers): while some compute
+// their softmax, the next scores and the previous weights' product of another run.
+//
+// A warpgroup waits where it issues products until most of them are done, so what counts is how long it takes from the end
+// of its products to the next ones: no more than the others' products do. Hence weights are computed by the maxima known
+// before, at the exponential unit's speed, and again where they turn out too large (must_rise()).
 #pragma once
 
 #include "arch/wgmma.cuh"
@@ -51,9 +55,8 @@ class PrefillWgmmaBlock {
       }
       for (int slot = 0; slot < Tile::kItemSlots; ++slot) {
         barrier_init(item_full(slot), 1);
-        barrier_init(empty(item_full(slot)), 4 * Tile::kConsumers);
+        barrier_init(empty(item_full(slot)), 4 * Tile::kConsumers + 4);  // all warps
       }
-      barrier_init(tail_barrier(), 1);
       barrier_init_fence();
     }
     __syncthreads();
@@ -67,19 +70,22 @@ class PrefillWgmmaBlock {
         produce_items(threadIdx.x - 64);
     } else {
       raise_registers<Tile::kConsumerRegisters>();
-      consume(static_cast<int>(threadIdx.x >> 7) - 1);
+      consume(uniform(static_cast<int>(threadIdx.x >> 7)) - 1);
     }
   }
 
+  // A value that all lanes of the warp have: now the compiler knows it too, and keeps what follows from it, as rings'
+  // positions and the products' descriptors, in uniform registers.
+  __device__ static int uniform(int x) { return __shfl_sync(~0u, x, 0); }
+
  private:
-  // What a warpgroup knows of the item it works on.
+  // What the warps know of the item they work on.
   struct Item {
     PrefillTile tile;  // of no rows: there is no item any more
     int32_t head;
+    float score_scale;
+    float value_scale;
   };
-
-  // Loaded when asked for: registers are few.
-  __device__ int num_items() const { return *p_.num_tiles * p_.kv.num_kv_heads; }
 
   // Items go to blocks there and back, so that all get about the same share of the long ones, which come first. A round
   // without an item is the last.
@@ -89,12 +95,16 @@ class PrefillWgmmaBlock {
     return round * blocks + ((round & 1) != 0 ? blocks - 1 - b : b);
   }
 
-  __device__ PrefillTile load_tile(int item) const {
-    PrefillTile tile;
-    const int4* from = reinterpret_cast<const int4*>(p_.tiles + item / p_.kv.num_kv_heads);
-    reinterpret_cast<int4*>(&tile)[0] = from[0];
-    reinterpret_cast<int4*>(&tile)[1] = from[1];
-    return tile;
+  __device__ Item load_item(int index) const {
+    Item item;
+    const int tile = index / p_.kv.num_kv_heads;
+    item.head = index - tile * p_.kv.num_kv_heads;
+    const int4* from = reinterpret_cast<const int4*>(p_.tiles + tile);
+    reinterpret_cast<int4*>(&item.tile)[0] = from[0];
+    reinterpret_cast<int4*>(&item.tile)[1] = from[1];
+    item.score_scale = p_.softmax_scale * key_scale(p_, item.head);
+    item.value_scale = value_scale(p_, item.head);
+    return item;
   }
 
   // Of keys; rows that see none take one step of hidden keys.
@@ -113,7 +123,6 @@ class PrefillWgmmaBlock {
   }
   // The barrier that says that what the other one announces has been used.
   __device__ static uint32_t empty(uint32_t full) { return full + Tile::kNumFull * 8; }
-  __device__ uint32_t tail_barrier() const { return barrier(2 * Tile::kNumFull); }
   __device__ uint32_t keys_at(int stage) const { return base_ + Tile::kKeysAt + stage * Tile::kStageBytes; }
   __device__ uint32_t values_at(int stage) const { return base_ + Tile::kValuesAt + stage * Tile::kStageBytes; }
   __device__ Item& item_slot(int slot) const {
@@ -133,27 +142,28 @@ class PrefillWgmmaBlock {
     return p_.pages + p_.kv.granule_offset(find_page(p_, tile.seq, key), head, key & ((1 << p_.kv.page_shift) - 1));
   }
 
-  // Calls copy(tile, first key, granules, where granule `lane` lies) for all steps of all items; a warp for K, one for V.
+  // Calls copy(tile, first key, where granule `lane` lies) for all steps of all items; a warp for K, one for V.
   template <class Copy>
   __device__ void walk_steps(Copy copy) const {
     const int lane = static_cast<int>(threadIdx.x & 31);
-    for (int round = 0; item_of(round) < num_items(); ++round) {
-      const int item = item_of(round);
-      const PrefillTile tile = load_tile(item);
-      const int head = item % p_.kv.num_kv_heads;
+    for (RingPosition<Tile::kItemSlots> items;; items.advance()) {
+      barrier_wait(item_full(items.stage), items.parity);
+      const Item& item = item_slot(items.stage);
+      const PrefillTile& tile = item.tile;
+      if (tile.num_rows == 0) return;
       const int begin = first_key(tile);
       const int steps = count_steps(tile);
       const auto source_of = [&](int step) -> const uint8_t* {
         const int key = begin + step * Tile::kKeys + lane * kGranuleTokens;
-        return lane < Tile::kGranules && key < tile.kv_end ? granule_source(tile, head, key) : nullptr;
+        return lane < Tile::kGranules && key < tile.kv_end ? granule_source(tile, item.head, key) : nullptr;
       };
       const uint8_t* source = source_of(0);
       for (int step = 0; step < steps; ++step) {
         const uint8_t* next = source_of(step + 1);  // looked up before it is needed
-        const int key = begin + step * Tile::kKeys;
-        copy(tile, key, min(max(tile.kv_end - key + kGranuleTokens - 1, 0) / kGranuleTokens, Tile::kGranules), source);
+        copy(tile, begin + step * Tile::kKeys, source);
         source = next;
       }
+      release(empty(item_full(items.stage)), lane);
     }
   }
 
@@ -166,7 +176,8 @@ class PrefillWgmmaBlock {
     const int block = lane - granule * Tile::kBlocks;
     static_assert(Tile::kGranules * Tile::kBlocks <= 32, "a lane copies one piece");
     RingPosition<Tile::kKeyStages> keys;
-    walk_steps([&](const PrefillTile&, int, int granules, const uint8_t* source) {
+    walk_steps([&](const PrefillTile& tile, int key, const uint8_t* source) {
+      const int granules = min(max(tile.kv_end - key + kGranuleTokens - 1, 0) / kGranuleTokens, Tile::kGranules);
       const auto from = reinterpret_cast<const uint8_t*>(
           __shfl_sync(~0u, reinterpret_cast<unsigned long long>(source), granule));
       const uint32_t full = keys_full(keys.stage);
@@ -182,47 +193,63 @@ class PrefillWgmmaBlock {
     });
   }
 
+  // V of keys that no row of the tile sees is not brought: such slots may hold anything, and 0 x NaN is NaN. It becomes
+  // zeros, as far as the products read.
+  //
+  //   rows of the stage:  | zeros | copied | zeros up to the half or the end |
+  //                       0     begin     end
   __device__ void produce_values() const {
     const uint64_t policy = evict_normal_policy();
     const int lane = static_cast<int>(threadIdx.x & 31);
     RingPosition<Tile::kValueStages> values;
-    uint32_t tail_parity = 0;
-    walk_steps([&](const PrefillTile& tile, int key, int granules, const uint8_t* source) {
-      const bool whole = key >= tile.kv_begin && key + Tile::kKeys <= tile.kv_end;
+    walk_steps([&](const PrefillTile& tile, int key, const uint8_t* source) {
       const uint32_t full = values_full(values.stage);
-      const uint32_t copied = whole ? full : tail_barrier();
+      const int begin = max(tile.kv_begin - key, 0);
+      const int end = max(min(tile.kv_end - key, Tile::kKeys), begin);
       barrier_wait(empty(full), values.parity ^ 1);
-      if (lane == 0) barrier_arrive_expect(copied, granules * Tile::kHalfBytes);
-      __syncwarp();
-      if (lane < granules) {
-        bulk_copy(values_at(values.stage) + lane * Tile::kHalfBytes, source + Tile::kHalfBytes, Tile::kHalfBytes, copied,
-                  policy);
+      if (end - begin < Tile::kKeys) {
+        clear_values(values.stage, 0, begin);
+        clear_values(values.stage, end, end <= Tile::kKeys / 2 ? Tile::kKeys / 2 : Tile::kKeys);
+        fence_before_copy();
+        __syncwarp();
       }
+      if (lane == 0) barrier_arrive_expect(full, (end - begin) * (2 * Tile::kHeadDim));
       __syncwarp();
-      if (!whole) {
-        barrier_wait(copied, tail_parity);
-        tail_parity ^= 1;
-        clear_values(values.stage, key, tile);
-        if (lane == 0) barrier_arrive(full);
-      }
+      const int first = lane * kGranuleTokens;
+      copy_values(values_at(values.stage) + lane * Tile::kHalfBytes, source + Tile::kHalfBytes, max(begin - first, 0),
+                  min(end - first, kGranuleTokens), full, policy);
+      __syncwarp();
       values.advance();
     });
   }
 
-  // Zeroes V of keys that no row of the tile sees: such slots may hold anything, and 0 x NaN is NaN. One warp.
-  __device__ void clear_values(int stage, int key, const PrefillTile& tile) const {
-    uint8_t* base = smem_ + Tile::kValuesAt + stage * Tile::kStageBytes;
-    constexpr int kChunks = Tile::kHeadDim / 8;
+  // Rows [begin, end) of a granule.
+  __device__ static void copy_values(uint32_t to, const uint8_t* from, int begin, int end, uint32_t full,
+                                     uint64_t policy) {
+    if (end - begin == kGranuleTokens) {
+      bulk_copy(to, from, Tile::kHalfBytes, full, policy);
+    } else if (end > begin) {
 #pragma unroll 1  // registers are few
-    for (int i = threadIdx.x & 31; i < Tile::kKeys * kChunks; i += 32) {
-      const int token = i / kChunks;
-      if (key + token >= tile.kv_begin && key + token < tile.kv_end) continue;
-      *reinterpret_cast<uint4*>(base + token / kGranuleTokens * Tile::kHalfBytes +
-                                chunk_offset(2 * Tile::kHeadDim, token & 15, i - token * kChunks)) =
+      for (int block = 0; block < Tile::kBlocks; ++block) {
+        const int at = block * Tile::kPieceBytes + begin * kBlockBytes;
+        bulk_copy(to + at, from + at, (end - begin) * kBlockBytes, full, policy);
+      }
+    }
+  }
+
+  // Zeroes rows [begin, end) of a stage. One warp: a lane's chunk of one row after the other.
+  __device__ void clear_values(int stage, int begin, int end) const {
+    constexpr int kChunks = Tile::kHeadDim / 8;  // of a row
+    constexpr int kRowsAtOnce = 32 / kChunks;
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    const int chunk = lane % kChunks;
+    uint8_t* base = smem_ + Tile::kValuesAt + stage * Tile::kStageBytes + chunk / 8 * Tile::kPieceBytes +
+                    chunk % 8 * kChunkBytes;
+#pragma unroll 2  // registers are few
+    for (int row = begin + lane / kChunks; row < end && lane < kRowsAtOnce * kChunks; row += kRowsAtOnce) {
+      *reinterpret_cast<uint4*>(base + row / kGranuleTokens * Tile::kHalfBytes + row % kGranuleTokens * kBlockBytes) =
           make_uint4(0, 0, 0, 0);
     }
-    fence_before_copy();
-    __syncwarp();
   }
 
   // --- Producer: items and queries ------------------------------------------------------------------------------
@@ -231,16 +258,19 @@ class PrefillWgmmaBlock {
     RingPosition<Tile::kQueryBuffers> queries;
     RingPosition<Tile::kItemSlots> items;
     for (int round = 0;; ++round) {
-      const int index = item_of(round);
-      const bool more = index < num_items();
-      const Item item = more ? Item{load_tile(index), index % p_.kv.num_kv_heads} : Item{};
+      const uint32_t item_there = item_full(items.stage);
       if (thread == 0) {
-        barrier_wait(empty(item_full(items.stage)), items.parity ^ 1);
+        const int index = item_of(round);
+        const bool more = index < *p_.num_tiles * p_.kv.num_kv_heads;
+        const Item item = more ? load_item(index) : Item{};
+        barrier_wait(empty(item_there), items.parity ^ 1);
         item_slot(items.stage) = item;
-        barrier_arrive(item_full(items.stage));
+        barrier_arrive(item_there);
       }
-      items.advance();
-      if (!more) return;
+      __syncwarp();
+      barrier_wait(item_there, items.parity);
+      const Item& item = item_slot(items.stage);
+      if (item.tile.num_rows == 0) return;
       for (int w = 0; w < Tile::kConsumers; ++w) {
         const uint32_t full = query_full(queries.stage, w);
         barrier_wait(empty(full), queries.parity ^ 1);
@@ -249,6 +279,8 @@ class PrefillWgmmaBlock {
         barrier_arrive(full);
       }
       queries.advance();
+      release(empty(item_there), thread & 31);
+      items.advance();
     }
   }
 
@@ -308,7 +340,7 @@ class PrefillWgmmaBlock {
     RingPosition<Tile::kKeyStages> keys;
     RingPosition<Tile::kValueStages> values;
     RingPosition<Tile::kQueryBuffers> queries;
-    if (w == 1) named_barrier_arrive(kTurn, 256);  // the first turn is warpgroup 0's
+    if (w == Tile::kConsumers - 1) named_barrier_arrive(kTurn, 256);  // the first turn is warpgroup 0's
     float o[Tile::kHeadDim / 8][4];
     float s[Tile::kOctets][4];
     uint32_t weights[Tile::kGranules][4];
@@ -326,7 +358,7 @@ class PrefillWgmmaBlock {
     RingPosition<Tile::kItemSlots> items;  // the current item's slot; it is read again where it is needed
     const auto is_item = [&](const RingPosition<Tile::kItemSlots>& at) {
       barrier_wait(item_full(at.stage), at.parity);
-      return item_slot(at.stage).tile.num_rows > 0;
+      return uniform(item_slot(at.stage).tile.num_rows) > 0;
     };
     if (!is_item(items)) return;
     if constexpr (Tile::kQueryBuffers > 1) start_scores();
@@ -334,28 +366,34 @@ class PrefillWgmmaBlock {
       if constexpr (Tile::kQueryBuffers == 1) start_scores();
       wgmma_wait<0>();
       pin(s);
-      const Item item = item_slot(items.stage);
-      const int begin = first_key(item.tile);
-      const int steps = count_steps(item.tile);
-      const int first_row = item.tile.row_begin + w * 64;
-      const int lowest =
-          item.tile.first_position + min(first_row, item.tile.row_begin + item.tile.num_rows - 1) / p_.group;
+      const Item& item = item_slot(items.stage);
+      const float score_scale = item.score_scale;
+      const int begin = uniform(first_key(item.tile));
+      const int steps = uniform(count_steps(item.tile));
+      const StepRange visible = find_visible(item.tile, w);
       RowPair rows = open_rows(p_, item.tile, item.tile.row_begin + row_in_tile(w));
-      float score_scale = p_.softmax_scale;
-      if (p_.scales != nullptr) score_scale *= p_.scales[item.head];
-      float factor[2];
-      const auto softmax = [&](int step) {
-        const int key = begin + step * Tile::kKeys;
+      float factor[2], sum[2];
+      const auto finish_scores = [&](int step) {
         const float to_log2 = cap_scores(p_, score_scale, s);
-        if (!all_visible(p_, item.tile, lowest, key, Tile::kKeys)) hide_keys(p_, rows, key, s);
-        return weigh(to_log2, rows, s, factor);
+        if (step < visible.begin || step >= visible.end) {
+          const Item& there = item_slot(items.stage);
+          const RowPair positions = open_rows(p_, there.tile, there.tile.row_begin + row_in_tile(w));
+          hide_keys(p_, positions, begin + step * Tile::kKeys, s);
+        }
+        return to_log2;
       };
 
       release(empty(keys_full(keys.stage)), lane);
       keys.advance();
       if (steps == 1) release_query();
-      softmax(0);
-      pack_weights(s, weights);
+      {
+        const float to_log2 = finish_scores(0);
+        float top[2];
+        find_top(to_log2, s, top);
+        raise_maxima(top, rows, factor);
+        lower_scores(to_log2, rows, s);
+        weigh_packed<Tile::kBf16>(s, weights, rows.l);
+      }
 #pragma unroll
       for (int j = 0; j < Tile::kHeadDim / 8; ++j) o[j][0] = o[j][1] = o[j][2] = o[j][3] = 0.0f;
       for (int step = 1; step < steps; ++step) {
@@ -364,19 +402,23 @@ class PrefillWgmmaBlock {
         multiply_keys(base_ + query_at(queries.stage, w), keys.stage, s);
         barrier_wait(values_full(values.stage), values.parity);
         multiply_values(values.stage, weights, o);
-        named_barrier_arrive(kTurn + (w ^ 1), 256);
-        wgmma_wait<1>();
+        named_barrier_arrive(kTurn + (w + 1 < Tile::kConsumers ? w + 1 : 0), 256);
+        wgmma_wait<0>();
         pin(s);
+        pin(o);
         release(empty(keys_full(keys.stage)), lane);
         keys.advance();
-        if (step == steps - 1) release_query();
-        const bool rises = softmax(step);
-        wgmma_wait<0>();
-        pin(o);
         release(empty(values_full(values.stage)), lane);
         values.advance();
-        if (rises) rescale_output(factor, o);
-        pack_weights(s, weights);
+        if (step == steps - 1) release_query();
+        lower_scores(finish_scores(step), rows, s);
+        weigh_packed<Tile::kBf16>(s, weights, sum);
+        if (must_rise(sum, rows)) {
+          raise_maxima(rows, s, factor);
+          rescale_output(factor, o);
+          weigh_packed<Tile::kBf16>(s, weights, sum);
+        }
+        rows.l[0] += sum[0], rows.l[1] += sum[1];
       }
 
       const auto finish = [&] {
@@ -387,9 +429,15 @@ class PrefillWgmmaBlock {
         release(empty(item_full(items.stage)), lane);
         items.advance();
       };
+      const auto multiply_last = [&] {
+        if (uniform(item_slot(items.stage).tile.kv_end) - begin - (steps - 1) * Tile::kKeys <= Tile::kKeys / 2)
+          multiply_values<Tile::kGranules / 2>(values.stage, weights, o);
+        else
+          multiply_values(values.stage, weights, o);
+      };
       barrier_wait(values_full(values.stage), values.parity);
       if constexpr (Tile::kQueryBuffers == 1) {
-        multiply_values(values.stage, weights, o);
+        multiply_last();
         wgmma_wait<0>();
         finish();
         if (!is_item(items)) return;
@@ -397,12 +445,12 @@ class PrefillWgmmaBlock {
         RingPosition<Tile::kItemSlots> next = items;
         next.advance();
         if (!is_item(next)) {
-          multiply_values(values.stage, weights, o);
+          multiply_last();
           wgmma_wait<0>();
           finish();
           return;
         }
-        multiply_values(values.stage, weights, o);
+        multiply_last();
         start_scores();
         wgmma_wait<1>();
         finish();
@@ -413,6 +461,20 @@ class PrefillWgmmaBlock {
   // The lane's first row, of warpgroup w.
   __device__ static int row_in_tile(int w) {
     return w * 64 + static_cast<int>((threadIdx.x >> 5) & 3) * 16 + static_cast<int>((threadIdx.x & 31) >> 2);
+  }
+
+  // Steps of an item whose keys all rows of warpgroup w see.
+  struct StepRange {
+    int begin, end;
+  };
+
+  __device__ StepRange find_visible(const PrefillTile& tile, int w) const {
+    const int key = first_key(tile);
+    const int lowest_row = min(tile.row_begin + w * 64, tile.row_begin + tile.num_rows - 1);
+    const int lowest = tile.first_position + token_of(p_, lowest_row);
+    const int oldest = p_.sliding_window > 0 ? tile.kv_end - p_.sliding_window : key;
+    return {uniform(max(oldest - key + Tile::kKeys - 1, 0) / Tile::kKeys),
+            uniform(max(lowest + 1 - key, 0) / Tile::kKeys)};
   }
 
   // A warp is done with what the barrier guards.
@@ -434,29 +496,19 @@ class PrefillWgmmaBlock {
     pin(s);
   }
 
+  // Of the first so many granules of a stage.
+  template <int kUsed = Tile::kGranules>
   __device__ void multiply_values(int stage, const uint32_t (&weights)[Tile::kGranules][4],
                                   float (&o)[Tile::kHeadDim / 8][4]) const {
     const uint64_t value = Tile::value_descriptor(values_at(stage));
     pin(o);
     wgmma_fence();
 #pragma unroll
-    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+    for (int granule = 0; granule < kUsed; ++granule) {
       wgmma_registers<Tile::kBf16>(o, weights[granule], value + Tile::value_step(granule));
     }
     wgmma_commit();
     pin(o);
-  }
-
-  // Octets 2 i and 2 i + 1 are the keys of granule i: its fragment of P.
-  __device__ static void pack_weights(const float (&s)[Tile::kOctets][4], uint32_t (&weights)[Tile::kGranules][4]) {
-#pragma unroll
-    for (int granule = 0; granule < Tile::kGranules; ++granule) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float* from = s[2 * granule + (i >> 1)] + 2 * (i & 1);
-        weights[granule][i] = Tile::kBf16 ? pack_bf16x2(from[0], from[1]) : pack_f16x2(from[0], from[1]);
-      }
-    }
   }
 
   __device__ void write_rows(const Item& item, int w, const RowPair& rows,
@@ -465,7 +517,7 @@ class PrefillWgmmaBlock {
     const int row = item.tile.row_begin + row_in_tile(w);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const RowEnd end = close_row(p_, item.tile, item.head, row + 8 * r, rows.m[r], rows.l[r]);
+      const RowEnd end = close_row(p_, item.tile, item.head, row + 8 * r, rows.m[r], rows.l[r], item.value_scale);
       if (p_.q_dtype == OCTAVO_F32) {
 #pragma unroll
         for (int j = 0; j < Tile::kHeadDim / 8; ++j) {
@@ -506,7 +558,7 @@ class PrefillWgmmaBlock {
     return high ? make_uint4(x, y, upper.x, upper.y) : make_uint4(lower.x, lower.y, x, y);
   }
 
-  static constexpr int kTurn = 1;  // named barriers 1 and 2: whose products may start
+  static constexpr int kTurn = 1;  // named barriers from here on: whose products may start
 
   const PrefillParams& p_;
   uint8_t* smem_;

