@@ -225,7 +225,7 @@ typedef struct octavo_engine_config {
 typedef enum octavo_kv_stats_mode {
   OCTAVO_KV_STATS_OFF = 0,
   OCTAVO_KV_STATS_ERRORS = 1,    /* for octavo_engine_kv_stats */
-  OCTAVO_KV_STATS_HISTOGRAMS = 2 /* for octavo_engine_kv_histograms; OCTAVO_UNSUPPORTED in GPU builds */
+  OCTAVO_KV_STATS_HISTOGRAMS = 2 /* for octavo_engine_kv_histograms */
 } octavo_kv_stats_mode;
 
 /* Bins of a histogram of magnitudes: bin i holds those from 2^(i/8 - 24) * (1 + i%8 / 8) (i/8 rounded down) to where bin
