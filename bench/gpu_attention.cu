@@ -1,7 +1,9 @@
 // Paged attention's speed on the GPU at hand, as JSON lines.
 //
 //   gpu_attention [--cells B[*CHUNK]xCTX:HQ/HKV:D:PAGE:DTYPE,...] [--set anchors|quick|formats|grid|prefill]
-//                 [--item-cost N] [--min-steps N] [--no-overlap] [--no-early] [--plan]
+//                 [--kv DTYPE,...] [--item-cost N] [--min-steps N] [--no-overlap] [--no-early] [--plan]
+//
+// --kv: the formats of quick, anchors, grid and prefill, in place of fp8_e4m3 and bfloat16.
 //
 // Protocol: every call of a CUDA graph reads another slice of a pool of at least 512 MB (L2 is cold) through a page
 // table in random order; time = graph / calls, median of the replays. Rates count the bytes of K and V alone (and of the
@@ -249,9 +251,17 @@ std::vector<Cell> parse_cells(const char* text) {
   return cells;
 }
 
-std::vector<Cell> make_set(const std::string& name) {
+std::vector<int> parse_dtypes(std::string names) {
+  std::vector<int> dtypes;
+  for (size_t begin = 0, end; begin < names.size(); begin = end + 1) {
+    end = std::min(names.find(',', begin), names.size());
+    dtypes.push_back(parse_dtype(names.substr(begin, end - begin)));
+  }
+  return dtypes;
+}
+
+std::vector<Cell> make_set(const std::string& name, const std::vector<int>& dtypes) {
   std::vector<Cell> cells;
-  const int dtypes[] = {OCTAVO_KV_FP8_E4M3, OCTAVO_KV_BFLOAT16};
   struct Heads {
     int q, kv;
   };
@@ -349,6 +359,8 @@ int main(int argc, char** argv) {
   try {
     Options options;
     std::vector<Cell> cells;
+    std::string set;
+    std::vector<int> dtypes = {OCTAVO_KV_FP8_E4M3, OCTAVO_KV_BFLOAT16};
     for (int i = 1; i < argc; ++i) {
       const std::string flag = argv[i];
       const char* value = i + 1 < argc ? argv[i + 1] : "";
@@ -365,11 +377,13 @@ int main(int argc, char** argv) {
       else if (flag == "--cells")
         cells = parse_cells(value), ++i;
       else if (flag == "--set")
-        cells = make_set(value), ++i;
+        set = value, ++i;
+      else if (flag == "--kv")
+        dtypes = parse_dtypes(value), ++i;
       else
         std::fprintf(stderr, "unknown flag \"%s\"\n", argv[i]), std::exit(2);
     }
-    if (cells.empty()) cells = make_set("quick");
+    if (cells.empty()) cells = make_set(set.empty() ? "quick" : set, dtypes);
     Bench bench = {};
     bench.pool_bytes = 20ll << 30;
     OCTAVO_GPU_CHECK(cudaMalloc(&bench.pool, static_cast<size_t>(bench.pool_bytes)));

@@ -16,6 +16,14 @@ __device__ inline PlanRow load_row(const PlanRow* rows, int index) {
   return row;
 }
 
+__device__ inline PlanRange load_range(const PlanRange* ranges, int index) {
+  PlanRange range;
+  const int4* source = reinterpret_cast<const int4*>(ranges + index);
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(PlanRange) / 16); ++i) reinterpret_cast<int4*>(&range)[i] = source[i];
+  return range;
+}
+
 // The page ids of a warp's first copies, which come with the plan: this lane's granule of each.
 template <class Tile>
 struct FirstPages {
@@ -35,11 +43,16 @@ struct FirstPages {
 template <class Tile>
 class Feed {
  public:
-  __device__ Feed(const DecodeParams& p, const PlanRange& range, uint32_t ring, uint32_t barriers, int warp)
-      : p_(p), range_(range), ring_(ring), barriers_(barriers), lane_(threadIdx.x & 31) {
-    if (lane_ < Tile::kStages) barrier_init(barriers_ + lane_ * 8, Tile::kGranules);
+  // Of a warp, before its feed.
+  __device__ static void init_barriers(uint32_t barriers) {
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    if (lane < Tile::kStages) barrier_init(barriers + lane * 8, Tile::kGranules);
     barrier_init_fence();
     __syncwarp();
+  }
+
+  __device__ Feed(const DecodeParams& p, const PlanRange& range, uint32_t ring, uint32_t barriers, int warp)
+      : p_(p), range_(range), ring_(ring), barriers_(barriers), lane_(threadIdx.x & 31) {
     policy_ = evict_first_policy();
     item_ = range.item_begin;
     row_index_ = item_ / p.kv.num_kv_heads;

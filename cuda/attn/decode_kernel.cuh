@@ -141,22 +141,34 @@ class DecodeBlock {
   __device__ void run() {
     if (p_.early == 0) begin_after_predecessor();
     const FirstPages<Tile> pages(p_, warp_);  // on its way together with the range
-    const PlanRange range = p_.ranges[blockIdx.x];
+    const PlanRange range = load_range(p_.ranges, blockIdx.x);
+    const uint32_t ring = smem_address(smem_) + warp_ * Tile::kStages * Tile::kStepBytes;
+    const uint32_t barriers = smem_address(smem_ + Tile::kBarrierAt) + warp_ * Tile::kStages * 8;
+    Feed<Tile>::init_barriers(barriers);
+    touch_parameters();
     if (range.item_last < range.item_begin) {
       // One block keeps the chain in order; the others make room for the next kernel's.
       if (p_.early != 0 && blockIdx.x == 0) begin_after_predecessor();
       return;
     }
-    const uint32_t ring = smem_address(smem_) + warp_ * Tile::kStages * Tile::kStepBytes;
-    const uint32_t barriers = smem_address(smem_ + Tile::kBarrierAt) + warp_ * Tile::kStages * 8;
     Feed<Tile> feed(p_, range, ring, barriers, warp_);
+    const int first_head = range.item_begin % p_.kv.num_kv_heads;
+    QueryPlace place;
+    if constexpr (Tile::kQueryAhead) find_query(first_head, range.row, place);
     if (p_.early != 0) {
       feed.start_old(pages);
       begin_after_predecessor();
     }
-    feed.start(pages);
+    if constexpr (Tile::kQueryAhead) {
+      QueryShare query;
+      fetch_query(place, query);
+      feed.start(pages);
+      put_query(query, 0);
+    } else {
+      feed.start(pages);
+      store_query(first_head, range.row, 0);
+    }
     if (threadIdx.x == 0) shared_range() = range;
-    store_query(range.item_begin, range.row, 0);
     __syncthreads();
     const int item_begin = range.item_begin;
     const int item_last = range.item_last;
@@ -171,13 +183,14 @@ class DecodeBlock {
       open_item(item, view);
       QueryShare next;
       if (item < item_last) {
-        const PlanRow row = view.head + 1 < p_.kv.num_kv_heads
-                                ? view.row
-                                : load_row(p_.rows, (item + 1) / p_.kv.num_kv_heads);
-        if constexpr (Tile::kQueryAhead)
-          fetch_query(item + 1, row, next);
-        else
-          store_query(item + 1, row, next_buffer);
+        const int head = view.head + 1 < p_.kv.num_kv_heads ? view.head + 1 : 0;
+        const PlanRow row = head > 0 ? view.row : load_row(p_.rows, (item + 1) / p_.kv.num_kv_heads);
+        if constexpr (Tile::kQueryAhead) {
+          find_query(head, row, place);
+          fetch_query(place, next);
+        } else {
+          store_query(head, row, next_buffer);
+        }
       }
       load_query((item - item_begin) & 1);
       acc.reset();
@@ -204,6 +217,16 @@ class DecodeBlock {
   __device__ static void begin_after_predecessor() {
     gpu_wait_for_predecessor();
     gpu_release_successor();
+  }
+
+  // A launch's parameters are cached nowhere at first: one word of each line is read ahead of need. The store keeps the
+  // compiler from leaving the reads out.
+  __device__ void touch_parameters() const {
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(&p_);
+    uint32_t any = 0;
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(sizeof(DecodeParams) / 4); i += 8) any ^= words[i];
+    if (lane_ == 0) store_shared(smem_address(smem_ + Tile::kTouchedAt) + warp_ * 4, any);
   }
 
   // The block's range, where it takes no registers.
@@ -237,15 +260,19 @@ class DecodeBlock {
     RawQuads raw[Tile::kQueryAhead ? Tile::kQueryShare : 1];
   };
 
-  __device__ RawQuads fetch_quads(int i, int head, const PlanRow& row) const {
-    RawQuads raw = {};
+  // Where quad i of an item's Q lies, -1: nowhere.
+  __device__ int64_t find_quads(int i, int head, const PlanRow& row) const {
     const int column = i / Tile::kColumnQuads;
     const int token = column / p_.group;
-    if (i >= Tile::kQueryQuads || token >= row.num_tokens) return raw;
-    const int64_t at =
-        (static_cast<int64_t>(row.token_begin + token) * p_.num_q_heads + head * p_.group + column - token * p_.group) *
-            Tile::kHeadDim +
-        (i - column * Tile::kColumnQuads) * 4;
+    if (i >= Tile::kQueryQuads || token >= row.num_tokens) return -1;
+    const int q_head = head * p_.group + column - token * p_.group;
+    return (static_cast<int64_t>(row.token_begin + token) * p_.num_q_heads + q_head) * Tile::kHeadDim +
+           (i - column * Tile::kColumnQuads) * 4;
+  }
+
+  __device__ RawQuads read_quads(int64_t at) const {
+    RawQuads raw = {};
+    if (at < 0) return raw;
 #pragma unroll
     for (int part = 0; part < Tile::kQuadParts; ++part) {
       raw.part[part] = read_quad(p_.q, p_.q_dtype, at + part * (Tile::kColumnQuads * 4));
@@ -286,12 +313,21 @@ class DecodeBlock {
     }
   }
 
-  // Starts the loads of an item's Q; put_query may be called a whole item later.
-  __device__ void fetch_query(int item, const PlanRow& row, QueryShare& share) const {
+  struct QueryPlace {
+    int64_t at[Tile::kQueryAhead ? Tile::kQueryShare : 1];
+  };
+
+  __device__ void find_query(int head, const PlanRow& row, QueryPlace& place) const {
 #pragma unroll
     for (int u = 0; u < Tile::kQueryShare; ++u) {
-      share.raw[u] = fetch_quads(u * Tile::kThreads + threadIdx.x, item % p_.kv.num_kv_heads, row);
+      place.at[u] = find_quads(u * Tile::kThreads + static_cast<int>(threadIdx.x), head, row);
     }
+  }
+
+  // Starts the loads of an item's Q; put_query may be called a whole item later.
+  __device__ void fetch_query(const QueryPlace& place, QueryShare& share) const {
+#pragma unroll
+    for (int u = 0; u < Tile::kQueryShare; ++u) share.raw[u] = read_quads(place.at[u]);
   }
 
   __device__ void put_query(const QueryShare& share, int buffer) const {
@@ -299,17 +335,11 @@ class DecodeBlock {
     for (int u = 0; u < Tile::kQueryShare; ++u) put_quads(u * Tile::kThreads + threadIdx.x, share.raw[u], buffer);
   }
 
-  __device__ void store_query(int item, const PlanRow& row, int buffer) const {
-    if constexpr (Tile::kQueryAhead) {
-      QueryShare share;
-      fetch_query(item, row, share);
-      put_query(share, buffer);
-    } else {
-      const int head = item % p_.kv.num_kv_heads;
-      for (int u = 0; u < Tile::kQueryShare; ++u) {
-        const int i = u * Tile::kThreads + static_cast<int>(threadIdx.x);
-        put_quads(i, fetch_quads(i, head, row), buffer);
-      }
+  __device__ void store_query(int head, const PlanRow& row, int buffer) const {
+#pragma unroll 1
+    for (int u = 0; u < Tile::kQueryShare; ++u) {
+      const int i = u * Tile::kThreads + static_cast<int>(threadIdx.x);
+      put_quads(i, read_quads(find_quads(i, head, row)), buffer);
     }
   }
 
@@ -329,6 +359,11 @@ class DecodeBlock {
 
   // One step: kStepTokens keys, in shared memory at `at`.
   __device__ void take_step(uint32_t at, int key, const ItemView& view, Accumulator<Tile>& acc) {
+    // Scales of tokens are on their way during the products.
+    KeyScales key_scales;
+    ValueScales value_scales;
+    if constexpr (Stored::kKeyScales == KvScales::kRow) key_scales = read_key_scales(at);
+    if constexpr (Stored::kValueScales == KvScales::kRow) value_scales = read_value_scales(at, 0);
     float s[Tile::kGranules][Tile::kTiles][4] = {};
 #pragma unroll
     for (int pair = 0; pair < Tile::kKeyPairs; ++pair) {
@@ -345,7 +380,7 @@ class DecodeBlock {
       }
     }
 
-    if constexpr (Stored::kKeyScales == KvScales::kRow) scale_scores(s, at);
+    if constexpr (Stored::kKeyScales == KvScales::kRow) scale_scores(s, key_scales);
     float to_log2 = view.score_scale;
     if (p_.logit_softcap > 0) {
       soft_cap(s, view.score_scale);
@@ -357,20 +392,25 @@ class DecodeBlock {
     if (!inside) {
       hide_keys(s, key, first_position);
       clear_values(at, key, view.row);
+      if constexpr (Stored::kValueScales == KvScales::kRow) value_scales = read_value_scales(at, 0);
     }
     softmax(s, to_log2, acc);
 
     // One set of weights for all of V, or, where V's scales are those of groups, one for each of a pair's two chunks.
     constexpr bool kByGroups = Stored::kValueScales == KvScales::kGroups;
     Weights weights[kByGroups ? 2 : 1];
-    if constexpr (!kByGroups) pack_weights(s, load_value_scales(at, 0, acc), weights[0]);
+    if constexpr (kHasValueScales && !kByGroups) count_in_unit(value_scales, 0, acc);
+    if constexpr (!kByGroups) pack_weights(s, value_scales, weights[0]);
 #pragma unroll
     for (int pair = 0; pair < Tile::kValuePairs; ++pair) {
       if constexpr (kByGroups) {
 #pragma unroll
         for (int chunk = 0; chunk < 2; ++chunk) {
           const int group = 2 * pair + chunk;
-          if (group < Tile::kValueChunks) pack_weights(s, load_value_scales(at, group, acc), weights[chunk]);
+          if (group >= Tile::kValueChunks) continue;
+          value_scales = read_value_scales(at, group);
+          count_in_unit(value_scales, group, acc);
+          pack_weights(s, value_scales, weights[chunk]);
         }
       }
 #pragma unroll
@@ -445,53 +485,67 @@ class DecodeBlock {
                             (group * kGranuleTokens + octet * 8 + (lane_ >> 2)) * 2);
   }
 
-  __device__ void scale_scores(float (&s)[Tile::kGranules][Tile::kTiles][4], uint32_t at) const {
+  struct KeyScales {
+    float of[Stored::kKeyScales == KvScales::kRow ? Tile::kGranules : 1][2];  // this lane's tokens
+  };
+
+  __device__ KeyScales read_key_scales(uint32_t at) const {
+    KeyScales scales;
 #pragma unroll
     for (int granule = 0; granule < Tile::kGranules; ++granule) {
 #pragma unroll
       for (int octet = 0; octet < 2; ++octet) {
-        const float scale = token_scale(at, granule, octet, Tile::kKeyScalesAt);
+        scales.of[granule][octet] = token_scale(at, granule, octet, Tile::kKeyScalesAt);
+      }
+    }
+    return scales;
+  }
+
+  __device__ static void scale_scores(float (&s)[Tile::kGranules][Tile::kTiles][4], const KeyScales& scales) {
 #pragma unroll
-        for (int n = 0; n < Tile::kTiles; ++n) {
-          s[granule][n][octet * 2] *= scale;
-          s[granule][n][octet * 2 + 1] *= scale;
-        }
+    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+#pragma unroll
+      for (int n = 0; n < Tile::kTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[granule][n][i] *= scales.of[granule][i >> 1];
       }
     }
   }
 
   static constexpr bool kHasValueScales = Stored::kValueScales != KvScales::kNone;
 
-  // V's scales of this lane's tokens, in the accumulator's unit: below 1.
   struct ValueScales {
-    float of[kHasValueScales ? Tile::kGranules : 1][2];
+    float of[kHasValueScales ? Tile::kGranules : 1][2];  // this lane's tokens
+    uint32_t largest;                                    // of the step's, as bits: they compare as positive floats do
   };
 
-  // group: 0, or which dims' scales. Positive floats compare as their bits do.
-  __device__ ValueScales load_value_scales(uint32_t at, int group, Accumulator<Tile>& acc) const {
-    ValueScales scales = {};
-    if constexpr (!kHasValueScales) return scales;
-    uint32_t largest = 0;
+  // group: 0, or which dims' scales.
+  __device__ ValueScales read_value_scales(uint32_t at, int group) const {
+    ValueScales scales;
+    scales.largest = 0;
 #pragma unroll
-    for (int granule = 0; granule < (kHasValueScales ? Tile::kGranules : 0); ++granule) {
+    for (int granule = 0; granule < Tile::kGranules; ++granule) {
 #pragma unroll
       for (int octet = 0; octet < 2; ++octet) {
-        float& scale = scales.of[granule][octet];
-        scale = Stored::kValueScales == KvScales::kRow
-                    ? token_scale(at, granule, octet, Tile::kValueScalesAt)
-                    : group_scale(at, granule, octet, Tile::kValueScalesAt, group);
-        largest = max(largest, __float_as_uint(scale));
+        scales.of[granule][octet] = Stored::kValueScales == KvScales::kRow
+                                        ? token_scale(at, granule, octet, Tile::kValueScalesAt)
+                                        : group_scale(at, granule, octet, Tile::kValueScalesAt, group);
+        scales.largest = max(scales.largest, __float_as_uint(scales.of[granule][octet]));
       }
     }
-    largest = __reduce_max_sync(~0u, largest);
-    if (largest >= acc.unit[group]) raise_unit(largest, group, acc);
+    scales.largest = __reduce_max_sync(~0u, scales.largest);
+    return scales;
+  }
+
+  // Scales in the accumulator's unit: below 1.
+  __device__ void count_in_unit(ValueScales& scales, int group, Accumulator<Tile>& acc) const {
+    if (scales.largest >= acc.unit[group]) raise_unit(scales.largest, group, acc);
     const float inverse = inverse_of(acc.unit[group]);
 #pragma unroll
-    for (int granule = 0; granule < (kHasValueScales ? Tile::kGranules : 0); ++granule) {
+    for (int granule = 0; granule < Tile::kGranules; ++granule) {
 #pragma unroll
       for (int octet = 0; octet < 2; ++octet) scales.of[granule][octet] *= inverse;
     }
-    return scales;
   }
 
   // 1 / unit, exactly.
@@ -795,13 +849,10 @@ class DecodeBlock {
 
   // Adds a result with (max, sum) stat, where max is no more than the whole's.
   __device__ static void add_scaled(Quad& whole, float2 stat, float4 x) {
-    if (stat.x == kNegInf) return;
     const float weight = exp2_approx(stat.x - whole.top);
-    whole.l += stat.y * weight;
-    whole.sum.x += x.x * weight;
-    whole.sum.y += x.y * weight;
-    whole.sum.z += x.z * weight;
-    whole.sum.w += x.w * weight;
+    const auto add = [&](float& sum, float part) { sum = stat.x == kNegInf ? sum : fmaf(part, weight, sum); };
+    add(whole.l, stat.y);
+    add(whole.sum.x, x.x), add(whole.sum.y, x.y), add(whole.sum.z, x.z), add(whole.sum.w, x.w);
   }
 
   // A range's slot: float4 sums [column][four dims] | float2 (max, sum) of the same, for each thread its own.
@@ -826,7 +877,13 @@ class DecodeBlock {
   // Adds what ranges first, first + stride, .. send of a quad, in their order, and leaves their places empty.
   __device__ void take_in(int first, int stride, int count, int quad, Quad& whole) const {
     constexpr int kBatch = Tile::kTiles == 1 && Tile::kQuadParts == 1 ? 8 : 4;  // whose loads are in flight together
-    for (int begin = 0; begin < count; begin += kBatch) {
+    const int64_t step = static_cast<int64_t>(stride) * (Tile::kSlotFloats / 4);  // in float4
+    float4* sums = slot_sums(first) + quad;
+    // Of the same slot as a place of sums.
+    const auto stats_of = [&](float4* from) {
+      return reinterpret_cast<float2*>(from - quad + Tile::kColumns * (Tile::kHeadDim / 4)) + quad;
+    };
+    for (int begin = 0; begin < count; begin += kBatch, sums += kBatch * step) {
       uint4 sum[kBatch];
       uint2 stat[kBatch];
       bool complete;
@@ -834,9 +891,9 @@ class DecodeBlock {
         complete = true;
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
-          const int range = first + min(begin + k, count - 1) * stride;
-          sum[k] = load_words(slot_sums(range) + quad);
-          stat[k] = load_words(slot_stats(range) + quad);
+          float4* from = sums + min(k, count - 1 - begin) * step;
+          sum[k] = load_words(from);
+          stat[k] = load_words(stats_of(from));
         }
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
@@ -854,9 +911,8 @@ class DecodeBlock {
         add_scaled(whole, make_float2(__uint_as_float(stat[k].x), __uint_as_float(stat[k].y)),
                    make_float4(__uint_as_float(sum[k].x), __uint_as_float(sum[k].y), __uint_as_float(sum[k].z),
                                __uint_as_float(sum[k].w)));
-        const int range = first + (begin + k) * stride;
-        store_words(slot_sums(range) + quad, make_uint4(kEmptyWord, kEmptyWord, kEmptyWord, kEmptyWord));
-        store_words(slot_stats(range) + quad, make_uint2(kEmptyWord, kEmptyWord));
+        store_words(sums + k * step, make_uint4(kEmptyWord, kEmptyWord, kEmptyWord, kEmptyWord));
+        store_words(stats_of(sums + k * step), make_uint2(kEmptyWord, kEmptyWord));
       }
     }
   }
@@ -918,11 +974,10 @@ class DecodeBlock {
       turn(x[part][0], x[part][2]), turn(x[part][1], x[part][3]);
 #pragma unroll
       for (int distance = 1; distance < kBlock / 4 / kParts; distance *= 2) {
-        const bool is_high = (threadIdx.x & distance) != 0;
+        const float sign = (threadIdx.x & distance) != 0 ? -1.0f : 1.0f;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float other = __shfl_xor_sync(~0u, x[part][i], distance);
-          x[part][i] = is_high ? other - x[part][i] : x[part][i] + other;
+          x[part][i] = fmaf(x[part][i], sign, __shfl_xor_sync(~0u, x[part][i], distance));
         }
       }
     }

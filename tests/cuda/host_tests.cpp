@@ -269,6 +269,7 @@ Plan make_plan(std::vector<int> query_len, std::vector<int> seq_len, int tile_to
   p.num_ranges = num_ranges;
   p.item_cost = item_cost;
   p.min_range_steps = min_steps;
+  p.walk = {4, 2, 1};
   p.seq_token = seq_token.data();
   p.seq_row = seq_row.data();
   plan.row_cost.push_back(0);
@@ -290,6 +291,22 @@ Plan make_plan(std::vector<int> query_len, std::vector<int> seq_len, int tile_to
   return plan;
 }
 
+// Short work leaves half of the blocks to the next kernel, other work none.
+void test_range_counts() {
+  octavo::PlanParams p{};
+  p.num_ranges = 132;
+  p.min_range_steps = 4;
+  p.walk = {8, 2, 2};
+  const struct {
+    int num_items, steps, expected;
+  } cases[] = {{8, 32, 8}, {8, 256, 64}, {8, 1024, 64}, {64, 1024, 64}, {8, 1057, 128}, {128, 1024, 128}, {8, 4096, 128}};
+  for (const auto& one : cases) {
+    const int found = octavo::count_ranges(p, one.num_items, one.steps);
+    REQUIRE(found == one.expected, "%d items of %d steps in all: %d ranges, not %d", one.num_items, one.steps, found,
+            one.expected);
+  }
+}
+
 // Every step of every item is in exactly one range, in order, and all ranges of an item agree on who merges it.
 void test_plan(const Plan& plan) {
   const int heads = plan.params.num_kv_heads;
@@ -306,6 +323,7 @@ void test_plan(const Plan& plan) {
       REQUIRE(begin == next[item] && end >= begin, "item %d: range %d has steps %d to %d, %d comes next", item, c,
               begin, end, next[item]);
       next[item] = end;
+      REQUIRE(range.index == c, "range %d has number %d", c, range.index);
       // As the kernel reads the range (attn/decode_kernel.cuh, finish_item).
       const int first = item == range.item_begin ? range.head_range : c;
       const int last = item == range.item_last    ? range.tail_range
@@ -364,6 +382,7 @@ int main() {
   test_query_slots<octavo::StoredE4m3>("e4m3");
   test_query_slots<octavo::StoredBf16>("bf16");
   test_plans();
+  test_range_counts();
   std::puts("all host tests passed");
   return 0;
 }
