@@ -30,8 +30,4 @@ __device__ inline uint2 load_words(const float2* from) {
   return x;
 }
 
-__device__ inline void store_shared(uint32_t address, uint32_t word) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
-}
-
 }  // namespace octavo

@@ -43,16 +43,11 @@ struct FirstPages {
 template <class Tile>
 class Feed {
  public:
-  // Of a warp, before its feed.
-  __device__ static void init_barriers(uint32_t barriers) {
-    const int lane = static_cast<int>(threadIdx.x & 31);
-    if (lane < Tile::kStages) barrier_init(barriers + lane * 8, Tile::kGranules);
-    barrier_init_fence();
-    __syncwarp();
-  }
-
   __device__ Feed(const DecodeParams& p, const PlanRange& range, uint32_t ring, uint32_t barriers, int warp)
       : p_(p), range_(range), ring_(ring), barriers_(barriers), lane_(threadIdx.x & 31) {
+    if (lane_ < Tile::kStages) barrier_init(barriers_ + lane_ * 8, Tile::kGranules);
+    barrier_init_fence();
+    __syncwarp();
     policy_ = evict_first_policy();
     item_ = range.item_begin;
     row_index_ = item_ / p.kv.num_kv_heads;

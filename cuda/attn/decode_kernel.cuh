@@ -112,7 +112,6 @@ struct Accumulator {
 struct ItemView {
   PlanRow row;
   int head;
-  int columns;        // used ones
   float score_scale;  // multiplies q.k: softmax scale x K scale (x log2 e without soft-cap)
   float value_scale;
 };
@@ -142,19 +141,18 @@ class DecodeBlock {
     if (p_.early == 0) begin_after_predecessor();
     const FirstPages<Tile> pages(p_, warp_);  // on its way together with the range
     const PlanRange range = load_range(p_.ranges, blockIdx.x);
-    const uint32_t ring = smem_address(smem_) + warp_ * Tile::kStages * Tile::kStepBytes;
-    const uint32_t barriers = smem_address(smem_ + Tile::kBarrierAt) + warp_ * Tile::kStages * 8;
-    Feed<Tile>::init_barriers(barriers);
-    touch_parameters();
     if (range.item_last < range.item_begin) {
       // One block keeps the chain in order; the others make room for the next kernel's.
       if (p_.early != 0 && blockIdx.x == 0) begin_after_predecessor();
       return;
     }
+    const uint32_t ring = smem_address(smem_) + warp_ * Tile::kStages * Tile::kStepBytes;
+    const uint32_t barriers = smem_address(smem_ + Tile::kBarrierAt) + warp_ * Tile::kStages * 8;
     Feed<Tile> feed(p_, range, ring, barriers, warp_);
-    const int first_head = range.item_begin % p_.kv.num_kv_heads;
+    ItemView view = {range.row, range.item_begin % p_.kv.num_kv_heads};
+    int row_index = range.item_begin / p_.kv.num_kv_heads;
     QueryPlace place;
-    if constexpr (Tile::kQueryAhead) find_query(first_head, range.row, place);
+    if constexpr (Tile::kQueryAhead) find_query(view.head, view.row, place);
     if (p_.early != 0) {
       feed.start_old(pages);
       begin_after_predecessor();
@@ -166,7 +164,7 @@ class DecodeBlock {
       put_query(query, 0);
     } else {
       feed.start(pages);
-      store_query(first_head, range.row, 0);
+      store_query(view.head, view.row, 0);
     }
     if (threadIdx.x == 0) shared_range() = range;
     __syncthreads();
@@ -177,14 +175,14 @@ class DecodeBlock {
     int round = 0;
     int skip = warp_;  // steps of the item before this warp's first
     Accumulator<Tile> acc;
-    ItemView view;
     for (int item = item_begin; item <= item_last; ++item) {
       const int next_buffer = (item + 1 - item_begin) & 1;
-      open_item(item, view);
+      if (item > item_begin) open_next(view, row_index);
+      load_scales(view);
       QueryShare next;
       if (item < item_last) {
         const int head = view.head + 1 < p_.kv.num_kv_heads ? view.head + 1 : 0;
-        const PlanRow row = head > 0 ? view.row : load_row(p_.rows, (item + 1) / p_.kv.num_kv_heads);
+        const PlanRow row = head > 0 ? view.row : load_row(p_.rows, row_index + 1);
         if constexpr (Tile::kQueryAhead) {
           find_query(head, row, place);
           fetch_query(place, next);
@@ -219,28 +217,17 @@ class DecodeBlock {
     gpu_release_successor();
   }
 
-  // A launch's parameters are cached nowhere at first: one word of each line is read ahead of need. The store keeps the
-  // compiler from leaving the reads out.
-  __device__ void touch_parameters() const {
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(&p_);
-    uint32_t any = 0;
-#pragma unroll
-    for (int i = 0; i < static_cast<int>(sizeof(DecodeParams) / 4); i += 8) any ^= words[i];
-    if (lane_ == 0) store_shared(smem_address(smem_ + Tile::kTouchedAt) + warp_ * 4, any);
-  }
-
   // The block's range, where it takes no registers.
   __device__ PlanRange& shared_range() const { return *reinterpret_cast<PlanRange*>(smem_ + Tile::kRangeAt); }
 
-  // view: of the item before, if there is one.
-  __device__ void open_item(int item, ItemView& view) const {
-    const int row = item / p_.kv.num_kv_heads;
-    view.head = item - row * p_.kv.num_kv_heads;
-    if (item == shared_range().item_begin)
-      view.row = shared_range().row;
-    else if (view.head == 0)
-      view.row = load_row(p_.rows, row);
-    view.columns = view.row.num_tokens * p_.group;
+  // From an item to the next.
+  __device__ void open_next(ItemView& view, int& row_index) const {
+    if (++view.head < p_.kv.num_kv_heads) return;
+    view.head = 0;
+    view.row = load_row(p_.rows, ++row_index);
+  }
+
+  __device__ void load_scales(ItemView& view) const {
     view.score_scale = p_.softmax_scale * (p_.scales != nullptr ? p_.scales[view.head] : 1.0f);
     if (p_.logit_softcap <= 0) view.score_scale *= kLog2E;
     view.value_scale = p_.scales != nullptr ? p_.scales[p_.kv.num_kv_heads + view.head] : 1.0f;
@@ -359,11 +346,6 @@ class DecodeBlock {
 
   // One step: kStepTokens keys, in shared memory at `at`.
   __device__ void take_step(uint32_t at, int key, const ItemView& view, Accumulator<Tile>& acc) {
-    // Scales of tokens are on their way during the products.
-    KeyScales key_scales;
-    ValueScales value_scales;
-    if constexpr (Stored::kKeyScales == KvScales::kRow) key_scales = read_key_scales(at);
-    if constexpr (Stored::kValueScales == KvScales::kRow) value_scales = read_value_scales(at, 0);
     float s[Tile::kGranules][Tile::kTiles][4] = {};
 #pragma unroll
     for (int pair = 0; pair < Tile::kKeyPairs; ++pair) {
@@ -380,7 +362,7 @@ class DecodeBlock {
       }
     }
 
-    if constexpr (Stored::kKeyScales == KvScales::kRow) scale_scores(s, key_scales);
+    if constexpr (Stored::kKeyScales == KvScales::kRow) scale_scores(s, at);
     float to_log2 = view.score_scale;
     if (p_.logit_softcap > 0) {
       soft_cap(s, view.score_scale);
@@ -392,25 +374,20 @@ class DecodeBlock {
     if (!inside) {
       hide_keys(s, key, first_position);
       clear_values(at, key, view.row);
-      if constexpr (Stored::kValueScales == KvScales::kRow) value_scales = read_value_scales(at, 0);
     }
     softmax(s, to_log2, acc);
 
     // One set of weights for all of V, or, where V's scales are those of groups, one for each of a pair's two chunks.
     constexpr bool kByGroups = Stored::kValueScales == KvScales::kGroups;
     Weights weights[kByGroups ? 2 : 1];
-    if constexpr (kHasValueScales && !kByGroups) count_in_unit(value_scales, 0, acc);
-    if constexpr (!kByGroups) pack_weights(s, value_scales, weights[0]);
+    if constexpr (!kByGroups) pack_weights(s, load_value_scales(at, 0, acc), weights[0]);
 #pragma unroll
     for (int pair = 0; pair < Tile::kValuePairs; ++pair) {
       if constexpr (kByGroups) {
 #pragma unroll
         for (int chunk = 0; chunk < 2; ++chunk) {
           const int group = 2 * pair + chunk;
-          if (group >= Tile::kValueChunks) continue;
-          value_scales = read_value_scales(at, group);
-          count_in_unit(value_scales, group, acc);
-          pack_weights(s, value_scales, weights[chunk]);
+          if (group < Tile::kValueChunks) pack_weights(s, load_value_scales(at, group, acc), weights[chunk]);
         }
       }
 #pragma unroll
@@ -485,67 +462,53 @@ class DecodeBlock {
                             (group * kGranuleTokens + octet * 8 + (lane_ >> 2)) * 2);
   }
 
-  struct KeyScales {
-    float of[Stored::kKeyScales == KvScales::kRow ? Tile::kGranules : 1][2];  // this lane's tokens
-  };
-
-  __device__ KeyScales read_key_scales(uint32_t at) const {
-    KeyScales scales;
+  __device__ void scale_scores(float (&s)[Tile::kGranules][Tile::kTiles][4], uint32_t at) const {
 #pragma unroll
     for (int granule = 0; granule < Tile::kGranules; ++granule) {
 #pragma unroll
       for (int octet = 0; octet < 2; ++octet) {
-        scales.of[granule][octet] = token_scale(at, granule, octet, Tile::kKeyScalesAt);
-      }
-    }
-    return scales;
-  }
-
-  __device__ static void scale_scores(float (&s)[Tile::kGranules][Tile::kTiles][4], const KeyScales& scales) {
+        const float scale = token_scale(at, granule, octet, Tile::kKeyScalesAt);
 #pragma unroll
-    for (int granule = 0; granule < Tile::kGranules; ++granule) {
-#pragma unroll
-      for (int n = 0; n < Tile::kTiles; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) s[granule][n][i] *= scales.of[granule][i >> 1];
+        for (int n = 0; n < Tile::kTiles; ++n) {
+          s[granule][n][octet * 2] *= scale;
+          s[granule][n][octet * 2 + 1] *= scale;
+        }
       }
     }
   }
 
   static constexpr bool kHasValueScales = Stored::kValueScales != KvScales::kNone;
 
+  // V's scales of this lane's tokens, in the accumulator's unit: below 1.
   struct ValueScales {
-    float of[kHasValueScales ? Tile::kGranules : 1][2];  // this lane's tokens
-    uint32_t largest;                                    // of the step's, as bits: they compare as positive floats do
+    float of[kHasValueScales ? Tile::kGranules : 1][2];
   };
 
-  // group: 0, or which dims' scales.
-  __device__ ValueScales read_value_scales(uint32_t at, int group) const {
-    ValueScales scales;
-    scales.largest = 0;
+  // group: 0, or which dims' scales. Positive floats compare as their bits do.
+  __device__ ValueScales load_value_scales(uint32_t at, int group, Accumulator<Tile>& acc) const {
+    ValueScales scales = {};
+    if constexpr (!kHasValueScales) return scales;
+    uint32_t largest = 0;
 #pragma unroll
-    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+    for (int granule = 0; granule < (kHasValueScales ? Tile::kGranules : 0); ++granule) {
 #pragma unroll
       for (int octet = 0; octet < 2; ++octet) {
-        scales.of[granule][octet] = Stored::kValueScales == KvScales::kRow
-                                        ? token_scale(at, granule, octet, Tile::kValueScalesAt)
-                                        : group_scale(at, granule, octet, Tile::kValueScalesAt, group);
-        scales.largest = max(scales.largest, __float_as_uint(scales.of[granule][octet]));
+        float& scale = scales.of[granule][octet];
+        scale = Stored::kValueScales == KvScales::kRow
+                    ? token_scale(at, granule, octet, Tile::kValueScalesAt)
+                    : group_scale(at, granule, octet, Tile::kValueScalesAt, group);
+        largest = max(largest, __float_as_uint(scale));
       }
     }
-    scales.largest = __reduce_max_sync(~0u, scales.largest);
-    return scales;
-  }
-
-  // Scales in the accumulator's unit: below 1.
-  __device__ void count_in_unit(ValueScales& scales, int group, Accumulator<Tile>& acc) const {
-    if (scales.largest >= acc.unit[group]) raise_unit(scales.largest, group, acc);
+    largest = __reduce_max_sync(~0u, largest);
+    if (largest >= acc.unit[group]) raise_unit(largest, group, acc);
     const float inverse = inverse_of(acc.unit[group]);
 #pragma unroll
-    for (int granule = 0; granule < Tile::kGranules; ++granule) {
+    for (int granule = 0; granule < (kHasValueScales ? Tile::kGranules : 0); ++granule) {
 #pragma unroll
       for (int octet = 0; octet < 2; ++octet) scales.of[granule][octet] *= inverse;
     }
+    return scales;
   }
 
   // 1 / unit, exactly.
@@ -758,7 +721,7 @@ class DecodeBlock {
     const Gathering gathering = find_gathering(range.index, head_range, tail_range);
 #pragma unroll
     for (int n = 0; n < Tile::kTiles; ++n) {
-      const int used = min(view.columns - n * 8, 8);
+      const int used = min(view.row.num_tokens * p_.group - n * 8, 8);
       if (used <= 0) break;
       put_columns(n, used, acc);
       __syncthreads();
@@ -876,7 +839,8 @@ class DecodeBlock {
 
   // Adds what ranges first, first + stride, .. send of a quad, in their order, and leaves their places empty.
   __device__ void take_in(int first, int stride, int count, int quad, Quad& whole) const {
-    constexpr int kBatch = Tile::kTiles == 1 && Tile::kQuadParts == 1 ? 8 : 4;  // whose loads are in flight together
+    // Whose loads are in flight together.
+    constexpr int kBatch = Tile::kTiles > 1 || Tile::kQuadParts > 1 ? 4 : Tile::kHeadDim <= 128 ? 16 : 8;
     const int64_t step = static_cast<int64_t>(stride) * (Tile::kSlotFloats / 4);  // in float4
     float4* sums = slot_sums(first) + quad;
     // Of the same slot as a place of sums.
@@ -891,9 +855,11 @@ class DecodeBlock {
         complete = true;
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
-          float4* from = sums + min(k, count - 1 - begin) * step;
-          sum[k] = load_words(from);
-          stat[k] = load_words(stats_of(from));
+          sum[k] = make_uint4(0, 0, 0, 0);
+          stat[k] = make_uint2(__float_as_uint(kNegInf), 0);
+          if (begin + k >= count) continue;
+          sum[k] = load_words(sums + k * step);
+          stat[k] = load_words(stats_of(sums + k * step));
         }
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
@@ -903,7 +869,7 @@ class DecodeBlock {
       } while (!complete);
       float raised = whole.top;
 #pragma unroll
-      for (int k = 0; k < kBatch; ++k) raised = fmaxf(raised, __uint_as_float(stat[k].x));  // those past the end repeat
+      for (int k = 0; k < kBatch; ++k) raised = fmaxf(raised, __uint_as_float(stat[k].x));
       raise(whole, raised);
 #pragma unroll
       for (int k = 0; k < kBatch; ++k) {

@@ -90,14 +90,13 @@ struct DecodeTile {
   // The next item's Q waits in registers for its place in shared memory where a thread's share is small.
   static constexpr bool kQueryAhead = kQueryShare <= (Stored::kMayRotate ? 1 : 2);
 
-  // Shared memory: rings | Q, two buffers | merge buffers | the block's range | barriers | a word a warp, never read
+  // Shared memory: rings | Q, two buffers | merge buffers | the block's range | barriers
   static constexpr int kRingBytes = kWarps * kStages * kStepBytes;
   static constexpr int kQueryAt = kRingBytes;
   static constexpr int kMergeAt = kQueryAt + 2 * kQueryBytes;
   static constexpr int kRangeAt = kMergeAt + kMergeBuffers * kWarps * kMergeBytes;
   static constexpr int kBarrierAt = kRangeAt + static_cast<int>(sizeof(PlanRange));
-  static constexpr int kTouchedAt = kBarrierAt + kWarps * kStages * 8;
-  static constexpr int kSmemBytes = kTouchedAt + kWarps * 4;
+  static constexpr int kSmemBytes = kBarrierAt + kWarps * kStages * 8;
   static constexpr int kSlotFloats = kColumns * (kHeadDim / 4) * 6;  // a partial result: sums, then (max, sum) of each 4
 
   static_assert(kHeadDim % 16 == 0, "the MMA takes 16 dims at a time");
