@@ -289,16 +289,14 @@ class DecodeBlock {
       const int fragment = (to.step * Tile::kTiles + (column >> 3)) * 32 + (column & 7) * 4 + to.t;
       return query + fragment * 4 + to.half * 2 + to.upper;
     };
-    const auto pair = [&](int i, int j) { return Stored::pack(clamp_to_f16(x[i]), clamp_to_f16(x[j])); };
+    const uint32_t low = Stored::pack(clamp_to_f16(x[0]), clamp_to_f16(x[1]));
+    const uint32_t high = Stored::pack(clamp_to_f16(x[2]), clamp_to_f16(x[3]));
     if constexpr (Stored::query_slot(1).upper == 1) {
-      *reinterpret_cast<uint32_t*>(place(0)) = pair(0, 1);
-      *reinterpret_cast<uint32_t*>(place(2)) = pair(2, 3);
-    } else if constexpr (Stored::query_slot(2).upper == 1) {
-      *reinterpret_cast<uint32_t*>(place(0)) = pair(0, 2);
-      *reinterpret_cast<uint32_t*>(place(1)) = pair(1, 3);
+      *reinterpret_cast<uint32_t*>(place(0)) = low;
+      *reinterpret_cast<uint32_t*>(place(2)) = high;
     } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) *place(i) = static_cast<uint16_t>(pair(i, i));
+      *place(0) = static_cast<uint16_t>(low), *place(1) = static_cast<uint16_t>(low >> 16);
+      *place(2) = static_cast<uint16_t>(high), *place(3) = static_cast<uint16_t>(high >> 16);
     }
   }
 

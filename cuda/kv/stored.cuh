@@ -8,8 +8,7 @@
 // for K and transposed for V. One chunk pair gives kKeySteps and kValueSteps MMA steps of 16 dims each.
 //
 //   format | K: contraction slot -> dim of the step        | V: output row -> dim of the step
-//   fp8    | 2t, 2t+1 -> 4t, 4t+1; 2t+8, 2t+9 -> 4t+2, 4t+3 | g -> 2g, g+8 -> 2g+1
-//   int8   | 2t, 2t+1 -> 4t, 4t+2; 2t+8, 2t+9 -> 4t+1, 4t+3 | the same
+//   8 bit  | 2t, 2t+1 -> 4t, 4t+1; 2t+8, 2t+9 -> 4t+2, 4t+3 | g -> 2g, g+8 -> 2g+1
 //   16 bit | identity                                      | identity
 //   4 bit, step s of a chunk's two, dims of the chunk:
 //          | 2t, 2t+1 -> 8t+2s, 8t+2s+4; 2t+8, 2t+9 -> one more | g -> 4g+2s, g+8 -> 4g+2s+1
@@ -22,7 +21,6 @@
 #include <cstdint>
 
 #if !defined(OCTAVO_EMULATE_WARP)  // tests put a warp on the CPU in place of the instructions
-#include "arch/int8.cuh"
 #include "arch/ptx.cuh"
 #endif
 #include "kv/format.h"
@@ -105,21 +103,17 @@ struct StoredInt8 : Stored8<StoredInt8> {
   static constexpr bool kHasNan = false;
   static constexpr bool kMayRotate = true;
 
-  // Not in pairs: a register holds every other dim.
-  static DimPair query_dims(int t, int half) = delete;
-  OCTAVO_HOST_DEVICE static constexpr QuerySlot query_slot(int dim) {
-    return {dim >> 4, (dim >> 2) & 3, dim & 1, (dim >> 1) & 1};
-  }
-
   __device__ static void widen(uint32_t four, uint32_t& low, uint32_t& high) {
-    low = int8_even_to_f16x2(four);
-    high = int8_odd_to_f16x2(four);
+    low = int8x2_to_f16x2(four, 0x4140);
+    high = int8x2_to_f16x2(four, 0x4342);
   }
 
-  // As in Stored8; the conversion groups by dim.
+  // As in Stored8, the grouping done by the conversion.
   __device__ static void value_fragment(const uint32_t (&r)[4], int step, uint32_t (&a)[4]) {
-    widen(r[2 * step], a[0], a[1]);
-    widen(r[2 * step + 1], a[2], a[3]);
+    a[0] = int8x2_to_f16x2(r[2 * step], 0x4240);
+    a[1] = int8x2_to_f16x2(r[2 * step], 0x4341);
+    a[2] = int8x2_to_f16x2(r[2 * step + 1], 0x4240);
+    a[3] = int8x2_to_f16x2(r[2 * step + 1], 0x4341);
   }
 };
 

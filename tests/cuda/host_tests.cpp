@@ -33,8 +33,7 @@ void e4m3x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& high) {
 
 uint32_t int4_pair_to_f16x2(uint32_t eight, int i) { return (eight >> (4 * i)) & 0x000F000Fu; }
 
-uint32_t int8_even_to_f16x2(uint32_t four) { return four & 0x00FF00FFu; }
-uint32_t int8_odd_to_f16x2(uint32_t four) { return (four >> 8) & 0x00FF00FFu; }
+uint32_t int8x2_to_f16x2(uint32_t four, uint32_t selector) { return __byte_perm(four, 0, selector); }
 
 void e5m2x4_to_f16x4(uint32_t four, uint32_t& low, uint32_t& high) { e4m3x4_to_f16x4(four, low, high); }
 
