@@ -839,8 +839,7 @@ class DecodeBlock {
 
   // Adds what ranges first, first + stride, .. send of a quad, in their order, and leaves their places empty.
   __device__ void take_in(int first, int stride, int count, int quad, Quad& whole) const {
-    // Whose loads are in flight together.
-    constexpr int kBatch = Tile::kTiles > 1 || Tile::kQuadParts > 1 ? 4 : Tile::kHeadDim <= 128 ? 16 : 8;
+    constexpr int kBatch = Tile::kTiles == 1 && Tile::kQuadParts == 1 ? 8 : 4;  // whose loads are in flight together
     const int64_t step = static_cast<int64_t>(stride) * (Tile::kSlotFloats / 4);  // in float4
     float4* sums = slot_sums(first) + quad;
     // Of the same slot as a place of sums.
@@ -855,11 +854,9 @@ class DecodeBlock {
         complete = true;
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
-          sum[k] = make_uint4(0, 0, 0, 0);
-          stat[k] = make_uint2(__float_as_uint(kNegInf), 0);
-          if (begin + k >= count) continue;
-          sum[k] = load_words(sums + k * step);
-          stat[k] = load_words(stats_of(sums + k * step));
+          float4* from = sums + min(k, count - 1 - begin) * step;
+          sum[k] = load_words(from);
+          stat[k] = load_words(stats_of(from));
         }
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
@@ -869,7 +866,7 @@ class DecodeBlock {
       } while (!complete);
       float raised = whole.top;
 #pragma unroll
-      for (int k = 0; k < kBatch; ++k) raised = fmaxf(raised, __uint_as_float(stat[k].x));
+      for (int k = 0; k < kBatch; ++k) raised = fmaxf(raised, __uint_as_float(stat[k].x));  // those past the end repeat
       raise(whole, raised);
 #pragma unroll
       for (int k = 0; k < kBatch; ++k) {
