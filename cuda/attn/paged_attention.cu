@@ -172,6 +172,8 @@ void plan_decode(const PagedAttentionArgs& args, const int32_t* prefilled, const
   plan.sliding_window = config.sliding_window;
   plan.max_kv = max_kv(args);
   plan.num_ranges = shape.num_ranges;
+  // Kernels of the older cards do not overlap.
+  plan.few_ranges = gpu_device().compute_major >= 9 ? std::max(shape.num_ranges / 2, 1) : shape.num_ranges;
   plan.item_cost = tuning.item_cost >= 0 ? tuning.item_cost : shape.item_cost;
   plan.min_range_steps = tuning.min_range_steps;
   plan.max_rows = space.max_rows;

@@ -78,18 +78,18 @@ OCTAVO_HOST_DEVICE inline Cut find_cut(const PlanParams& p, int num_rows, int64_
           row.step_begin + static_cast<int32_t>(offset > 0 ? offset : 0)};
 }
 
-// Whether half of the blocks do the work as fast as all: each of their warps has one step, or each block one item that
-// its ring holds. The next kernel's blocks then find room beside them and begin early.
+// Whether few blocks do the work as fast as all: each of their warps has one step, or each block one item that its ring
+// holds. The next kernel's blocks then find room beside them and begin early.
 OCTAVO_HOST_DEVICE inline bool is_short(const PlanParams& p, int num_items, int64_t steps) {
-  const int half = p.num_ranges / 2;
-  if (num_items > half) return false;
+  if (num_items > p.few_ranges) return false;
   const int64_t ring = static_cast<int64_t>(p.walk.warps) * p.walk.stages;
-  return steps <= static_cast<int64_t>(half) * p.walk.warps || (2 * num_items > half && steps <= num_items * ring);
+  return steps <= static_cast<int64_t>(p.few_ranges) * p.walk.warps ||
+         (2 * num_items > p.few_ranges && steps <= num_items * ring);
 }
 
 // How many ranges share the work: few for little work, and a whole number an item where that loses little.
 OCTAVO_HOST_DEVICE inline int count_ranges(const PlanParams& p, int num_items, int64_t steps) {
-  const int most = is_short(p, num_items, steps) ? p.num_ranges / 2 : p.num_ranges;
+  const int most = is_short(p, num_items, steps) ? p.few_ranges : p.num_ranges;
   const int64_t wanted = larger(steps / p.min_range_steps, static_cast<int64_t>(1));
   const int limit = static_cast<int>(smaller(wanted, static_cast<int64_t>(most)));
   if (num_items > limit || num_items == 0) return limit;

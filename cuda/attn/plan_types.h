@@ -58,6 +58,7 @@ struct PlanParams {
   int32_t sliding_window;
   int32_t max_kv;      // max_pages_per_seq * page_size: lengths are cut to what the page table can name
   int32_t num_ranges;  // 1 .. kMaxRanges
+  int32_t few_ranges;  // as many as short work is left to, at most num_ranges
   int32_t item_cost;   // fixed cost of an item, in steps
   int32_t min_range_steps;
   int32_t max_rows;

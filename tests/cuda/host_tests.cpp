@@ -267,6 +267,7 @@ Plan make_plan(std::vector<int> query_len, std::vector<int> seq_len, int tile_to
   p.sliding_window = window;
   p.max_kv = 1 << 20;
   p.num_ranges = num_ranges;
+  p.few_ranges = std::max(num_ranges / 2, 1);
   p.item_cost = item_cost;
   p.min_range_steps = min_steps;
   p.walk = {4, 2, 1};
@@ -295,6 +296,7 @@ Plan make_plan(std::vector<int> query_len, std::vector<int> seq_len, int tile_to
 void test_range_counts() {
   octavo::PlanParams p{};
   p.num_ranges = 132;
+  p.few_ranges = 66;
   p.min_range_steps = 4;
   p.walk = {8, 2, 2};
   const struct {
