@@ -23,7 +23,8 @@ Deno.test("ChoicePlace.mask() lets the tokens that go on with a text, and where 
 for (const looksAhead of [false, true]) {
   const name = looksAhead ? " with look-ahead" : "";
   Deno.test(`StepLoop keeps every output to one of its choices${name}`, () => {
-    const speculation = { numSpeculativeTokens: 4, promptLookupMin: 1, tokenCost: 0.001, waitCost: 0 };
+    const costs = { tokenCost: 0.001, waitCost: 0, fewTokens: Infinity, manyCost: 0 };
+    const speculation = { numSpeculativeTokens: 4, promptLookupMin: 1, ...costs };
     const harness = new Harness({ ...CONFIG, maxSamples: 20 }, { looksAhead, speculation });
     const free = harness.submit([5, 6, 7], greedy({ maxTokens: 30, ignoreEos: true }));
     const keys = Array.from({ length: 12 }, (_, seed) => {
