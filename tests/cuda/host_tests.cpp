@@ -326,7 +326,7 @@ void test_plan(const Plan& plan) {
               begin, end, next[item]);
       next[item] = end;
       REQUIRE(range.index == c, "range %d has number %d", c, range.index);
-      // As the kernel reads the range (attn/decode_kernel.cuh, finish_item).
+      // As the kernel reads the range (attn/decode_merge.cuh, finish_item).
       const int first = item == range.item_begin ? range.head_range : c;
       const int last = item == range.item_last    ? range.tail_range
                        : item == range.item_begin ? range.begin_tail_range
