@@ -16,43 +16,42 @@ export type Conversation = Pick<
   "messages" | "add_generation_prompt" | "continue_final_message" | "chat_template_kwargs"
 >;
 
-/** @throws {ApiError} 400: there is no chat template, or it refuses the messages. */
-export function renderPrompt(server: Server, conversation: Conversation): string {
+/** Stands behind a message that is continued while it is rendered: its own text may occur in what the template adds. */
+const END_MARK = "[[the message goes on here]]";
+
+/**
+ * @param param The body's field that has the messages.
+ * @throws {ApiError} 400: there is no chat template, or it refuses the messages.
+ */
+export function renderPrompt(server: Server, conversation: Conversation, param = "messages"): string {
   const { chatTemplate } = server;
   if (chatTemplate === null) {
-    throw badRequest("The model has no chat template; use /v1/completions", { param: "messages" });
+    throw badRequest("The model has no chat template; use /v1/completions", { param });
   }
+  const render: ChatTemplate["render"] = (messages, options) => {
+    try {
+      return chatTemplate.render(messages, options);
+    } catch (error) {
+      // A template refuses by raising; what else fails in it comes from the messages or variables as well.
+      const reason = error instanceof Error ? error.message : String(error);
+      throw badRequest(`The chat template refused the messages: ${reason}`, { param, cause: error });
+    }
+  };
   const messages = conversation.messages.map(({ role, content, name }): ChatMessage => ({
     role: role === "developer" ? "system" : role,
     content: typeof content === "string" ? content : content.map(({ text }) => text).join("\n"),
     ...name && { name },
   }));
   // Before the template's work, which grows with the text.
-  checkNumChars(server, messages.reduce((sum, { content }) => sum + (content?.length ?? 0), 0), "messages");
+  checkNumChars(server, messages.reduce((sum, { content }) => sum + (content?.length ?? 0), 0), param);
   const variables = conversation.chat_template_kwargs ?? {};
   if (conversation.continue_final_message === true) {
     checkContinuable(conversation);
-    const text = render(chatTemplate, messages, { addGenerationPrompt: false, variables });
-    return cutAfter(text, messages.at(-1)!.content!);
+    const last = messages.at(-1)!;
+    const marked = [...messages.slice(0, -1), { ...last, content: last.content + END_MARK }];
+    return cutAtMark(render(marked, { addGenerationPrompt: false, variables }), last.content!);
   }
-  return render(chatTemplate, messages, {
-    addGenerationPrompt: conversation.add_generation_prompt ?? true,
-    variables,
-  });
-}
-
-function render(
-  template: ChatTemplate,
-  messages: readonly ChatMessage[],
-  options: Parameters<ChatTemplate["render"]>[1],
-) {
-  try {
-    return template.render(messages, options);
-  } catch (error) {
-    // A template refuses by raising; what else fails in it comes from the messages or variables as well.
-    const reason = error instanceof Error ? error.message : String(error);
-    throw badRequest(`The chat template refused the messages: ${reason}`, { param: "messages", cause: error });
-  }
+  return render(messages, { addGenerationPrompt: conversation.add_generation_prompt ?? true, variables });
 }
 
 function checkContinuable({ messages, add_generation_prompt }: Conversation): void {
@@ -67,15 +66,13 @@ function checkContinuable({ messages, add_generation_prompt }: Conversation): vo
 }
 
 /** The prompt up to the end of the last message's text: what a template puts behind it would end the turn. */
-function cutAfter(prompt: string, content: string): string {
+function cutAtMark(prompt: string, content: string): string {
+  const text = prompt.slice(0, Math.max(0, prompt.lastIndexOf(END_MARK)));
   // Templates trim contents or do not.
-  const trimmed = content.trim();
-  const at = prompt.lastIndexOf(trimmed);
-  if (trimmed === "" || at < 0) {
+  if (content.trim() === "" || !text.endsWith(content.trimStart())) {
     throw badRequest("The last message cannot be continued: the chat template does not write its text as it is", {
       param: "continue_final_message",
     });
   }
-  const hasEnd = prompt.startsWith(content.trimStart(), at);
-  return prompt.slice(0, at + (hasEnd ? content.trimStart() : trimmed).length);
+  return text;
 }

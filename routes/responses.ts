@@ -12,6 +12,7 @@ import { beginsReasoning } from "./_reasoning.ts";
 import { ItemFormat } from "./_item_format.ts";
 import { requestOrder, requestSampling } from "./_sampling.ts";
 import type { Server } from "./_server.ts";
+import { badRequest } from "./errors.ts";
 import { servedName } from "./models.ts";
 import type { ChatCompletionBody } from "./schemas/chat_completion.ts";
 import { RESPONSE_REFUSED_FIELDS } from "./schemas/refused_fields.ts";
@@ -30,7 +31,7 @@ export function responseRoutes(server: Server): Hono {
 async function planResponse(server: Server, body: ResponseBody): Promise<Plan> {
   const model = servedName(server, body.model);
   const { chat_template_kwargs } = body;
-  const text = renderPrompt(server, { messages: messagesOf(body), chat_template_kwargs });
+  const text = renderPrompt(server, { messages: messagesOf(body), chat_template_kwargs }, "input");
   const [tokenIds] = await tokenizePrompts(server, [text], { param: "input", addSpecialTokens: false });
   const promptTokenIds = tokenIds!;
   const sampling = requestSampling(server, body, {
@@ -53,6 +54,7 @@ async function planResponse(server: Server, body: ResponseBody): Promise<Plan> {
   };
 }
 
+/** @throws {ApiError} 400: the input has reasoning alone. */
 function messagesOf({ input, instructions }: ResponseBody): ChatCompletionBody["messages"] {
   const given = typeof input === "string" ? [{ role: "user" as const, content: input }] : input;
   const messages = given.flatMap((one) => {
@@ -60,5 +62,8 @@ function messagesOf({ input, instructions }: ResponseBody): ChatCompletionBody["
     const { role, content } = one;
     return [{ role, content: typeof content === "string" ? content : content.map(({ text }) => text).join("\n") }];
   });
+  if (messages.length === 0) {
+    throw badRequest('Invalid "input": expected a message, received reasoning alone', { param: "input" });
+  }
   return (instructions ?? null) === null ? messages : [{ role: "system", content: instructions! }, ...messages];
 }

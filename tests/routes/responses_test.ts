@@ -146,6 +146,9 @@ for (
     [{ input: "a", truncation: "auto" }, "truncation"],
     [{ input: "a", text: { format: { type: "json_object" } } }, "text.format.type"],
     [{ input: "a", max_output_tokens: 0 }, "max_output_tokens"],
+    [{ input: [{ type: "reasoning" }] }, "input"],
+    [{ input: [{ role: "assistant", content: "a" }] }, "input"],
+    [{ input: [{ role: "user", content: "a".repeat(5000) }] }, "input"],
   ] as const
 ) {
   Deno.test(`/v1/responses refuses ${JSON.stringify(body)}`, async () => {

@@ -69,6 +69,12 @@ Deno.test("chat goes on with the assistant's last message where continue_final_m
   await (await send([USER_MESSAGE, begun])).text();
   const prompt = [TURN_START, ...bytes("user: Hi"), TURN_END, TURN_START, ...bytes("assistant:  I say Hi ")];
   assertEquals(engine.requests.at(-1)!.request.promptTokenIds, prompt);
+  // What the template writes behind a message may hold the message's text.
+  const { app: worded } = fakeApp({
+    chatTemplate: { source: "", render: (turns) => turns.map(({ content }) => `${content}{end}`).join("") },
+  });
+  const body = { messages: [USER_MESSAGE, { role: "assistant", content: "en" }], continue_final_message: true };
+  assertEquals((await (await post(worded, "/tokenize", body)).json()).tokens, bytes("Hi{end}en"));
   const refused: [unknown[], Record<string, unknown>, RegExp][] = [
     [[USER_MESSAGE], {}, /last message of the assistant, received one of role "user"/],
     [[USER_MESSAGE, begun], { add_generation_prompt: true }, /cannot both be true/],
