@@ -67,7 +67,7 @@ export function requestSampling(
     allowedTokenIds: body.allowed_token_ids ?? null,
     speculate: body.speculate ?? undefined,
     prediction,
-    choices: choiceTokens(server, body.structured_outputs?.choice ?? body.guided_choice ?? null),
+    choices: choiceTokens(server, body),
     badWords: badWordTokens(server, body.bad_words ?? []),
     seed: body.seed ?? null,
     stop: body.stop ?? null,
@@ -92,8 +92,20 @@ export function checkPromptLogprobs(body: GenerationFields): void {
   throw badRequest('"prompt_logprobs" is not offered with "stream": true', { param: "prompt_logprobs" });
 }
 
-/** The tokens of the texts that the output is kept to; null: it is free. */
-function choiceTokens(server: Server, texts: readonly string[] | null): number[][] | null {
+/**
+ * The tokens of the texts that the output is kept to; null: it is free.
+ *
+ * @throws {ApiError} 400: they are given twice.
+ */
+function choiceTokens(
+  server: Server,
+  { guided_choice = null, structured_outputs = null }: GenerationFields,
+): number[][] | null {
+  if (guided_choice !== null && structured_outputs !== null) {
+    const param = "guided_choice";
+    throw badRequest(`Expected either "${param}" or "structured_outputs", received both`, { param });
+  }
+  const texts = guided_choice ?? structured_outputs?.choice;
   const options = { addSpecialTokens: false, parseSpecialTokens: false };
   return texts?.map((text) => server.tokenizer.encode(text.toWellFormed(), options)) ?? null;
 }

@@ -11,6 +11,8 @@ import { MAX_BAD_WORDS, MAX_CHOICES, MAX_N, MAX_STOPS } from "../../engine/sampl
 const MAX_INT32 = 2 ** 31 - 1;
 const MAX_LOGIT_BIASES = 1024;
 const MAX_STOP_LENGTH = 1024;
+/** They are tokenized at once, and each of their tokens that the output comes to has a mask of the vocabulary. */
+const MAX_CHOICE_CHARS = 16_384;
 
 /** An optional field; null is the same as absent, as OpenAI's server has it. */
 export function field<T extends z.ZodType>(schema: T, description: string) {
@@ -23,7 +25,10 @@ export function integer(min: number, max = MAX_INT32) {
 }
 
 const flag = z.boolean();
-const choice = z.array(z.string().min(1).max(MAX_STOP_LENGTH)).min(1).max(MAX_CHOICES);
+const choice = z.array(z.string().min(1).max(MAX_STOP_LENGTH)).min(1).max(MAX_CHOICES).refine(
+  (texts) => texts.reduce((sum, { length }) => sum + length, 0) <= MAX_CHOICE_CHARS,
+  { error: `expected at most ${MAX_CHOICE_CHARS} characters in all` },
+);
 const stopString = z.string().min(1).max(MAX_STOP_LENGTH);
 
 /** The parsed fields that all generation requests share. */
@@ -74,7 +79,8 @@ export const GENERATION_FIELDS = {
   ),
   guided_choice: field(
     choice,
-    "The output is one of these texts: at each place only tokens that go on with one may be sampled.",
+    "The output is one of these texts: at each place only tokens that go on with one may be sampled. " +
+      `At most ${MAX_CHOICE_CHARS} characters in all.`,
   ),
   structured_outputs: field(
     z.strictObject({ choice }, { error: 'only "choice" is supported' }),

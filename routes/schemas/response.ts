@@ -10,7 +10,7 @@ import { field, GENERATION_FIELDS, integer } from "./_fields.ts";
 
 const { n: _n, prompt_logprobs: _logprobs, return_token_ids: _ids, stream_options: _options, ...SHARED } =
   GENERATION_FIELDS;
-const { chat_template_kwargs, separate_reasoning } = chatCompletionBody.shape;
+const { chat_template_kwargs } = chatCompletionBody.shape;
 
 const textPart = z.object({
   type: z.enum(["input_text", "output_text"], { error: "only text parts are supported" }),
@@ -48,5 +48,9 @@ export const responseBody = z.object({
   truncation: field(z.literal("disabled", { error: 'expected "disabled"' }), "What is too long is refused, never cut."),
   ...SHARED,
   chat_template_kwargs,
-  separate_reasoning,
+  separate_reasoning: field(
+    z.boolean(),
+    "Return what the model writes between `<think>` and `</think>` at the beginning as an item of type reasoning before " +
+      "the message. Default: the server's `--separate-reasoning`, true.",
+  ),
 });

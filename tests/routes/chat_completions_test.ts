@@ -215,6 +215,23 @@ Deno.test("chat keeps the output to choices in both of vLLM's spellings", async 
   }
 });
 
+Deno.test("chat refuses choices of too many characters, and choices given twice", async () => {
+  const { app } = fakeApp();
+  const most = Array.from({ length: 16 }, (_, i) => String.fromCharCode(97 + i).repeat(1024));
+  assertEquals((await post(app, PATH, { messages, guided_choice: most })).status, 200);
+  const refused: [Record<string, unknown>, string, RegExp][] = [
+    [{ guided_choice: [...most, "x"] }, "guided_choice", /at most 16384 characters in all, received a list of 17/],
+    [{ structured_outputs: { choice: [...most, "x"] } }, "structured_outputs.choice", /16384 characters in all/],
+    [{ guided_choice: ["a"], structured_outputs: { choice: ["b"] } }, "guided_choice", /received both/],
+  ];
+  for (const [fields, param, message] of refused) {
+    const response = await post(app, PATH, { messages, ...fields });
+    const { error } = await response.json();
+    assertEquals([response.status, error.param], [400, param]);
+    assertMatch(error.message, message);
+  }
+});
+
 Deno.test("chat hands on the tokens of a prediction, whose special tokens are text", async () => {
   const { app, engine } = fakeApp();
   const parts = [{ type: "text", text: "a<" }, { type: "text", text: "b" }];
