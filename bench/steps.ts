@@ -1,7 +1,7 @@
 /**
- * `deno task bench:steps`: what single steps cost on the native engine, without scheduler and HTTP: sequences that decode, and prompt tokens beside
- * them, all with the same context. Prints JSON: milliseconds a step while the next one is always submitted before the last
- * is read, and how many of them the host needs to submit it.
+ * `deno task bench:steps`: what single steps cost on the native engine, without scheduler and HTTP: sequences that
+ * decode, and prompt tokens beside them, all with the same context. Prints JSON: milliseconds a step while the next one is
+ * always submitted before the last is read, and how many of them the host needs to submit it.
  *
  *     deno task bench:steps [MODEL | --shape llama-3.1-8b [--layers N]] [--steps 64,64+320,256+1024,0+2048]
  *         [--context 1000] [--repeats 20] [--out FILE] [options of serve]
