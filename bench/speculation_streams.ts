@@ -1,8 +1,8 @@
 /**
  * `deno task bench:speculation-streams`: what guesses gain, or cost, many streams of a made-up model. Each stream may only
  * write the tokens of a set of its own, drawn at random: of 1 all guesses are right, of 2 half, of 16 few; without a set
- * there is nothing to guess. Streams run with and without guesses in turn on the same engine; printed as JSON are the medians of
- * output tokens a second while they decode, their ratio and how many guesses were right.
+ * there is nothing to guess. Streams run with and without guesses in turn on the same engine; printed as JSON are the
+ * medians of output tokens a second while they decode, their ratio and how many guesses were right.
  *
  *     deno task bench:speculation-streams [--shape llama-3.1-8b [--layers N]] [--streams 1,8,64] [--sets 1,2,16,0]
  *         [--prompt 1000] [--new 64] [--repeats 3] [--out FILE] [options of serve]

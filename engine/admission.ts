@@ -30,8 +30,7 @@ const MAX_TURNS = 8;
 /** @throws {RequestError} The request can never run; the message has the numbers. */
 export function checkRequest(request: GenerationRequest, limits: RequestLimits): void {
   checkTokens(request.promptTokenIds, { name: "prompt", vocabSize: limits.vocabSize });
-  // Guesses go into steps.
-  checkTokens(request.sampling.prediction ?? [], { name: "prediction", vocabSize: limits.vocabSize });
+  checkPrediction(request.sampling.prediction ?? [], limits);
   checkLength(request, limits, limits.kvKinds[kvIndexOf(request, limits)]!.pageSize);
   checkSampling(request, limits);
   checkOrder(request);
@@ -69,6 +68,17 @@ function checkTokens(ids: readonly number[], { name, vocabSize }: { name: string
   throw new RequestError(`The ${name}'s token ids must be integers from 0 to ${vocabSize - 1}, received ${invalid}`, {
     param: name,
   });
+}
+
+/** Its tokens go into steps as guesses, and each sequence of the request has an index of them. */
+function checkPrediction(prediction: readonly number[], { maxModelLen, vocabSize }: RequestLimits): void {
+  if (prediction.length > maxModelLen) {
+    throw new RequestError(
+      `The prediction may have as many tokens as the model's context, ${maxModelLen}, received ${prediction.length}`,
+      { param: "prediction", code: "context_length_exceeded" },
+    );
+  }
+  checkTokens(prediction, { name: "prediction", vocabSize });
 }
 
 function checkLength({ promptTokenIds, sampling }: GenerationRequest, limits: RequestLimits, pageSize: number): void {

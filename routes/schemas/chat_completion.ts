@@ -66,7 +66,7 @@ export const chatCompletionBody = z.object({
       content: content.describe("The text, or text parts, which are put together."),
     }),
     "What the output may be, for the most part: where the server guesses tokens, it guesses these first. It changes how " +
-      "fast the output comes, never what it is.",
+      "fast the output comes, never what it is. At most as many tokens as the context holds.",
   ),
   separate_reasoning: field(
     z.boolean(),

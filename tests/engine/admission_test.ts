@@ -101,6 +101,12 @@ Deno.test("checkRequest() bounds n, logprobs and logit edits by what the engine 
   }
   check([1], { prediction: [0, 49] });
   assertEquals(refusal([1], { prediction: [3, 50] })[1], "prediction");
+  check([1], { prediction: Array.from({ length: 100 }, () => 3) });
+  assertEquals(refusal([1], { prediction: Array.from({ length: 101 }, () => 3) }), [
+    "The prediction may have as many tokens as the model's context, 100, received 101",
+    "prediction",
+    "context_length_exceeded",
+  ]);
   check([1], { allowedTokenIds: [1, 49] });
   assertEquals(refusal([1], { allowedTokenIds: [50] })[1], "allowed_token_ids");
   const badWords = tokens(48).map((id) => [id]);
