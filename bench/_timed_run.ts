@@ -1,10 +1,12 @@
 /**
- * One request of an engine, its tokens and when they came.
+ * What the benches of guesses share: one request of an engine, with its tokens and when they came, and their JSON.
  *
  * @module
  */
 
 import type { Engine, SamplingParams, Usage } from "../engine/types.ts";
+import { VERSION } from "../version.ts";
+import { emit } from "./_bench_command.ts";
 
 export interface TimedRun {
   readonly tokens: readonly number[];
@@ -35,4 +37,23 @@ export function timedRun(
       error: reject,
     });
   });
+}
+
+/** A bench's settings and results. */
+export interface GuessReport {
+  readonly numSpeculativeTokens: number;
+  readonly promptLookupMin: number;
+  readonly repeats: number;
+  readonly results: readonly unknown[];
+}
+
+/** Prints a bench's JSON, or writes it to a file. */
+export async function emitGuesses(
+  { info }: Engine,
+  modelName: string,
+  report: GuessReport,
+  file: string | undefined,
+): Promise<void> {
+  const { device, numThreads, kvCacheDtype } = info;
+  await emit({ engine: `octavo ${VERSION}`, model: modelName, device, numThreads, kvCacheDtype, ...report }, file);
 }

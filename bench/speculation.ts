@@ -15,11 +15,10 @@ import { samplingParams } from "../engine/sampling_params.ts";
 import { startEngine } from "../engine/start_engine.ts";
 import type { Engine } from "../engine/types.ts";
 import { openModel } from "../models/open_model.ts";
-import { VERSION } from "../version.ts";
-import { emit, parseBenchCommand } from "./_bench_command.ts";
+import { parseBenchCommand } from "./_bench_command.ts";
 import { benchModel } from "./_bench_model.ts";
 import { percentile, round } from "./_cells.ts";
-import { timedRun } from "./_timed_run.ts";
+import { emitGuesses, timedRun } from "./_timed_run.ts";
 
 const TEXT = `The harbour of Vell lies where the river Orme meets the sea. Ships from the north bring timber and
 salted fish, and take back cloth, glass and wine. In winter the ice closes the upper river, and the mills stand still until
@@ -95,14 +94,5 @@ for (const [name, content] of Object.entries(PROMPTS)) {
   results.push({ name, ...await measure(engine, prompt, { maxTokens, repeats }) });
   console.error(JSON.stringify(results.at(-1)));
 }
-await emit({
-  engine: `octavo ${VERSION}`,
-  model: model.name,
-  device: engine.info.device,
-  numThreads: engine.info.numThreads,
-  kvCacheDtype: engine.info.kvCacheDtype,
-  numSpeculativeTokens,
-  promptLookupMin: options.promptLookupMin,
-  repeats,
-  results,
-}, flags.out);
+const { promptLookupMin } = options;
+await emitGuesses(engine, model.name, { numSpeculativeTokens, promptLookupMin, repeats, results }, flags.out);

@@ -16,11 +16,10 @@ import { samplingParams } from "../engine/sampling_params.ts";
 import { startEngine } from "../engine/start_engine.ts";
 import type { Engine, SamplingParams } from "../engine/types.ts";
 import { openModel } from "../models/open_model.ts";
-import { VERSION } from "../version.ts";
-import { emit, parseBenchCommand } from "./_bench_command.ts";
+import { parseBenchCommand } from "./_bench_command.ts";
 import { benchModel } from "./_bench_model.ts";
 import { makeRandom, percentile, randomPrompt, round } from "./_cells.ts";
-import { timedRun } from "./_timed_run.ts";
+import { emitGuesses, timedRun } from "./_timed_run.ts";
 
 interface Stream {
   readonly prompt: readonly number[];
@@ -90,13 +89,5 @@ for (const count of integers(flags.streams ?? "1,8,64")) {
     console.error(JSON.stringify(results.at(-1)));
   }
 }
-await emit({
-  engine: `octavo ${VERSION}`,
-  model: model.name,
-  device: engine.info.device,
-  kvCacheDtype: engine.info.kvCacheDtype,
-  numSpeculativeTokens,
-  promptLookupMin: options.promptLookupMin,
-  repeats,
-  results,
-}, flags.out);
+const { promptLookupMin } = options;
+await emitGuesses(engine, model.name, { numSpeculativeTokens, promptLookupMin, repeats, results }, flags.out);

@@ -8,7 +8,7 @@ import type { Delta, PromptLogprob, Usage } from "../engine/types.ts";
 import { ChunkWriter } from "./_chunk_writer.ts";
 import type { ResponseHead } from "./_handler.ts";
 import { chatLogprobs, promptLogprobsJson, type TokenTexts } from "./_logprobs.ts";
-import { type ReasonedText, ReasoningSplitter, splitReasoning } from "./_reasoning.ts";
+import { type ReasoningMode, ReasoningSplitter, splitPiece, splitReasoning } from "./_reasoning.ts";
 import { type Choice, type ResponseFormat, usageJson } from "./_respond.ts";
 import type { ChatCompletionBody } from "./schemas/chat_completion.ts";
 
@@ -16,7 +16,7 @@ import type { ChatCompletionBody } from "./schemas/chat_completion.ts";
 export interface ChatPrompt {
   readonly tokenIds: readonly number[];
   /** Whether reasoning is parted from the answer, and if so, whether the prompt has begun it. */
-  readonly reasoning: "none" | "possible" | "begun";
+  readonly reasoning: ReasoningMode;
 }
 
 export class ChatFormat implements ResponseFormat {
@@ -73,7 +73,8 @@ export class ChatFormat implements ResponseFormat {
 
   /** One event for the reasoning and one for the content; what belongs to the tokens is in the first. */
   #textEvents(index: number, delta: Delta): string {
-    const { reasoning, content } = this.#split(index, delta);
+    const splitter = this.#splitters.get(index) ?? null;
+    const { reasoning, content } = splitPiece(splitter, delta.text, delta.finishReason !== null);
     const hasMore = delta.tokenIds.length > 0 && (this.#withLogprobs || this.#withTokenIds);
     const logprobs = delta.logprobs === null ? "null" : JSON.stringify(chatLogprobs(this.#texts, delta.logprobs));
     const tokenIds = this.#withTokenIds ? `,"token_ids":${JSON.stringify(delta.tokenIds)}` : "";
@@ -85,15 +86,6 @@ export class ChatFormat implements ResponseFormat {
     const events = choice(`{"reasoning_content":${JSON.stringify(reasoning)}}`, first);
     if (content === "") return events;
     return events + choice(`{"content":${JSON.stringify(content)}}`, '"logprobs":null,"finish_reason":null');
-  }
-
-  #split(index: number, { text, finishReason }: Delta): ReasonedText {
-    const splitter = this.#splitters.get(index) ?? null;
-    if (splitter === null) return { reasoning: "", content: text };
-    const { reasoning, content } = splitter.push(text);
-    if (finishReason === null) return { reasoning, content };
-    const rest = splitter.flush();
-    return { reasoning: reasoning + rest.reasoning, content: content + rest.content };
   }
 
   end(usage: Usage): string {

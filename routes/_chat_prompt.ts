@@ -39,7 +39,7 @@ export function renderPrompt(server: Server, conversation: Conversation, param =
   };
   const messages = conversation.messages.map(({ role, content, name }): ChatMessage => ({
     role: role === "developer" ? "system" : role,
-    content: typeof content === "string" ? content : content.map(({ text }) => text).join("\n"),
+    content: contentText(content),
     ...name && { name },
   }));
   // Before the template's work, which grows with the text.
@@ -52,6 +52,11 @@ export function renderPrompt(server: Server, conversation: Conversation, param =
     return cutAtMark(render(marked, { addGenerationPrompt: false, variables }), last.content!);
   }
   return render(messages, { addGenerationPrompt: conversation.add_generation_prompt ?? true, variables });
+}
+
+/** A message's text: that of its parts, a line each. */
+export function contentText(content: string | readonly { readonly text: string }[]): string {
+  return typeof content === "string" ? content : content.map(({ text }) => text).join("\n");
 }
 
 function checkContinuable({ messages, add_generation_prompt }: Conversation): void {

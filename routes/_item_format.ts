@@ -15,8 +15,13 @@
 import type { Delta, Usage } from "../engine/types.ts";
 import type { ResponseHead } from "./_handler.ts";
 import type { TokenTexts } from "./_logprobs.ts";
-import { countReasoningTokens, type ReasonedText, ReasoningSplitter, splitReasoning } from "./_reasoning.ts";
-import type { ChatPrompt } from "./_chat_format.ts";
+import {
+  countReasoningTokens,
+  type ReasoningMode,
+  ReasoningSplitter,
+  splitPiece,
+  splitReasoning,
+} from "./_reasoning.ts";
 import type { Choice, ResponseFormat } from "./_respond.ts";
 import type { ApiError } from "./errors.ts";
 import type { ResponseBody } from "./schemas/response.ts";
@@ -37,7 +42,7 @@ export class ItemFormat implements ResponseFormat {
   readonly #texts: TokenTexts;
   readonly #head: ResponseHead;
   readonly #body: ResponseBody;
-  readonly #reasoning: ChatPrompt["reasoning"];
+  readonly #reasoning: ReasoningMode;
   readonly #splitter: ReasoningSplitter | null;
   #sequenceNumber = 0;
   #open: OpenItem | null = null;
@@ -45,7 +50,7 @@ export class ItemFormat implements ResponseFormat {
   readonly #tokenIds: number[] = [];
   #finishReason: string | null = null;
 
-  constructor(texts: TokenTexts, head: ResponseHead, body: ResponseBody, reasoning: ChatPrompt["reasoning"]) {
+  constructor(texts: TokenTexts, head: ResponseHead, body: ResponseBody, reasoning: ReasoningMode) {
     this.#texts = texts;
     this.#head = head;
     this.#body = body;
@@ -63,7 +68,7 @@ export class ItemFormat implements ResponseFormat {
   events(_choiceIndex: number, _promptIndex: number, delta: Delta): string {
     this.#tokenIds.push(...delta.tokenIds);
     this.#finishReason = delta.finishReason;
-    const { reasoning, content } = this.#split(delta);
+    const { reasoning, content } = splitPiece(this.#splitter, delta.text, delta.finishReason !== null);
     return (reasoning === "" ? "" : this.#grow("reasoning", reasoning)) +
       (content === "" ? "" : this.#grow("message", content));
   }
@@ -92,14 +97,6 @@ export class ItemFormat implements ResponseFormat {
       : [item("reasoning", newId("reasoning"), parts.reasoning, "completed")];
     const output = [...reasoning, item("message", newId("message"), parts.content, status)];
     return this.#response(status, output, this.#usage(usage, tokenIds));
-  }
-
-  #split({ text, finishReason }: Delta): ReasonedText {
-    if (this.#splitter === null) return { reasoning: "", content: text };
-    const { reasoning, content } = this.#splitter.push(text);
-    if (finishReason === null) return { reasoning, content };
-    const rest = this.#splitter.flush();
-    return { reasoning: reasoning + rest.reasoning, content: content + rest.content };
   }
 
   /** Adds text to the item of a type, which closes the one before it. */

@@ -36,14 +36,19 @@ export async function tokenizePrompts(
       numChars = 0;
     }
     numChars += prompt.length;
-    const tokenIds = typeof prompt === "string" ? await encode(server, prompt, options) : [...prompt];
+    const tokenIds = typeof prompt === "string" ? await encodeText(server, prompt, options) : [...prompt];
     if (tokenIds.length === 0) throw badRequest("The prompt has no tokens", { param: options.param });
     all.push(tokenIds);
   }
   return all;
 }
 
-async function encode(
+/**
+ * The tokens of a text.
+ *
+ * @throws {ApiError} 400 when it cannot fit the model.
+ */
+export async function encodeText(
   server: Server,
   text: string,
   { param, addSpecialTokens }: TokenizeOptions,

@@ -115,11 +115,18 @@ function certainLength(text: string): number {
   return length;
 }
 
+/** A piece of text in parts, with what was held back if it is the last. @param splitter Null: all of it is content. */
+export function splitPiece(splitter: ReasoningSplitter | null, text: string, isLast: boolean): ReasonedText {
+  if (splitter === null) return { reasoning: "", content: text };
+  const { reasoning, content } = splitter.push(text);
+  if (!isLast) return { reasoning, content };
+  const rest = splitter.flush();
+  return { reasoning: reasoning + rest.reasoning, content: content + rest.content };
+}
+
 /** A whole text in parts. */
 export function splitReasoning(text: string, isBegun: boolean): ReasonedText {
-  const splitter = new ReasoningSplitter(isBegun);
-  const [first, rest] = [splitter.push(text), splitter.flush()];
-  return { reasoning: first.reasoning + rest.reasoning, content: first.content + rest.content };
+  return splitPiece(new ReasoningSplitter(isBegun), text, true);
 }
 
 /** How many of an answer's tokens, given by their texts, come before its content. */
@@ -132,7 +139,11 @@ export function countReasoningTokens(texts: readonly string[], isBegun: boolean)
   return splitter.hasReasoned ? texts.length : 0;
 }
 
-/** Whether a prompt ends with the beginning of reasoning. */
-export function beginsReasoning(prompt: string): boolean {
-  return prompt.trimEnd().endsWith(OPEN);
+/** What is split off an answer: nothing, or reasoning that may come first or that the prompt has begun. */
+export type ReasoningMode = "none" | "possible" | "begun";
+
+/** @param prompt The answer's; it may end with the beginning of reasoning. */
+export function reasoningMode(separates: boolean, prompt: string): ReasoningMode {
+  if (!separates) return "none";
+  return prompt.trimEnd().endsWith(OPEN) ? "begun" : "possible";
 }

@@ -9,7 +9,7 @@ import { renderPrompt } from "./_chat_prompt.ts";
 import { ChatFormat } from "./_chat_format.ts";
 import { type Endpoint, generationHandler, type Plan, responseHead } from "./_handler.ts";
 import { checkNumChars, maxTokens, tokenizePrompts } from "./_prompt.ts";
-import { beginsReasoning } from "./_reasoning.ts";
+import { reasoningMode } from "./_reasoning.ts";
 import { checkPromptLogprobs, requestOrder, requestSampling } from "./_sampling.ts";
 import type { Server } from "./_server.ts";
 import { badRequest } from "./errors.ts";
@@ -48,8 +48,7 @@ async function planChat(server: Server, body: ChatCompletionBody): Promise<Plan>
     logprobsParam: "top_logprobs",
     prediction,
   });
-  const separates = body.separate_reasoning ?? server.separatesReasoning;
-  const reasoning = separates ? beginsReasoning(text) ? "begun" : "possible" : "none";
+  const reasoning = reasoningMode(body.separate_reasoning ?? server.separatesReasoning, text);
   const head = responseHead(server, { prefix: "chatcmpl-", requestId: body.request_id, model });
   return {
     requests: [{ id: crypto.randomUUID(), promptTokenIds, sampling, ...requestOrder(server, body) }],

@@ -5,10 +5,10 @@
  */
 
 import { Hono } from "hono";
-import { renderPrompt } from "./_chat_prompt.ts";
+import { contentText, renderPrompt } from "./_chat_prompt.ts";
 import { type Endpoint, generationHandler, type Plan, responseHead } from "./_handler.ts";
 import { maxTokens, tokenizePrompts } from "./_prompt.ts";
-import { beginsReasoning } from "./_reasoning.ts";
+import { reasoningMode } from "./_reasoning.ts";
 import { ItemFormat } from "./_item_format.ts";
 import { requestOrder, requestSampling } from "./_sampling.ts";
 import type { Server } from "./_server.ts";
@@ -44,8 +44,7 @@ async function planResponse(server: Server, body: ResponseBody): Promise<Plan> {
     logprobs: null,
     logprobsParam: "top_logprobs",
   });
-  const separates = body.separate_reasoning ?? server.separatesReasoning;
-  const reasoning = separates ? beginsReasoning(text) ? "begun" : "possible" : "none";
+  const reasoning = reasoningMode(body.separate_reasoning ?? server.separatesReasoning, text);
   const head = responseHead(server, { prefix: "resp_", requestId: body.request_id, model });
   return {
     requests: [{ id: crypto.randomUUID(), promptTokenIds, sampling, ...requestOrder(server, body) }],
@@ -57,11 +56,7 @@ async function planResponse(server: Server, body: ResponseBody): Promise<Plan> {
 /** @throws {ApiError} 400: the input has reasoning alone. */
 function messagesOf({ input, instructions }: ResponseBody): ChatCompletionBody["messages"] {
   const given = typeof input === "string" ? [{ role: "user" as const, content: input }] : input;
-  const messages = given.flatMap((one) => {
-    if (!("role" in one)) return [];
-    const { role, content } = one;
-    return [{ role, content: typeof content === "string" ? content : content.map(({ text }) => text).join("\n") }];
-  });
+  const messages = given.flatMap((one) => "role" in one ? [{ role: one.role, content: contentText(one.content) }] : []);
   if (messages.length === 0) {
     throw badRequest('Invalid "input": expected a message, received reasoning alone', { param: "input" });
   }

@@ -8,7 +8,7 @@ import { Hono } from "hono";
 import type { z } from "zod";
 import { readBody } from "./_body.ts";
 import { renderPrompt } from "./_chat_prompt.ts";
-import { checkNumChars } from "./_prompt.ts";
+import { encodeText } from "./_prompt.ts";
 import type { Server } from "./_server.ts";
 import { badRequest } from "./errors.ts";
 import { servedName } from "./models.ts";
@@ -38,9 +38,10 @@ async function tokenize(server: Server, body: z.infer<typeof tokenizeBody>): Pro
     throw badRequest('Expected either "prompt" or "messages"', { param: "prompt" });
   }
   const text = messages === null ? prompt! : renderPrompt(server, { ...body, messages });
-  checkNumChars(server, text.length, messages === null ? "prompt" : "messages");
-  const addSpecialTokens = body.add_special_tokens ?? messages === null;
-  const tokens = await server.promptEncoder.encode(text.toWellFormed(), { addSpecialTokens });
+  const tokens = await encodeText(server, text, {
+    param: messages === null ? "prompt" : "messages",
+    addSpecialTokens: body.add_special_tokens ?? messages === null,
+  });
   return {
     count: tokens.length,
     max_model_len: server.engine.info.maxModelLen,

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { beginsReasoning, ReasoningSplitter, splitReasoning } from "../../routes/_reasoning.ts";
+import { reasoningMode, ReasoningSplitter, splitReasoning } from "../../routes/_reasoning.ts";
 import { events, fakeApp, fakeTemplate, post, reply, USER_MESSAGE } from "./_fake_engine.ts";
 
 const PATH = "/v1/chat/completions";
@@ -51,13 +51,10 @@ Deno.test("ReasoningSplitter holds back no more than may be a tag or white space
   assertEquals(splitter.push(" e"), { reasoning: "", content: " e" });
 });
 
-Deno.test("beginsReasoning() is true for prompts that end with the tag", () => {
-  assertEquals(["x<think>\n", "x<think>", "<think>\n\n</think>\n\n", ""].map(beginsReasoning), [
-    true,
-    true,
-    false,
-    false,
-  ]);
+Deno.test("reasoningMode() is begun by prompts that end with the tag, and none where nothing is separated", () => {
+  const prompts = ["x<think>\n", "x<think>", "<think>\n\n</think>\n\n", ""];
+  assertEquals(prompts.map((prompt) => reasoningMode(true, prompt)), ["begun", "begun", "possible", "possible"]);
+  assertEquals(prompts.map((prompt) => reasoningMode(false, prompt)), ["none", "none", "none", "none"]);
 });
 
 Deno.test("chat returns reasoning beside the content, streamed and whole", async () => {
